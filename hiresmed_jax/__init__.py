@@ -1,0 +1,1 @@
+"""High-resolution synthetic medical images with small lesions, in JAX and Flax."""

@@ -1,0 +1,60 @@
+"""What every test gets: eight CPU devices, a strict CI, the shared folder where there is one."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+REPO = Path(__file__).resolve().parents[1]
+ALLOWED_SKIPS = REPO / "tests" / "allowed_skips.txt"
+
+_skipped: list[tuple[str, str]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  # Eight devices, so that meshes are real in every test; it must precede the first computation.
+  jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
+  jax.config.update("jax_num_cpu_devices", 8)
+  # grain's worker processes read absl flags, which a pytest process never parses.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+  """Folder of real images and reference numbers; the test is skipped where it is absent."""
+  folder = Path(os.environ.get("HIRESMED_SHARED") or REPO.parent / "shared")
+  if not (folder / "data").is_dir():
+    pytest.skip("no shared folder (HIRESMED_SHARED)")
+  return folder
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+  # A plain skip leaves (file, line, reason); an expected failure is "skipped" too, with wasxfail.
+  if report.skipped and not hasattr(report, "wasxfail"):
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    _skipped.append((report.nodeid, reason))
+
+
+def forbidden_skips(skipped: list[tuple[str, str]], allowed: str) -> list[str]:
+  """Lines for the skips that `allowed` (one test id or file per line, # comments) does not name."""
+  patterns = [line.split("#")[0].strip() for line in allowed.splitlines()]
+  patterns = [p for p in patterns if p]
+  return [
+    f"{node}: {reason}"
+    for node, reason in skipped
+    if not any(node == p or node.startswith((p + "::", p + "[")) for p in patterns)
+  ]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+  # A parity test that skips itself proves nothing, and nobody reads a green log.
+  is_xdist_worker = hasattr(session.config, "workerinput")
+  if not os.environ.get("CI") or is_xdist_worker:
+    return
+  lines = forbidden_skips(_skipped, ALLOWED_SKIPS.read_text())
+  if lines:
+    print("\nskipped in CI and not on tests/allowed_skips.txt:", *lines, sep="\n  ")
+    session.exitstatus = max(int(exitstatus), 1)

@@ -1,0 +1,143 @@
+"""Vector quantisation by cosine: nearest code, straight-through, usage, revival, k-means.
+
+Latents and codes are compared as unit vectors, always in float32, whatever the network computes in:
+the codes nearest to a latent lie so close together that bfloat16 products pick another one.
+
+D code width, K number of codes, P latents of the whole batch. "..." = any leading axes.
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.types import Array
+
+
+@flax.struct.dataclass
+class Quantized:
+  """What `quantize` returns.
+
+  Attributes:
+    codes: f32[..., D], value of the chosen unit codes, gradient of the unit latents.
+    indices: int32[...], which code was chosen.
+    unit_latents: f32[..., D].
+    unit_codes: f32[..., D], the chosen codes with their gradient to the codebook.
+  """
+
+  codes: Array
+  indices: Array
+  unit_latents: Array
+  unit_codes: Array
+
+
+def normalize(x: Array) -> Array:
+  """Unit vectors along the last axis: [..., D] -> f32[..., D]. A zero vector stays zero."""
+  x = x.astype(jnp.float32)
+  # The floor stands under the root so that the gradient at zero is finite.
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def nearest(latents: Array, codebook: Array) -> Array:
+  """Index of the code with the largest cosine; the lowest index where several tie.
+
+  Args:
+    latents: [..., D].
+    codebook: [K, D].
+
+  Returns:
+    int32[...].
+  """
+  cosine = _dot(normalize(latents), normalize(codebook).T)
+  return jnp.argmax(cosine, axis=-1).astype(jnp.int32)
+
+
+def quantize(latents: Array, codebook: Array) -> Quantized:
+  """Replaces each latent by its nearest code (van den Oord et al. 2017, on the unit sphere).
+
+  Args:
+    latents: [..., D].
+    codebook: [K, D].
+
+  Returns:
+    `Quantized`. The straight-through `codes` give no gradient to the codebook; `unit_codes` do,
+    and only to the rows that were chosen.
+  """
+  unit_latents = normalize(latents)
+  indices = jax.lax.stop_gradient(nearest(latents, codebook))
+  # Rows are normalised after the lookup: an unused row then has a gradient of exactly zero.
+  unit_codes = normalize(codebook[indices])
+  codes = unit_latents + jax.lax.stop_gradient(unit_codes - unit_latents)
+  return Quantized(codes=codes, indices=indices, unit_latents=unit_latents, unit_codes=unit_codes)
+
+
+def code_counts(indices: Array, num_codes: int) -> Array:
+  """How often each code was chosen: int[...] -> f32[K]."""
+  return jnp.zeros(num_codes, jnp.float32).at[indices.reshape(-1)].add(1.0)
+
+
+def perplexity(counts: Array) -> Array:
+  """Exponential of the entropy of the code frequencies: f32[K] -> f32[], 1 to K (0 counts: 1)."""
+  share = counts / jnp.maximum(jnp.sum(counts), 1.0)
+  return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30))))
+
+
+def update_usage(usage_ema: Array, counts: Array, decay: float) -> Array:
+  """Running mean of each code's count per step: f32[K], f32[K] -> f32[K]."""
+  return decay * usage_ema + (1.0 - decay) * counts
+
+
+def revive(
+  codebook: Array, usage: Array, latents: Array, key: Array, *, threshold: float
+) -> tuple[Array, Array]:
+  """Redraws the rarely used codes from the latents of the global batch, without branches.
+
+  Args:
+    codebook: f32[K, D].
+    usage: f32[K], running mean of each code's count per step.
+    latents: [P, D] of the global batch.
+    key: the same on every device.
+    threshold: codes with `usage < threshold` are redrawn.
+
+  Returns:
+    The new codebook and bool[K], which codes were redrawn. Redrawn rows are distinct unit latents
+    while P >= K; with fewer latents than codes they are used again in turn.
+  """
+  num_codes, num_latents = codebook.shape[0], latents.shape[0]
+  noise = jax.random.uniform(key, (num_latents,))
+  chosen = jax.lax.top_k(noise, min(num_codes, num_latents))[1]
+  candidates = normalize(latents[chosen])[jnp.arange(num_codes) % chosen.shape[0]]
+  revived = usage < threshold
+  return jnp.where(revived[:, None], candidates.astype(codebook.dtype), codebook), revived
+
+
+@functools.partial(jax.jit, static_argnames=("num_codes", "iterations"))
+def kmeans(latents: Array, key: Array, *, num_codes: int, iterations: int) -> Array:
+  """Spherical k-means with a fixed number of iterations; empty clusters are refilled.
+
+  Args:
+    latents: [P, D].
+    key: for the first centres and the refills.
+    num_codes: K.
+    iterations: how often the centres are moved.
+
+  Returns:
+    f32[K, D] unit centres.
+  """
+  unit = normalize(latents)
+  everything = jnp.zeros(num_codes, jnp.float32)
+  first = revive(jnp.zeros((num_codes, unit.shape[-1])), everything, unit, key, threshold=1.0)[0]
+
+  def move(centres: Array, step: Array) -> tuple[Array, None]:
+    indices = nearest(unit, centres)
+    sums = jnp.zeros_like(centres).at[indices].add(unit)
+    counts = code_counts(indices, num_codes)
+    refill = jax.random.fold_in(key, step)
+    return revive(normalize(sums), counts, unit, refill, threshold=0.5)[0], None
+
+  return jax.lax.scan(move, first, jnp.arange(1, iterations + 1))[0]
+
+
+def _dot(a: Array, b: Array) -> Array:
+  return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,134 @@
+"""The settings of each route as plain values, in the two presets. A config file starts from one of them and says what differs.
+
+`paper`: Tang et al. 2025, Table 1 and sections 2.2 to 2.3. `best`: what later work made standard. They differ in values only.
+"""
+
+from ml_collections import ConfigDict
+
+ROUTES = ("background",)
+PRESETS = ("paper", "best")
+
+
+def base(name: str, *, route: str, preset: str) -> ConfigDict:
+  """Everything that a config holds: data, mesh and the routes, with the values of the preset.
+
+  Args:
+    name: of the experiment; the default workdir is runs/<name>.
+    route: "all" or one of ROUTES.
+    preset: "paper" or "best".
+  """
+  config = ConfigDict()
+  config.name = name
+  config.route = route
+  config.preset = preset
+  config.seed = 0
+  config.data = data(preset)
+  config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+  config.background = background(preset)
+  return config
+
+
+def data(preset: str) -> ConfigDict:
+  """How stored images become network input. `paper`: stretched to a square of three equal channels."""
+  paper = preset == "paper"
+  return ConfigDict(
+    {
+      "phantom": ConfigDict({"kind": "", "num": 0, "size": 0, "seed": 0}),  # kind "" = needs --data
+      "size": (1024, 1024),  # rows, columns
+      "fit": "stretch" if paper else "pad",
+      "window": "stored",  # or "percentile", or (low, high) in rescaled units
+      "channels": 3 if paper else 1,
+      "crop": 0,  # > 0: train on random crops of this side, at native resolution
+      "workers": 0,
+      "augment": ConfigDict(
+        {
+          "degrees": 0.0 if paper else 5.0,
+          "scale": 0.0 if paper else 0.05,
+          "shift": 0.0 if paper else 0.03,
+          "gain": 0.0 if paper else 0.1,
+          "offset": 0.0 if paper else 0.05,
+          "flip": False,  # situs: left and right of a patient are not exchangeable
+        }
+      ),
+    }
+  )
+
+
+def background(preset: str) -> ConfigDict:
+  """HiResMed-VQGAN. `steps` wins over `epochs` when it is above 0; shares are of the whole run."""
+  paper = preset == "paper"
+  config = ConfigDict()
+  config.net = ConfigDict(
+    {
+      "stem_channels": 64,
+      "channels": (128, 256, 512) if paper else (128, 128, 256, 512),
+      "strides": (4, 4, 4) if paper else (2, 2, 2, 2),
+      "encoder_blocks": 2,
+      "middle_blocks": 1,
+      "decoder_blocks": 1,
+      "full_resolution_channels": 32,
+      "code_dim": 256 if paper else 16,
+      "block": "hdfb",
+      "activation": "relu" if paper else "gelu",
+      "drop_path_rate": 0.1 if paper else 0.0,
+      "upsampling": "transposed" if paper else "resize",
+      "kernel_init_std": 0.0,  # 0 = the default of the network; 0.02 = the paper's likely code base
+      "remat": True,
+    }
+  )
+  config.codebook = ConfigDict(
+    {
+      "num_codes": 1024,
+      "init": "random" if paper else "kmeans",
+      "usage_decay": 0.99,
+      "revive_every": 100,  # steps
+      "revive_threshold": 0.03,  # of the usage that an evenly used code would have
+    }
+  )
+  config.loss = ConfigDict(
+    {
+      "reconstruction": "mse" if paper else "l1",
+      "commitment": 1.0,
+      "codebook": 0.33,
+      "entropy": 0.0 if paper else 0.02,
+      "entropy_temperature": 0.1,
+    }
+  )
+  config.perceptual = ConfigDict({"net": "vgg16", "weight": 1.0, "bfloat16": False})
+  config.gan = ConfigDict(
+    {
+      "weight": 0.1,
+      "start": 0.2,  # share of the run after which the discriminator trains
+      "warmup": 0.1,  # share of the run until the generator feels it in full
+      "adaptive": False,
+      "adaptive_cap": 10.0,
+      "features": (64, 128),
+      "scales": 3,
+      "augment": () if paper else ("color", "translation", "cutout"),
+    }
+  )
+  config.optimizer = ConfigDict(
+    {
+      "name": "adam" if paper else "adamw",
+      "learning_rate": 2.25e-5 if paper else 2e-4,
+      "b1": 0.5,
+      "b2": 0.9 if paper else 0.99,
+      "eps": 1e-8,
+      "weight_decay": 0.0 if paper else 1e-4,
+      "schedule": "constant" if paper else "cosine",
+      "warmup_steps": 0 if paper else 200,
+      "accumulate": 1,
+      "clip": 0.0 if paper else 1.0,  # global norm; 0 = off
+    }
+  )
+  config.ema = 0.0 if paper else 0.999
+  config.dtype = "auto"  # bfloat16 where the device has it
+  config.batch_size = 8
+  config.epochs = 3500 if paper else 1000
+  config.steps = 0
+  config.log_every = 50
+  config.eval_every = 1000  # evaluation, checkpoint and figures
+  config.eval_images = 64
+  config.keep_checkpoints = 2
+  config.max_skipped = 20  # non-finite updates in a row that end the run
+  return config

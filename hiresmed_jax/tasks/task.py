@@ -1,0 +1,41 @@
+"""What the loop needs to know of a thing that is trained."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hiresmed_jax.types import Array, Batch, Metrics, Params
+
+
+class Phase(NamedTuple):
+  """A stretch of training with one program and one batch shape (a pyramid level; most routes have one)."""
+
+  name: str
+  steps: int
+  batch_size: int
+
+
+class Task(NamedTuple):
+  """One route as pure functions of its state.
+
+  Attributes:
+    name: the route.
+    phases: trained one after another.
+    frozen: weights that are read but never trained; they are not in checkpoints.
+    init: key -> state, with no data.
+    warm_start: (state, images_m11 of some first batches) -> state, once before step 0; None = not needed.
+    train_step: (state, batch, frozen) -> (state, scalars).
+    eval_step: (state, batch, frozen) -> (totals, pictures_m11). Totals of batches add up, so that padding
+      (batch["weight"] 0) and uneven shards stay exact; pictures are f32[N, H, W, C], for figures.
+    summarise: added-up totals -> named numbers, on the host.
+    select: the number of `summarise` by which the best checkpoint is kept, and its sign: +1 more is better.
+  """
+
+  name: str
+  phases: tuple[Phase, ...]
+  frozen: Params
+  init: Callable[[Array], Any]
+  warm_start: Callable[[Any, Array, Params], Any] | None
+  train_step: Callable[[Any, Batch, Params], tuple[Any, Metrics]]
+  eval_step: Callable[[Any, Batch, Params], tuple[Mapping[str, Array], Array]]
+  summarise: Callable[[Mapping[str, Any]], dict[str, float]]
+  select: tuple[str, int]

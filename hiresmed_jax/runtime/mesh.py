@@ -1,0 +1,211 @@
+"""Devices: how many processes there are, the mesh, where each array lives, and feeding it.
+
+The mesh has two axes. "data" splits the batch; "fsdp" splits the batch and the large parameters.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hiresmed_jax.errors import UserError
+
+# 4 MiB of float32. Smaller leaves cost more in gathering than they save in memory.
+_MIN_SHARDED_ELEMENTS = 1 << 20
+
+
+def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
+  """Joins the other processes of this run, when the environment says that there are any.
+
+  Call it before anything touches a device. Recognised, in this order:
+    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+    Slurm (`srun` with more than one task) and Open MPI (`mpirun` with more than one rank);
+    HIRESMED_DISTRIBUTED=1: whatever `jax.distributed.initialize` finds by itself (TPU pods).
+  On the CPU the processes talk through gloo.
+
+  Returns:
+    True when there is more than one process, False for an ordinary run.
+
+  Raises:
+    UserError: the environment says several processes, but not which of them this one is.
+  """
+  settings = _process_settings(environment)
+  if settings is None:
+    return False
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  try:
+    jax.distributed.initialize(**settings)
+  except ValueError as error:
+    raise UserError(
+      f"this run looks like one of several processes, but {str(error).rstrip('.')}: set "
+      "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+    ) from error
+  return jax.process_count() > 1
+
+
+def make_mesh(
+  *, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Mesh of all devices (or of `devices`) with the axes ("data", "fsdp").
+
+  Args:
+    data: size of the data axis; -1 takes what `fsdp` leaves.
+    fsdp: over how many devices large parameters are split.
+    devices: the devices to use, all by default.
+
+  Raises:
+    UserError: the two sizes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  count = len(devices)
+  if fsdp < 1 or count % fsdp:
+    raise UserError(f"mesh.fsdp={fsdp} does not divide the {count} device(s) of this run")
+  if data == -1:
+    data = count // fsdp
+  if data * fsdp != count:
+    raise UserError(
+      f"mesh.data={data} times mesh.fsdp={fsdp} is {data * fsdp}, but this run has {count} "
+      "device(s): set mesh.data=-1 to use them all"
+    )
+  # Written out: the default became Explicit, under which indexing a codebook is an error.
+  auto = (AxisType.Auto, AxisType.Auto)
+  return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Sharding of a batch [N, ...]: N is split over all devices, both axes."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Sharding of what every device holds whole."""
+  return NamedSharding(mesh, P())
+
+
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+  """Where each leaf of a training state lives.
+
+  With fsdp > 1, a leaf of at least 2^20 elements (4 MiB of float32) is split along its largest
+  dimension that fsdp divides; all others, keys included, are replicated. The rule sees shapes
+  only, so a parameter, its moments and its average always lie alike.
+
+  Args:
+    shapes: pytree of `jax.ShapeDtypeStruct`, as from `jax.eval_shape(init, key)`.
+    mesh: from `make_mesh`.
+
+  Returns:
+    The same pytree of `NamedSharding`.
+  """
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf, mesh.shape["fsdp"])), shapes)
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """Pytree of `jax.ShapeDtypeStruct` that also says where each leaf lives (for restoring)."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    shapes,
+    shardings,
+  )
+
+
+def put_batch(batch: Any, sharding: NamedSharding) -> Any:
+  """Global arrays made of every process's share of the batch.
+
+  Args:
+    batch: pytree of numpy arrays [N / processes, ...]; no strings.
+    sharding: from `batch_sharding`.
+
+  Returns:
+    The same pytree of arrays [N, ...].
+
+  Raises:
+    UserError: the devices do not divide the batch.
+  """
+  local_devices = len(sharding.addressable_devices)
+  for leaf in jax.tree.leaves(batch):
+    if leaf.shape[0] % local_devices:
+      raise UserError(
+        f"a batch of {leaf.shape[0]} per process cannot be split over {local_devices} devices: "
+        f"set batch_size to a multiple of {sharding.num_devices}"
+      )
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def prefetch_to_device(
+  iterator: Iterator[Any], put: Callable[[Any], Any], *, size: int = 2
+) -> Iterator[tuple[Any, Any]]:
+  """Keeps `size` batches on their way to the device while the device is busy with others.
+
+  Transfers and steps are dispatched without waiting, so the host reads ahead in their shadow.
+
+  Args:
+    iterator: batches on the host, with grain's `get_state()` or without.
+    put: host batch -> device batch.
+    size: how many batches are under way; each holds device memory.
+
+  Yields:
+    (device batch, the iterator's state just after this batch): a run that saves this state after
+    the batch was used goes on with the very next one, whatever was read ahead. The state is None
+    for an iterator that has none.
+  """
+  get_state = getattr(iterator, "get_state", lambda: None)
+  ahead: collections.deque[tuple[Any, Any]] = collections.deque()
+
+  def read() -> None:
+    try:
+      batch = next(iterator)
+    except StopIteration:
+      return
+    ahead.append((put(batch), get_state()))
+
+  for _ in range(size):
+    read()
+  while ahead:
+    yield ahead.popleft()
+    read()
+
+
+def _spec(leaf: Any, fsdp: int) -> P:
+  large = leaf.size >= _MIN_SHARDED_ELEMENTS
+  if fsdp == 1 or not large or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return P()
+  divisible = [i for i, n in enumerate(leaf.shape) if n % fsdp == 0]
+  if not divisible:
+    return P()
+  axis = max(divisible, key=lambda i: leaf.shape[i])
+  return P(*(None,) * axis, "fsdp")
+
+
+def _process_settings(environment: Mapping[str, str]) -> dict[str, Any] | None:
+  """Arguments for `jax.distributed.initialize`, or None for a run of one process."""
+  env = environment
+  if env.get("JAX_COORDINATOR_ADDRESS"):
+    settings: dict[str, Any] = {"coordinator_address": env["JAX_COORDINATOR_ADDRESS"]}
+    for argument, names in {
+      "num_processes": ("JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE"),
+      "process_id": ("JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK"),
+    }.items():
+      value = next((env[n] for n in names if n in env), None)
+      if value is not None:
+        settings[argument] = int(value)
+    return settings
+  if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    return _one_task_per_node(env)
+  if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 or env.get("HIRESMED_DISTRIBUTED") == "1":
+    return {}
+  return None
+
+
+def _one_task_per_node(env: Mapping[str, str]) -> dict[str, Any]:
+  # JAX gives each Slurm task the one device of its local number. With one task on a node that
+  # would leave all but the first device idle.
+  visible = env.get("CUDA_VISIBLE_DEVICES", "")
+  if env.get("SLURM_STEP_NUM_TASKS") == env.get("SLURM_STEP_NUM_NODES") and visible:
+    return {"local_device_ids": list(range(len(visible.split(","))))}
+  return {}

@@ -1,0 +1,165 @@
+"""Optimisers, and the few operations on their state that a VQ-GAN's training step needs.
+
+Everything here is pure and may be called inside `jit`. A pytree below is any pytree of arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.types import Array
+
+Tree = TypeVar("Tree")
+
+
+def make_schedule(
+  *,
+  learning_rate: float,
+  schedule: Literal["constant", "cosine"] = "constant",
+  warmup_steps: int = 0,
+  total_steps: int = 0,
+) -> optax.Schedule:
+  """Learning rate of update i, i = 0, 1, ...: linear from 0 over `warmup_steps`, then as named.
+
+  "cosine" falls from `learning_rate` to 0 at `total_steps` (the warm-up is part of them).
+
+  Raises:
+    UserError: an unknown name, or a cosine that would end before its warm-up does.
+  """
+  if schedule == "cosine":
+    if total_steps <= warmup_steps:
+      raise UserError(
+        f"a cosine schedule needs more steps in all ({total_steps}) than warm-up steps "
+        f"({warmup_steps}): train longer or set a shorter warm-up"
+      )
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if warmup_steps else learning_rate,
+      peak_value=learning_rate,
+      warmup_steps=warmup_steps,
+      decay_steps=total_steps,
+    )
+  if schedule == "constant":
+    if not warmup_steps:
+      return optax.constant_schedule(learning_rate)
+    return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  raise UserError(f"unknown schedule {schedule!r}: use 'constant' or 'cosine'")
+
+
+def make_optimizer(
+  *,
+  name: Literal["adam", "adamw"] = "adam",
+  learning_rate: float,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  schedule: Literal["constant", "cosine"] = "constant",
+  warmup_steps: int = 0,
+  total_steps: int = 0,
+  accumulate: int = 1,
+  clip: float | None = None,
+) -> optax.GradientTransformation:
+  """Adam or AdamW, with a schedule, gradient accumulation and clipping by global norm.
+
+  Decay is decoupled (Loshchilov and Hutter 2019) and touches leaves named "kernel" only: a decayed
+  norm scale, bias or unit-length code would only shrink. `warmup_steps` and `total_steps` count
+  calls of `update`, so a config keeps its meaning whatever `accumulate` is. With `accumulate` = n
+  the gradients of n calls are averaged (then clipped) and the parameters move on every n-th call.
+
+  A step whose gradients are not finite is left out by `select` on the whole state: the accumulator
+  keeps its sum and its counter, so the average is still over n finite gradients, one call later.
+
+  Raises:
+    UserError: an unknown name, decay asked of plain Adam, `accumulate` < 1, a bad schedule.
+  """
+  if accumulate < 1:
+    raise UserError(f"accumulate must be 1 or more, not {accumulate}")
+  if name not in ("adam", "adamw"):
+    raise UserError(f"unknown optimiser {name!r}: use 'adam' or 'adamw'")
+  if name == "adam" and weight_decay:
+    raise UserError("weight decay belongs to 'adamw': set name to 'adamw' or weight_decay to 0")
+  rate = make_schedule(
+    learning_rate=learning_rate,
+    schedule=schedule,
+    warmup_steps=warmup_steps // accumulate,
+    total_steps=total_steps // accumulate,
+  )
+  parts = [] if clip is None else [optax.clip_by_global_norm(clip)]
+  parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+  if weight_decay:
+    parts.append(optax.add_decayed_weights(weight_decay, mask=_is_kernel))
+  parts.append(optax.scale_by_learning_rate(rate))
+  optimizer = optax.chain(*parts)
+  if accumulate == 1:
+    return optimizer
+  return optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()
+
+
+def zero_rows(opt_state: Tree, path: str, mask: Array) -> Tree:
+  """Forgets what the optimiser remembers of some rows of one parameter.
+
+  A revived code must not move by the moments, or by the half-accumulated gradients, of the code
+  that it replaces.
+
+  Args:
+    opt_state: state of any optax optimiser, accumulation included.
+    path: the parameter's name, or the end of its path with "/" between keys ("codebook").
+    mask: bool[K], True where a row of the parameter [K, ...] starts anew.
+
+  Returns:
+    `opt_state` with those rows of every array that stands for the parameter set to 0.
+
+  Raises:
+    ValueError: no array of the state belongs to the parameter.
+  """
+  matched = []
+
+  def zero(key_path: Any, leaf: Array) -> Array:
+    name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+    if not f"/{name}".endswith(f"/{path}"):
+      return leaf
+    matched.append(name)
+    rows = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
+    return jnp.where(rows, jnp.zeros_like(leaf), leaf)
+
+  result = jax.tree_util.tree_map_with_path(zero, opt_state)
+  if not matched:
+    raise ValueError(f"no moment in the optimiser's state belongs to a parameter {path!r}")
+  return result
+
+
+def all_finite(tree: Any) -> Array:
+  """bool[]: True when no floating-point leaf of the pytree holds a NaN or an infinity."""
+  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  if not leaves:
+    return jnp.array(True)
+  return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
+
+
+def select(finite: Array, new: Tree, old: Tree) -> Tree:
+  """`new` where `finite` (bool[]) is True, else `old`, leaf by leaf: a skipped update."""
+  return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def ema_update(ema: Tree, params: Tree, decay: float, step: Array | int) -> Tree:
+  """Exponential moving average of weights after update number `step`, counted from 0.
+
+  The decay is min(decay, (1 + step) / (10 + step)), so that the average forgets its random start
+  within the first few hundred steps.
+  """
+  step = jnp.asarray(step, jnp.float32)
+  kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda e, p: e + (1.0 - kept) * (p - e), ema, params)
+
+
+def _is_kernel(params: Any) -> Any:
+  def named_kernel(key_path: Any, _: Array) -> bool:
+    name = jax.tree_util.keystr(key_path, simple=True, separator="/")
+    return name.rsplit("/", 1)[-1] == "kernel"
+
+  return jax.tree_util.tree_map_with_path(named_kernel, params)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
@@ -20,6 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
   # grain's worker processes read absl flags, which a pytest process never parses.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+  # No deadline: the first example compiles. In CI the same examples every time.
+  in_ci = bool(os.environ.get("CI"))
+  hypothesis.settings.register_profile("here", deadline=None, max_examples=50, derandomize=in_ci)
+  hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

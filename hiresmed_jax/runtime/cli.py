@@ -1,0 +1,122 @@
+"""The shell around every command: how options look and how a command ends.
+
+Exit codes: 0 the work was done; 2 a user's mistake, told in one line; 130 interrupted; 1 with a
+traceback for a bug of ours.
+"""
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from hiresmed_jax.errors import UserError
+
+OVERRIDE = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse with our conventions: one line for a mistake, no abbreviations, the example kept.
+
+  Args:
+    command: name after `python -m hiresmed_jax.`.
+    description: what the command does, one sentence.
+    example: command lines shown as written at the end of `--help`.
+    overrides: whether `--config.key=value` belongs to this command.
+  """
+
+  def __init__(
+    self, command: str, description: str, *, example: str = "", overrides: bool = False
+  ) -> None:
+    super().__init__(
+      prog=f"python -m hiresmed_jax.{command}",
+      description=description,
+      epilog=f"example:\n{example}" if example else None,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      # An abbreviation that works today is ambiguous after the next option, in the user's script.
+      allow_abbrev=False,
+    )
+    self._overrides = overrides
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UserError in place of argparse's usage block."""
+    raise UserError(f"{message} (see {self.prog} --help)")
+
+  def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options and, apart, the `key=value` of every `--config.key=value`, in the order given.
+
+    Raises:
+      UserError: an unknown or malformed option; a near miss is named.
+    """
+    overrides, rest = split_overrides(argv) if self._overrides else ([], list(argv))
+    options, unknown = self.parse_known_args(rest)
+    if unknown:
+      known = [name for action in self._actions for name in action.option_strings]
+      near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+      hint = f"; did you mean {near[0]}?" if near else ""
+      self.error(f"{unknown[0]} is not an option of this command{hint}")
+    return options, overrides
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Takes `--config.key=value` and `--config.key value` out of a command line.
+
+  Returns:
+    (overrides as "key=value", everything else in its order).
+
+  Raises:
+    UserError: an override without a value.
+  """
+  overrides: list[str] = []
+  rest: list[str] = []
+  arguments = iter(argv)
+  for argument in arguments:
+    if not argument.startswith(OVERRIDE):
+      rest.append(argument)
+      continue
+    override = argument.removeprefix(OVERRIDE)
+    if "=" not in override:
+      value = next(arguments, None)
+      if value is None or value.startswith("--"):
+        raise UserError(f"{argument} needs a value: {argument}=VALUE")
+      override = f"{override}={value}"
+    overrides.append(override)
+  return overrides, rest
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+  """Runs a command's `main(argv)` and leaves the process with the exit code it has earned.
+
+  Args:
+    main: takes the arguments after the program's name; returns an exit code, or None for 0.
+    argv: arguments; those of the process when None.
+
+  Raises:
+    SystemExit: always, but for an exception that is neither the user's nor the disk's: that one
+      passes through with its traceback, since it is a bug and the traceback is what we need.
+  """
+  try:
+    code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+    sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows here, not at shutdown
+  except UserError as mistake:
+    code = _fail(" ".join(str(mistake).split()))
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr, flush=True)
+    code = 130
+  except BrokenPipeError:
+    # `... | head` has seen enough. Nothing may be written to the dead pipe, at shutdown neither.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 0
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    where = f" for {error.filename}" if error.filename else ""
+    code = _fail(f"no space left on the disk{where}: free some and run the same command again")
+  sys.exit(code)
+
+
+def _fail(line: str) -> int:
+  print(f"error: {line}", file=sys.stderr, flush=True)
+  return 2

@@ -1,0 +1,132 @@
+"""`--config.key=value`: one value of a config changed from the command line, with its type kept."""
+
+import ast
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hiresmed_jax.errors import UserError
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Pairs (dotted key, value) of every value that is not itself a group."""
+  for key in config:
+    value = config[key]
+    if isinstance(value, Mapping | ConfigDict):
+      yield from leaves(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+  """Sets one "key=value" (dotted key) in place.
+
+  Raises:
+    UserError: an unknown key, a group in place of a value, a value of another type.
+  """
+  key, equals, text = override.partition("=")
+  if not equals:
+    raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+  *path, last = key.split(".")
+  group = config
+  for name in path:
+    if name not in group or not isinstance(group[name], ConfigDict):
+      raise UserError(_no_key(config, key))
+    group = group[name]
+  if last not in group:
+    raise UserError(_no_key(config, key))
+  if isinstance(group[last], ConfigDict):
+    raise UserError(f"config.{key} is a group: set one of {_listed(f'{key}.', group[last])}")
+  try:
+    group[last] = parse_value(text, like=group[last])
+  except ValueError as error:
+    raise UserError(f"--config.{override}: {error}") from error
+
+
+def parse_value(text: str, *, like: Any) -> Any:
+  """Reads one override's text as a value of the type that `like` has.
+
+  `None` unsets anything but a boolean; where `like` is None any number, tuple or text is taken. An
+  integer fits a float, "1e5" an integer; a tuple keeps the type of its items, and its brackets and
+  quotes may be left out ("color,cutout").
+
+  Raises:
+    ValueError: the text is not such a value; the message says what was expected.
+  """
+  text = text.strip()
+  if isinstance(like, bool):
+    try:
+      return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+      raise ValueError("expected True or False") from None
+  if text == "None":
+    return None
+  if isinstance(like, str):
+    return text
+  if isinstance(like, tuple):
+    return _parse_tuple(text, like)
+  value = _literal(text)
+  return value if like is None else _fit(value, like)
+
+
+def _parse_tuple(text: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
+  value = _literal(text)
+  if isinstance(value, str):
+    value = tuple(_literal(part.strip(" '\"")) for part in text.strip("()[]").split(",") if part)
+  items = value if isinstance(value, tuple) else (value,)
+  kinds = {type(item) for item in like}
+  if kinds == {int, float}:
+    kinds = {float}
+  if len(kinds) != 1 or kinds <= {type(None), tuple}:
+    return items  # nothing, or no one thing, is known of its items
+  pattern = next(item for item in like if type(item) in kinds)
+  return tuple(_fit(item, pattern) for item in items)
+
+
+def _literal(text: str) -> Any:
+  """Number, boolean, None or tuple of them; text where it is nothing of that."""
+  if text.lower() in ("inf", "+inf", "-inf"):
+    return float(text)
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    return text
+  return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, list | tuple):
+    return tuple(_plain(item) for item in value)
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise ValueError(f"expected a number, text or a tuple, not {value!r}")
+
+
+def _fit(value: Any, like: Any) -> Any:
+  """`value` as the type of `like`, which is a bool, int, float or str."""
+  if type(value) is type(like):
+    return value
+  if type(like) is float and type(value) is int and abs(value) < 1e300:
+    return float(value)
+  if type(like) is int and type(value) is float and value.is_integer():
+    return int(value)
+  expected = {bool: "True or False", int: "an integer", float: "a number", str: "text"}[type(like)]
+  raise ValueError(f"expected {expected}, not {value!r}")
+
+
+def _no_key(config: ConfigDict, key: str) -> str:
+  known = [name for name, _ in leaves(config)]
+  # `--config.learning_rate` is meant when it stands deeper, so the last part alone is tried too.
+  by_last = {name.rsplit(".", 1)[-1]: name for name in known}
+  near = difflib.get_close_matches(key, known, n=1) or [
+    by_last[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_last), n=1)
+  ]
+  if near:
+    return f"no key config.{key}; did you mean config.{near[0]}?"
+  return f"no key config.{key}; there are {_listed('', config)}"
+
+
+def _listed(prefix: str, config: Iterable[str]) -> str:
+  return ", ".join(f"{prefix}{key}" for key in config)

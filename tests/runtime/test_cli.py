@@ -1,0 +1,126 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli
+
+
+def ends_with(main, capsys, argv=()):
+  with pytest.raises(SystemExit) as end:
+    cli.run(main, argv)
+  return end.value.code, capsys.readouterr().err
+
+
+def raising(error):
+  def main(argv):
+    raise error
+
+  return main
+
+
+def test_work_done_is_zero(capsys):
+  assert ends_with(lambda argv: None, capsys) == (0, "")
+
+
+def test_main_gets_the_arguments_and_may_choose_the_code(capsys):
+  assert ends_with(len, capsys, ["a", "b", "c"])[0] == 3
+
+
+def test_arguments_of_the_process(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["program", "x"])
+  seen = []
+  with pytest.raises(SystemExit):
+    cli.run(seen.extend)
+  assert seen == ["x"]
+
+
+def test_a_mistake_is_one_line_and_two(capsys):
+  code, text = ends_with(raising(UserError("no such\n  folder: x")), capsys)
+  assert (code, text) == (2, "error: no such folder: x\n")
+
+
+def test_interrupt(capsys):
+  assert ends_with(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+
+
+def test_full_disk_is_one_line(capsys):
+  code, text = ends_with(raising(OSError(errno.ENOSPC, "full", "runs/a.npz")), capsys)
+  assert code == 2
+  assert text.count("\n") == 1
+  assert "no space left" in text
+  assert "runs/a.npz" in text
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad disk"), ValueError("a bug")])
+def test_a_bug_keeps_its_traceback(error):
+  with pytest.raises(type(error)):
+    cli.run(raising(error), [])
+
+
+def test_closed_pipe_is_quiet():
+  program = (
+    "from hiresmed_jax.runtime import cli\n"
+    "cli.run(lambda argv: [print('x' * 1000) for _ in range(10_000)] and None)"
+  )
+  command = [sys.executable, "-c", program]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=30) == 0
+  assert errors == b""
+
+
+def parser(**options):
+  made = cli.Parser("train", "Trains.", example="  train --config kub.py", **options)
+  made.add_argument("--config", required=True)
+  made.add_argument("--workdir")
+  made.add_argument("--format", choices=("png", "dicom"))
+  return made
+
+
+def test_overrides_are_set_apart():
+  argv = ["--config.a.b=3", "--config", "kub.py:all", "--config.c", "(1,1)", "--workdir=w"]
+  options, overrides = parser(overrides=True).parse(argv)
+  assert (options.config, options.workdir) == ("kub.py:all", "w")
+  assert overrides == ["a.b=3", "c=(1,1)"]
+
+
+def test_a_negative_value_is_a_value():
+  assert cli.split_overrides(["--config.a", "-1"]) == (["a=-1"], [])
+
+
+@pytest.mark.parametrize(
+  ("argv", "line"),
+  [
+    (["--config", "x", "--workdirr", "w"], "did you mean --workdir?"),
+    (["--config", "x", "--work", "w"], "--work is not an option"),
+    (["--config", "x", "stray"], "stray is not an option"),
+    (["--config", "x", "--format", "jpg"], "jpg"),
+    (["--workdir", "w"], "required: --config"),
+    (["--config", "x", "--config.seed"], "--config.seed=VALUE"),
+    (["--config", "x", "--config.seed", "--workdir"], "--config.seed=VALUE"),
+  ],
+)
+def test_wrong_options(argv, line):
+  with pytest.raises(UserError) as mistake:
+    parser(overrides=True).parse(argv)
+  assert line in str(mistake.value)
+  assert "\n" not in str(mistake.value)
+
+
+def test_a_command_without_a_config_refuses_overrides():
+  with pytest.raises(UserError, match="not an option"):
+    parser().parse(["--config", "x", "--config.a=1"])
+
+
+def test_help_keeps_the_example(capsys):
+  with pytest.raises(SystemExit) as end:
+    parser().parse(["--help"])
+  assert end.value.code == 0
+  assert "\n  train --config kub.py" in capsys.readouterr().out

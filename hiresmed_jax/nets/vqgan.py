@@ -1,0 +1,235 @@
+"""HiResMed-VQGAN without its codebook: images to latents, codes to images."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from hiresmed_jax.nets.blocks import HDFB, Activation, ChannelAttention, DetailEnhancement, Residual
+from hiresmed_jax.nets.layers import GroupNorm, conv
+from hiresmed_jax.nets.resampling import Downsample, Upsample, Upsampling
+from hiresmed_jax.types import Array
+
+Block = Literal["hdfb", "residual"]
+
+
+class Stack(nn.Module):
+  """Blocks in sequence, one per drop-path rate. [N,H,W,I] -> [N,H,W,features]."""
+
+  features: int
+  drop_path_rates: tuple[float, ...]
+  block: Block = "hdfb"
+  activation: Activation = "relu"
+  dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    for index, rate in enumerate(self.drop_path_rates):
+      name = f"block{index}"
+      if self.block == "hdfb":
+        x = HDFB(self.features, self.activation, rate, **options, name=name)(x, train)
+      elif self.block == "residual":
+        x = Residual(self.features, **options, name=name)(x, train)
+      else:
+        raise ValueError(f"unknown block {self.block!r}: hdfb or residual")
+    return x
+
+
+class EncoderStage(nn.Module):
+  """Downsample by 2^steps, then blocks. [N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
+
+  steps: int
+  blocks: Stack
+  dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    if self.steps:
+      options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+      x = Downsample(self.blocks.features, self.steps, **options, name="down")(x)
+    return self.blocks(x, train)
+
+
+class DecoderStage(nn.Module):
+  """Upsample, blocks, channel attention. [N,H,W,I] -> [N,H*2^k,W*2^k,features[-1]]."""
+
+  features: tuple[int, ...]
+  blocks: Stack
+  upsampling: Upsampling = "transposed"
+  se_ratio: int = 16
+  dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    std = self.kernel_init_std
+    x = Upsample(self.features, self.upsampling, self.dtype, std, name="up")(x)
+    x = self.blocks(x, train)
+    return ChannelAttention(self.se_ratio, std, name="attention")(x)
+
+
+class DecoderTail(nn.Module):
+  """Detail enhancement, GN, SiLU: what the head reads. [N,H,W,C] -> the same."""
+
+  dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = DetailEnhancement(self.dtype, self.kernel_init_std, name="detail")(x)
+    return jax.nn.silu(GroupNorm(self.dtype, name="norm")(x))
+
+
+class VQGAN(nn.Module):
+  """Encoder and decoder of HiResMed-VQGAN (the paper's section 2.2).
+
+  Images are [N,H,W,in_channels] in [-1, 1], H and W multiples of the product of `strides` (else
+  ValueError); latents and codes are f32[N,H/s,W/s,code_dim], s that product. Encoder: a 3x3
+  stride-2 stem, which is the first halving of stage 1; per stage the other halvings with a shortcut,
+  then `encoder_blocks` blocks; `middle_blocks`; GN, SiLU, 1x1. Decoder: 1x1, `middle_blocks`, the
+  stages mirrored with `decoder_blocks` blocks and channel attention each; detail enhancement; GN,
+  SiLU, 3x3 head without tanh. Inside the last stage the channels pass `stem_channels` on the way to
+  `full_resolution_channels`.
+
+  `drop_path_rate` rises linearly from 0 with depth in the encoder, and falls to 0 in the decoder,
+  whose last stage has none; `train=True` then needs the rng "drop_path". `kernel_init_std`: normal
+  kernels of that deviation. Computation is in `dtype`; parameters, latents, head and images are
+  float32. `remat` recomputes each stage in the backward pass: same values, same parameter names.
+  """
+
+  in_channels: int = 3
+  out_channels: int = 3
+  stem_channels: int = 64
+  channels: tuple[int, ...] = (128, 256, 512)
+  strides: tuple[int, ...] = (4, 4, 4)
+  encoder_blocks: int = 2
+  middle_blocks: int = 1
+  decoder_blocks: int = 1
+  full_resolution_channels: int = 32
+  code_dim: int = 256
+  block: Block = "hdfb"
+  activation: Activation = "relu"
+  drop_path_rate: float = 0.0
+  upsampling: Upsampling = "transposed"
+  se_ratio: int = 16
+  kernel_init_std: float | None = None
+  dtype: DTypeLike = jnp.float32
+  remat: bool = False
+
+  def setup(self) -> None:
+    options: dict[str, Any] = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    steps = _halvings(self.strides, self.channels)
+    maybe_remat = (lambda cls: nn.remat(cls, static_argnums=(2,))) if self.remat else (lambda c: c)
+
+    def stack(features: int, rates: Sequence[float]) -> Stack:
+      return Stack(features, tuple(rates), self.block, self.activation, **options, parent=None)
+
+    rates = encoder_drop_path(
+      self.drop_path_rate, len(self.channels) * self.encoder_blocks + self.middle_blocks
+    )
+    per_stage = self.encoder_blocks
+    self.stem = conv(self.stem_channels, 3, stride=2, **options)
+    self.encoder_stages = [
+      maybe_remat(EncoderStage)(
+        n - (i == 0), stack(c, rates[i * per_stage : (i + 1) * per_stage]), **options
+      )
+      for i, (n, c) in enumerate(zip(steps, self.channels, strict=True))
+    ]
+    last = self.channels[-1]
+    middle = rates[len(self.channels) * per_stage :]
+    self.encoder_middle = maybe_remat(Stack)(last, middle, self.block, self.activation, **options)
+    self.latent_norm = GroupNorm(self.dtype)
+    self.latent_conv = conv(self.code_dim, 1, kernel_init_std=self.kernel_init_std)
+
+    per_stage = self.decoder_blocks
+    rates = decoder_drop_path(
+      self.drop_path_rate, self.middle_blocks + len(self.channels) * per_stage, per_stage
+    )
+    self.code_conv = conv(last, 1, **options)
+    middle, rates = rates[: self.middle_blocks], rates[self.middle_blocks :]
+    self.decoder_middle = maybe_remat(Stack)(last, middle, self.block, self.activation, **options)
+    self.decoder_stages = [
+      maybe_remat(DecoderStage)(
+        features,
+        stack(features[-1], rates[i * per_stage : (i + 1) * per_stage]),
+        self.upsampling,
+        self.se_ratio,
+        **options,
+      )
+      for i, features in enumerate(self._decoder_features(steps))
+    ]
+    self.decoder_tail = (nn.remat(DecoderTail) if self.remat else DecoderTail)(**options)
+    self.output = conv(self.out_channels, 3, kernel_init_std=self.kernel_init_std)
+
+  def _decoder_features(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Channels after each doubling, one tuple per decoder stage, coarsest first."""
+    stages = [(self.channels[i - 1],) * steps[i] for i in reversed(range(1, len(self.channels)))]
+    final = (self.stem_channels,) * (steps[0] - 1) + (self.full_resolution_channels,)
+    return [*stages, final]
+
+  def encode(self, images_m11: Array, train: bool = False) -> Array:
+    """[N,H,W,in_channels] in [-1, 1] -> latents f32[N,H/s,W/s,code_dim], not normalised."""
+    factor = math.prod(self.strides)
+    n, height, width, channels = images_m11.shape
+    if height % factor or width % factor or channels != self.in_channels:
+      raise ValueError(
+        f"images of shape {images_m11.shape}: height and width must be multiples of {factor}, "
+        f"channels {self.in_channels}"
+      )
+    x = self.stem(images_m11)
+    for stage in self.encoder_stages:
+      x = stage(x, train)
+    x = jax.nn.silu(self.latent_norm(self.encoder_middle(x, train)))
+    return self.latent_conv(x.astype(jnp.float32))
+
+  def decode_features(self, codes: Array, train: bool = False) -> Array:
+    """[N,h,w,code_dim] -> what the last convolution reads, [N,h*s,w*s,full_resolution_channels].
+
+    In `dtype`. Kept apart so that the adaptive GAN weight differentiates the head alone.
+    """
+    x = self.decoder_middle(self.code_conv(codes), train)
+    for stage in self.decoder_stages:
+      x = stage(x, train)
+    return self.decoder_tail(x)
+
+  def head(self, features: Array) -> Array:
+    """The last 3x3 convolution, float32: features -> images_m11 f32[N,H,W,out_channels].
+
+    Not bounded: values may leave [-1, 1].
+    """
+    return self.output(features.astype(jnp.float32))
+
+  def decode(self, codes: Array, train: bool = False) -> Array:
+    """Codes [N,h,w,code_dim] -> images_m11 f32[N,h*s,w*s,out_channels]."""
+    return self.head(self.decode_features(codes, train))
+
+  def __call__(self, images_m11: Array, train: bool = False) -> Array:
+    """decode(encode(images)) without a quantiser; what `init` runs."""
+    return self.decode(self.encode(images_m11, train), train)
+
+
+def encoder_drop_path(rate: float, blocks: int) -> tuple[float, ...]:
+  """Linear in depth, 0 to `rate`, over the encoder's blocks."""
+  return tuple(rate * i / max(blocks - 1, 1) for i in range(blocks))
+
+
+def decoder_drop_path(rate: float, blocks: int, last_stage: int) -> tuple[float, ...]:
+  """Linear from `rate` towards 0; the `last_stage` blocks at full resolution have 0."""
+  before = blocks - last_stage
+  return tuple(rate * (1 - i / before) for i in range(before)) + (0.0,) * last_stage
+
+
+def _halvings(strides: tuple[int, ...], channels: tuple[int, ...]) -> tuple[int, ...]:
+  """log2 of each stage's stride; ValueError unless powers of two, one per channel count."""
+  if len(strides) != len(channels) or any(s < 2 or s & (s - 1) for s in strides):
+    raise ValueError(
+      f"strides {strides} must be powers of two from 2, one for each of channels {channels}"
+    )
+  return tuple(s.bit_length() - 1 for s in strides)

@@ -1,0 +1,85 @@
+"""Upsampling by two, written with stride-1 work only: no zeros are multiplied, no grid appears."""
+
+import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.types import Array
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def edge_pad(x: Array) -> Array:
+  """Repeat the border pixels once on each side. [N,H,W,C] -> [N,H+2,W+2,C]."""
+  return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+
+def transposed_conv(x: Array, kernel: Array) -> Array:
+  """Transposed convolution, kernel 4, stride 2, of the edge-padded input.
+
+  x [N,H,W,I], kernel [4,4,I,O] of the same dtype -> [N,2H,2W,O]. Output row 2i + r (r in {0, 1})
+  is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]: inside, a transposed convolution with
+  padding 1. Rows and columns beyond the border repeat the border, so that a constant image stays
+  constant to the last pixel whenever the kernel's four phases have equal sums.
+
+  The four phases are one 2x2 convolution to 4 O channels; a quarter of the multiplications of a
+  convolution over an input with zeros between its pixels.
+  """
+  n, height, width, _ = x.shape
+  # Window j covers padded rows j, j + 1 = input rows j - 1, j. Phase 0 of output i reads window i
+  # with taps (3, 1); phase 1 reads window i + 1 with taps (2, 0).
+  taps = kernel[jnp.array([[3, 1], [2, 0]])][:, :, jnp.array([[3, 1], [2, 0]])]
+  phases = taps.transpose(1, 3, 4, 0, 2, 5)  # [row tap, column tap, I, row phase, column phase, O]
+  out = jax.lax.conv_general_dilated(
+    edge_pad(x),
+    phases.reshape(2, 2, kernel.shape[2], -1),
+    (1, 1),
+    "VALID",
+    dimension_numbers=_DIMENSIONS,
+  )
+  out = out.reshape(n, height + 1, width + 1, 2, 2, -1)
+  rows = jnp.stack([out[:, :-1, :, 0], out[:, 1:, :, 1]], axis=2)  # [N,H,2,W+1,2,O]
+  both = jnp.stack([rows[:, :, :, :-1, 0], rows[:, :, :, 1:, 1]], axis=4)  # [N,H,2,W,2,O]
+  return both.reshape(n, 2 * height, 2 * width, -1)
+
+
+def nearest_kernel(kernel: Array) -> Array:
+  """The transposed kernel that equals nearest upsampling by two followed by a 3x3 convolution.
+
+  [3,3,I,O] -> [4,4,I,O]: the kernel convolved with 2x2 ones, flipped as a transposed convolution
+  reads it.
+  """
+  flipped = kernel[::-1, ::-1]
+  rows = jnp.pad(flipped, ((0, 1), (0, 0), (0, 0), (0, 0)))
+  rows = rows + jnp.pad(flipped, ((1, 0), (0, 0), (0, 0), (0, 0)))
+  columns = jnp.pad(rows, ((0, 0), (0, 1), (0, 0), (0, 0)))
+  return columns + jnp.pad(rows, ((0, 0), (1, 0), (0, 0), (0, 0)))
+
+
+def depth_to_space(x: Array) -> Array:
+  """Channels (row phase, column phase, O) to pixels. [N,H,W,4*O] -> [N,2H,2W,O]."""
+  n, height, width, channels = x.shape
+  blocks = x.reshape(n, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
+  return blocks.reshape(n, 2 * height, 2 * width, channels // 4)
+
+
+def bilinear(x: Array) -> Array:
+  """Bilinear upsampling by two, half-pixel centres, border repeated. [N,H,W,C] -> [N,2H,2W,C]."""
+  for axis in (1, 2):
+    size = x.shape[axis]
+    before = jnp.concatenate(
+      [
+        jax.lax.slice_in_dim(x, 0, 1, axis=axis),
+        jax.lax.slice_in_dim(x, 0, size - 1, axis=axis),
+      ],
+      axis,
+    )
+    after = jnp.concatenate(
+      [
+        jax.lax.slice_in_dim(x, 1, size, axis=axis),
+        jax.lax.slice_in_dim(x, size - 1, size, axis=axis),
+      ],
+      axis,
+    )
+    pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+    x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+  return x

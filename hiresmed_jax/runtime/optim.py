@@ -37,12 +37,9 @@ def make_schedule(
         f"a cosine schedule needs more steps in all ({total_steps}) than warm-up steps "
         f"({warmup_steps}): train longer or set a shorter warm-up"
       )
-    return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if warmup_steps else learning_rate,
-      peak_value=learning_rate,
-      warmup_steps=warmup_steps,
-      decay_steps=total_steps,
-    )
+    if not warmup_steps:
+      return optax.cosine_decay_schedule(learning_rate, total_steps)
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, total_steps)
   if schedule == "constant":
     if not warmup_steps:
       return optax.constant_schedule(learning_rate)

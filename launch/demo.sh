@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the environment and trains the demo on the phantom: minutes on a CPU, ending in a picture.
+#
+#   bash launch/demo.sh [--config.key=value ...]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+environment
+workdir=$PWD/runs/demo
+python -m hiresmed_jax.train --config demo.py --workdir "$workdir" "$@"
+
+picture=$(find "$workdir" -name '*.png' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-)
+[[ -n $picture ]] || fail "the demo made no picture in $workdir"
+echo "the picture: $picture"

@@ -1,0 +1,46 @@
+# Sourced by the scripts beside it: `environment [EXTRA]` makes the project's Python environment, or
+# takes the one that is there and up to date, and activates it. $repo is the checkout's folder.
+#
+#   HIRESMED_VENV     where the environment lies (default: .venv in the checkout)
+#   HIRESMED_PYTHON   the Python to make it with (default: the first of 3.12, 3.11, 3.13, python3)
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+environment() {
+  local extra=${1:-} venv=${HIRESMED_VENV:-$repo/.venv}
+  if [[ ! -x $venv/bin/python ]]; then
+    local python
+    python=$(find_python)
+    echo "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv" ||
+      fail "$python has no venv module (on Debian and Ubuntu: apt install python3-venv)"
+  fi
+  # shellcheck disable=SC1091
+  source "$venv/bin/activate"
+
+  # The folder is part of it: the install is editable, and one environment may serve two checkouts.
+  local wanted stamp=$venv/.hiresmed${extra:+-$extra}
+  wanted="$repo $(cat "$repo/pyproject.toml" "$repo"/launch/references.* | cksum)"
+  [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
+  echo "installing the project and what it needs (some minutes the first time)"
+  python -m pip install --quiet --editable "$repo${extra:+[$extra]}"
+  [[ $extra != test ]] || bash "$repo/launch/references.sh"
+  echo "$wanted" >"$stamp"
+}
+
+find_python() {
+  local python
+  for python in ${HIRESMED_PYTHON:-python3.12 python3.11 python3.13 python3}; do
+    # Asked and not only looked up: a version manager leaves names on the path that do not run.
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$python"
+      return
+    fi
+  done
+  fail "no Python 3.11 or newer found: install one, or name it in HIRESMED_PYTHON"
+}

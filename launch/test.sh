@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes the environment, then lints, checks types and runs the tests.
+#
+#   bash launch/test.sh [--fast] [arguments of pytest]
+#
+# --fast leaves out the tests marked slow.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+arguments=()
+for argument in "$@"; do
+  if [[ $argument == --fast ]]; then arguments+=(-m "not slow"); else arguments+=("$argument"); fi
+done
+
+environment test
+cd "$repo"
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "${arguments[@]}"

@@ -1,0 +1,150 @@
+"""The record of a run: metrics.jsonl always, TensorBoard where its TensorFlow is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+_log = logging.getLogger("hiresmed_jax")
+
+
+class Writer:
+  """The five methods of `clu.metric_writers.MetricWriter`. Only process 0 writes.
+
+  metrics.jsonl gets one object a line: "step", "time" (seconds since 1970) and the values. A value
+  that is no number in JSON is written as "NaN", "Infinity" or "-Infinity", which `float` reads
+  back. Images go to figures/<name>_<step>.png.
+
+  Args:
+    folder: <workdir>/<route>.
+    tensorboard: whether to write to folder/tensorboard too, where TensorFlow is installed.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = True) -> None:
+    self._folder = pathlib.Path(folder)
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
+    self._folder.mkdir(parents=True, exist_ok=True)
+    # Line by line, so that a kill loses no line that was written.
+    self._file = open(self._folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    self._board = _tensorboard(self._folder / "tensorboard") if tensorboard else None
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Adds one line. Values are anything that `float` takes."""
+    if not self._writes:
+      return
+    values = {name: float(value) for name, value in scalars.items()}
+    line = {"step": int(step), "time": round(time.time(), 3)}
+    line |= {
+      name: value if math.isfinite(value) else _spelled(value) for name, value in values.items()
+    }
+    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    _log.info("step %d: %s", step, ", ".join(f"{name} {v:.5g}" for name, v in values.items()))
+    if self._board is not None:
+      self._board.write_scalars(step, values)
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Writes pictures, uint8[H, W, C] with C in {1, 3} (RGB)."""
+    if not self._writes:
+      return
+    figures = self._folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for name, image in images.items():
+      path = figures / f"{name.replace(os.sep, '_')}_{step:07d}.png"
+      path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+      if self._board is not None:
+        self._board.write_images(step, {name: image[None]})
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """Writes what was chosen for this run to hparams.json."""
+    if not self._writes:
+      return
+    text = json.dumps(dict(hparams), indent=2, sort_keys=True, default=str)
+    (self._folder / "hparams.json").write_text(text + "\n", encoding="utf-8")
+    if self._board is not None:
+      self._board.write_hparams(dict(hparams))
+
+  def flush(self) -> None:
+    """Puts everything on the disk."""
+    if not self._writes:
+      return
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    if self._board is not None:
+      self._board.flush()
+
+  def close(self) -> None:
+    """Flushes and ends. Nothing may be written afterwards."""
+    if not self._writes:
+      return
+    self.flush()
+    self._file.close()
+    if self._board is not None:
+      self._board.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Lines of a metrics.jsonl as dicts, "NaN" and the like as floats again; broken lines left out."""
+  path = pathlib.Path(path)
+  lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+  parsed = (_parse(line) for line in lines)
+  return [
+    {k: float(v) for k, v in entry.items()} | {"step": entry["step"]} for entry in parsed if entry
+  ]
+
+
+def truncate(path: str | os.PathLike[str], step: int) -> None:
+  """Cuts a metrics.jsonl back to the lines of steps <= `step`, before a run goes on from there.
+
+  A last line that a kill left half-written goes too. Kept lines stay as they are, byte for byte. A
+  missing file stays missing. Only process 0 writes.
+  """
+  path = pathlib.Path(path)
+  if jax.process_index() != 0 or not path.is_file():
+    return
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    entry = _parse(line.decode("utf-8", errors="replace"))
+    if entry is not None and entry["step"] <= step and line.endswith(b"\n"):
+      kept.append(line)
+  partial = path.with_suffix(".partial")
+  partial.write_bytes(b"".join(kept))
+  partial.replace(path)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  try:
+    entry = json.loads(line)
+  except json.JSONDecodeError:
+    return None
+  return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
+def _spelled(value: float) -> str:
+  if math.isnan(value):
+    return "NaN"
+  return "Infinity" if value > 0 else "-Infinity"
+
+
+def _tensorboard(folder: pathlib.Path) -> Any:
+  """clu's TensorBoard writer, or None: `clu.metric_writers` cannot be imported without TensorFlow."""
+  if importlib.util.find_spec("tensorflow") is None:
+    return None
+  import tensorflow as tf
+  from clu import metric_writers
+
+  # Left to itself TensorFlow takes all memory of the GPU that jax is about to use.
+  tf.config.set_visible_devices([], "GPU")
+  return metric_writers.SummaryWriter(str(folder))

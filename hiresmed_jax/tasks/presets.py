@@ -1,6 +1,7 @@
-"""The settings of each route as plain values, in the two presets. A config file starts from one of them and says what differs.
+"""The settings of each route as plain values, in two presets that differ in values only.
 
-`paper`: Tang et al. 2025, Table 1 and sections 2.2 to 2.3. `best`: what later work made standard. They differ in values only.
+A config file starts from one of them and says what differs. `paper`: Tang et al. 2025, Table 1 and
+sections 2.2 to 2.3. `best`: what later work made standard.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +30,7 @@ def base(name: str, *, route: str, preset: str) -> ConfigDict:
 
 
 def data(preset: str) -> ConfigDict:
-  """How stored images become network input. `paper`: stretched to a square of three equal channels."""
+  """How stored images become network input. `paper`: a stretched square, three equal channels."""
   paper = preset == "paper"
   return ConfigDict(
     {
@@ -116,7 +117,7 @@ def background(preset: str) -> ConfigDict:
       "eps": 1e-8,
       "weight_decay": 0.0 if paper else 1e-4,
       "schedule": "constant" if paper else "cosine",
-      "warmup_steps": 0 if paper else 200,
+      "warmup": 0.0 if paper else 0.05,  # share of the run
       "accumulate": 1,
       "clip": 0.0 if paper else 1.0,  # global norm; 0 = off
     }

@@ -7,7 +7,7 @@ from hiresmed_jax.types import Array, Batch, Metrics, Params
 
 
 class Phase(NamedTuple):
-  """A stretch of training with one program and one batch shape (a pyramid level; most routes have one)."""
+  """A stretch of training with one program and batch shape. Most routes have one."""
 
   name: str
   steps: int
@@ -22,12 +22,12 @@ class Task(NamedTuple):
     phases: trained one after another.
     frozen: weights that are read but never trained; they are not in checkpoints.
     init: key -> state, with no data.
-    warm_start: (state, images_m11 of some first batches) -> state, once before step 0; None = not needed.
+    warm_start: (state, images_m11 of some first batches, frozen) -> state, once before step 0.
     train_step: (state, batch, frozen) -> (state, scalars).
-    eval_step: (state, batch, frozen) -> (totals, pictures_m11). Totals of batches add up, so that padding
-      (batch["weight"] 0) and uneven shards stay exact; pictures are f32[N, H, W, C], for figures.
+    eval_step: (state, batch, frozen) -> (totals, pictures_m11). Totals of batches add up, so that
+      padding (batch["weight"] 0) stays exact; pictures are f32[N, H, W, C], for figures.
     summarise: added-up totals -> named numbers, on the host.
-    select: the number of `summarise` by which the best checkpoint is kept, and its sign: +1 more is better.
+    select: the number of `summarise` by which the best checkpoint is kept; +1: more is better.
   """
 
   name: str

@@ -1,0 +1,326 @@
+"""The training loop: one task, its batches, a folder. Nothing here knows what is trained.
+
+Order of a run, the same whether it is new or goes on:
+  1. what lies in the folder is from this config and these data, or the run does not begin;
+  2. the state is born on the mesh, or restored onto it from the newest checkpoint;
+  3. step, log, evaluate, save; a signal saves and leaves;
+  4. the best weights are restored and handed to `finish`; DONE.json says that the route is trained.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import checkpoint, interrupt, throughput
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.config import differences
+from hiresmed_jax.runtime.progress import Progress
+from hiresmed_jax.runtime.writer import Writer, truncate
+from hiresmed_jax.tasks.task import Task
+
+
+class Cadence(NamedTuple):
+  """How often things happen, in steps. `evaluate`: validation, figures and a checkpoint."""
+
+  log: int
+  evaluate: int
+  keep: int
+  max_skipped: int
+
+
+class Programs(NamedTuple):
+  """What is compiled once per run, and where its arrays live."""
+
+  step: Callable[..., Any]
+  evaluate: Callable[..., Any]
+  flops_per_step: float
+  abstract_state: Any
+  batch_sharding: jax.sharding.NamedSharding
+  frozen: Any
+
+
+class Stopped(Exception):
+  """The run was asked to stop, and has saved. `code`: the exit status, 128 + the signal."""
+
+  def __init__(self, step: int, code: int):
+    super().__init__(f"stopped; saved at step {step}: the same command goes on from there")
+    self.code = code
+
+
+def fit(
+  task: Task,
+  *,
+  folder: pathlib.Path,
+  identity: Mapping[str, Any],
+  seed: int,
+  mesh: jax.sharding.Mesh,
+  train_data: Iterable[Any],
+  val_batches: Sequence[Mapping[str, Any]],
+  cadence: Cadence,
+  draw: Callable[[int, list[np.ndarray]], None],
+  finish: Callable[[Any, Programs], dict[str, Any]],
+) -> dict[str, Any]:
+  """Trains a task of one phase to its end; returns what DONE.json holds.
+
+  Args:
+    folder: <workdir>/<route>.
+    identity: what makes the run this run: "config" (nested values) and "data" (fingerprint).
+    train_data: grain dataset of this process's share of each batch, endless.
+    val_batches: host batches of validation images, whole on every process, each with "weight".
+    draw: (step, pictures_m11 of each batch) writes figures; called on process 0.
+    finish: (best state, programs) -> results, after the last step.
+
+  Raises:
+    UserError: the folder is another run's; the run diverged; no space is left.
+    Stopped: SIGTERM or Ctrl-C, after saving.
+  """
+  (phase,) = task.phases
+  done = claim(folder, identity)
+  if done is not None:
+    return done
+  name, sign = task.select
+  with contextlib.ExitStack() as stack:
+    manager = stack.enter_context(
+      checkpoint.open(
+        folder / "checkpoints", keep=cadence.keep, best=name, best_mode="max" if sign > 0 else "min"
+      )
+    )
+    iterator = iter(train_data)
+    programs = compile_programs(task, mesh, train_data, val_batches)
+    state, step, window = _begin(task, manager, programs, mesh, seed, train_data, iterator)
+    truncate(folder / "metrics.jsonl", step)
+    writer = stack.enter_context(contextlib.closing(Writer(folder)))
+    stop = stack.enter_context(interrupt.Interrupt())
+    progress = stack.enter_context(Progress(phase.steps, task.name, done=step))
+    rate = throughput.Rate(phase.batch_size, programs.flops_per_step)
+    put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
+
+    def save(metrics: Mapping[str, float] | None) -> None:
+      kept = {"window": [_floats(scalars) for scalars in window]}
+      checkpoint.save(
+        manager, step, state, data_state=_pack(data_state), metadata=kept, metrics=metrics
+      )
+
+    if step < phase.steps:
+      for batch, data_state in meshes.prefetch_to_device(iterator, put):
+        state, scalars = programs.step(state, batch, programs.frozen)
+        window.append(scalars)
+        step += 1
+        progress.update(step)
+        last = step == phase.steps
+        if step % cadence.log == 0 or last:
+          values = _means(window)
+          window.clear()
+          writer.write_scalars(step, values | rate.measure(step))
+          progress.describe(_line(values))
+          _check_health(values, cadence, step)
+        if step % cadence.evaluate == 0 or last:
+          with rate.paused():
+            numbers, pictures = evaluate(task, programs, state, val_batches)
+            writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
+            writer.flush()
+            if jax.process_index() == 0:
+              draw(step, pictures)
+            save(numbers)
+        if last:
+          break
+        if interrupt.agree(stop.requested):
+          save(None)
+          checkpoint.wait(manager)
+          raise Stopped(step, stop.exit_code)
+
+    checkpoint.wait(manager)
+    best = manager.best_step() or manager.latest_step()
+    state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
+    results = finish(state, programs)
+  return _write_done(folder, identity, best, results)
+
+
+def compile_programs(
+  task: Task, mesh: jax.sharding.Mesh, train_data: Any, val_batches: Sequence[Mapping[str, Any]]
+) -> Programs:
+  """Compiles the step and the evaluation ahead of time, for the shapes of these batches."""
+  split, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  shardings = meshes.state_shardings(shapes, mesh)
+  abstract_state = meshes.with_shardings(shapes, shardings)
+  frozen = jax.device_put(task.frozen, whole)
+  local = next(iter(train_data))
+  batch = _global_shapes(local, split)
+  step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shardings, whole))
+  lowered = step.lower(abstract_state, batch, frozen)
+  held = _global_shapes(_local_share(_arrays(val_batches[0])), split)
+  evaluate = jax.jit(task.eval_step, out_shardings=whole)
+  return Programs(
+    step=lowered.compile(),
+    evaluate=evaluate.lower(abstract_state, held, frozen).compile(),
+    flops_per_step=float((lowered.cost_analysis() or {}).get("flops", math.nan)),
+    abstract_state=abstract_state,
+    batch_sharding=split,
+    frozen=frozen,
+  )
+
+
+def evaluate(
+  task: Task, programs: Programs, state: Any, batches: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, float], list[np.ndarray]]:
+  """Runs the evaluation over host batches -> (named numbers, pictures_m11 without the padding)."""
+  totals: Any = None
+  pictures = []
+  for batch in batches:
+    arrays = meshes.put_batch(_local_share(_arrays(batch)), programs.batch_sharding)
+    more, drawn = programs.evaluate(state, arrays, programs.frozen)
+    totals = more if totals is None else jax.tree.map(np.add, totals, jax.device_get(more))
+    pictures.append(np.array(drawn)[np.asarray(batch["weight"]) > 0])
+  return task.summarise(jax.device_get(totals)), pictures
+
+
+def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Makes the folder this run's. Returns DONE.json's content when the run is already finished.
+
+  Raises:
+    UserError: the folder holds a run of another config or of other data.
+  """
+  remedy = "use another --workdir, or --overwrite to train anew"
+  path = folder / "config.json"
+  if path.is_file():
+    there = json.loads(path.read_text())
+    changed = differences(there["config"], identity["config"])
+    if changed:
+      more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+      raise UserError(f"{folder} holds a run of another config ({changed[0]}{more}): {remedy}")
+    if there["data"] != identity["data"]:
+      raise UserError(f"{folder} holds a run on other data: {remedy}")
+    done = folder / "DONE.json"
+    return json.loads(done.read_text()) if done.is_file() else None
+  if folder.is_dir() and any(folder.iterdir()):
+    raise UserError(f"{folder} is not empty and holds no run of this program: {remedy}")
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(path, identity)
+  return None
+
+
+def clear(folder: pathlib.Path) -> None:
+  """Removes an earlier run, for --overwrite; refuses what no run of ours made."""
+  if not folder.exists():
+    return
+  if not (folder / "config.json").is_file():
+    raise UserError(f"{folder} holds no run of this program: nothing was removed")
+  shutil.rmtree(folder)
+
+
+def _begin(
+  task: Task,
+  manager: checkpoint.Manager,
+  programs: Programs,
+  mesh: jax.sharding.Mesh,
+  seed: int,
+  train_data: Any,
+  iterator: Any,
+) -> tuple[Any, int, list[Any]]:
+  """-> (state, steps done, scalars since the last log line)."""
+  latest = manager.latest_step()
+  if latest is not None:
+    state, data_state, kept = checkpoint.restore(manager, programs.abstract_state)
+    iterator.set_state(_unpack(data_state))
+    return state, latest, kept["window"]
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
+  state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(seed))
+  if task.warm_start is not None:
+    images = _first_images(train_data, programs.batch_sharding)
+    state = jax.jit(task.warm_start, out_shardings=shardings)(state, images, programs.frozen)
+  return state, 0, []
+
+
+def _first_images(train_data: Any, sharding: jax.sharding.NamedSharding, count: int = 4) -> Any:
+  """The images of the first few batches, for a pass over data before step 0."""
+  first = iter(train_data)
+  batches = [next(first)["images_m11"] for _ in range(count)]
+  return meshes.put_batch(np.concatenate(batches), sharding)
+
+
+def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  return {key: batch[key] for key in ("images_m11", "weight")}
+
+
+def _local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """This process's rows of a batch that every process holds whole."""
+  processes, index = jax.process_count(), jax.process_index()
+  share = {key: len(value) // processes for key, value in batch.items()}
+  return {key: value[index * share[key] : (index + 1) * share[key]] for key, value in batch.items()}
+
+
+def _global_shapes(local: Any, sharding: jax.sharding.NamedSharding) -> Any:
+  processes = jax.process_count()
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (x.shape[0] * processes, *x.shape[1:]), x.dtype, sharding=sharding
+    ),
+    local,
+  )
+
+
+def _floats(scalars: Mapping[str, Any]) -> dict[str, float]:
+  return {key: float(value) for key, value in jax.device_get(dict(scalars)).items()}
+
+
+def _means(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Mean of every scalar since the last line; of counters the newest value."""
+  rows = [_floats(scalars) for scalars in window]
+  means = {key: float(np.mean([row[key] for row in rows])) for key in rows[-1]}
+  newest = {key: rows[-1][key] for key in rows[-1] if key.startswith(("skipped", "code_"))}
+  return means | newest
+
+
+def _check_health(values: Mapping[str, float], cadence: Cadence, step: int) -> None:
+  if values.get("skipped_in_a_row", 0) >= cadence.max_skipped:
+    raise UserError(
+      f"{values['skipped_in_a_row']:.0f} updates in a row were not finite (step {step}): "
+      "the run has diverged; lower the learning rate or the GAN weight, or train in float32"
+    )
+
+
+def _line(values: Mapping[str, float]) -> str:
+  """The few numbers that a person watches."""
+  names = {
+    "reconstruction": "rec",
+    "perceptual": "lpips",
+    "gan_weight": "gan",
+    "code_usage": "codes",
+  }
+  return " ".join(f"{short} {values[key]:.3g}" for key, short in names.items() if key in values)
+
+
+def _pack(data_state: Any) -> str:
+  return data_state.decode("latin1") if isinstance(data_state, bytes) else json.dumps(data_state)
+
+
+def _unpack(packed: str) -> Any:
+  return json.loads(packed)
+
+
+def _write_done(
+  folder: pathlib.Path, identity: Mapping[str, Any], best: int, results: Mapping[str, Any]
+) -> dict[str, Any]:
+  done = {"best_step": best, "data": identity["data"], "config_hash": identity["config_hash"]}
+  done["results"] = dict(results)
+  if jax.process_index() == 0:
+    _write_json(folder / "DONE.json", done)
+  return done
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Whole or not at all: a half-written file would make the run unreadable."""
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(content, indent=2, sort_keys=True))
+  partial.replace(path)

@@ -1,0 +1,30 @@
+"""PSNR against scikit-image, and its gradient against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from skimage.metrics import peak_signal_noise_ratio
+
+from hiresmed_jax.metrics import image
+
+
+@pytest.mark.parametrize(("channels", "data_range"), [(1, 1.0), (3, 2.0), (1, 255.0)])
+def test_psnr_is_scikit_images(channels, data_range):
+  rng = np.random.default_rng(0)
+  a, b = rng.uniform(0, data_range, (2, 4, 9, 7, channels)).astype(np.float32)
+  expected = [peak_signal_noise_ratio(x, y, data_range=data_range) for x, y in zip(b, a)]
+  np.testing.assert_allclose(image.psnr(a, b, data_range=data_range), expected, rtol=1e-5)
+
+
+def test_psnr_of_equal_images_is_infinite():
+  same = jnp.ones((2, 4, 4, 1))
+  assert np.isinf(image.psnr(same, same, data_range=1.0)).all()
+
+
+def test_psnr_gradient():
+  rng = np.random.default_rng(1)
+  a, b = rng.uniform(0, 1, (2, 2, 5, 5, 1)).astype(np.float32)
+  check_grads(lambda x: image.psnr(x, b, data_range=1.0), (a,), order=1, rtol=1e-2)
+  assert np.isfinite(jax.grad(lambda x: image.psnr(x, b, data_range=1.0).sum())(a)).all()

@@ -1,0 +1,178 @@
+"""What a DICOM header says about its numbers: whose they are, their unit, scale, range and spacing.
+
+Multi-frame objects keep these in functional groups, one per frame or shared by all: every function
+asks the frame's group first, then the shared one, then the top of the header (PS3.3 C.7.6.16).
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_voi
+
+from hiresmed_jax.data.readers.guard import foreign
+from hiresmed_jax.data.readers.stored import CT_RANGE, increasing
+from hiresmed_jax.data.sample import Unreadable
+
+PROJECTIONS = ("CR", "DX", "MG", "RF", "XA", "RG", "IO", "PX")
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_RECONSTRUCTED = _STORAGE + "13.1."  # tomosynthesis and 3D angiography: slices, not projections
+_MODALITY_OF_CLASS = {
+  "1": "CR", "1.1": "DX", "1.1.1": "DX", "1.2": "MG", "1.2.1": "MG", "2": "CT", "2.1": "CT",
+  "4": "MR", "4.1": "MR", "12.1": "XA", "12.1.1": "XA", "12.2": "RF", "12.2.1": "RF",
+}  # fmt: skip
+
+
+def group_of(dataset: Dataset, folder: str) -> str:
+  """Raw name of the patient, else of the study, else of the series, else the folder."""
+  for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
+    name = _text(dataset, keyword)
+    if name:
+      return name
+  return folder
+
+
+def modality_of(dataset: Dataset) -> str:
+  """The declared modality, else the one that the storage class implies, else ""."""
+  declared = _text(dataset, "Modality").upper()
+  storage_class = _text(dataset, "SOPClassUID").removeprefix(_STORAGE)
+  return declared or _MODALITY_OF_CLASS.get(storage_class, "")
+
+
+def physics_of(dataset: Dataset, frame: int) -> str:
+  """How a lesion adds to this image: "ct" for slices in HU, "projection" for radiographs."""
+  modality = modality_of(dataset)
+  image_type = [str(value).upper() for value in _values(dataset, "ImageType")]
+  if modality == "CT" and "LOCALIZER" in image_type:
+    return "projection"
+  if modality == "CT":
+    transformation = _part(dataset, "PixelValueTransformationSequence", frame)
+    # Perfusion maps and the like carry the modality CT, too, and another unit.
+    return "ct" if _text(transformation, "RescaleType").upper() in ("", "HU") else "none"
+  reconstructed = _text(dataset, "SOPClassUID").startswith(_RECONSTRUCTED)
+  return "projection" if modality in PROJECTIONS and not reconstructed else "none"
+
+
+def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
+  """(slope, intercept); (1, 0) where the header has none.
+
+  Raises:
+    Unreadable: a slope or intercept that is no number, or a slope of zero.
+  """
+  part = _part(dataset, "PixelValueTransformationSequence", frame)
+  slope = (_numbers(part, "RescaleSlope") or [1.0])[0]
+  intercept = (_numbers(part, "RescaleIntercept") or [0.0])[0]
+  if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0.0:
+    raise Unreadable("has a rescale slope or intercept that is not a usable number")
+  return slope, intercept
+
+
+def spacing_of(dataset: Dataset, frame: int) -> tuple[float, float]:
+  """(row, column) mm between pixel centres, in the detector's plane if nothing better is said."""
+  part = _part(dataset, "PixelMeasuresSequence", frame)
+  for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+    values = _numbers(part, keyword)
+    if len(values) == 2 and all(math.isfinite(value) and value > 0 for value in values):
+      return values[0], values[1]
+  return math.nan, math.nan
+
+
+def value_range_of(
+  dataset: Dataset, frame: int, *, physics: str, possible: tuple[float, float]
+) -> tuple[float, float]:
+  """(low, high) in rescaled units to show by default.
+
+  The first VOI LUT's span, else the first window, else for CT `CT_RANGE`, else `possible`.
+
+  Args:
+    dataset: the header.
+    frame: index of the frame.
+    physics: as `physics_of` says.
+    possible: the range of the stored bits in rescaled units.
+  """
+  part = _part(dataset, "FrameVOILUTSequence", frame)
+  for found in (_lut_span(part, possible[0] < 0), _window(part)):
+    if found is not None and all(map(math.isfinite, found)) and found[0] < found[1]:
+      return found
+  return CT_RANGE if physics == "ct" else increasing(*possible)
+
+
+def _lut_span(part: Dataset, signed: bool) -> tuple[float, float] | None:
+  """Input values between which the first VOI LUT changes (PS3.3 C.11.2.1.1)."""
+  try:
+    with foreign(""):
+      if not part.get("VOILUTSequence"):
+        return None
+      count, first, _ = (int(value) for value in part.VOILUTSequence[0].LUTDescriptor)
+      values = np.arange(first, first + (count or 1 << 16), dtype=np.int32)
+      changes = np.flatnonzero(np.diff(apply_voi(values, part).astype(np.int32)))
+  except Unreadable:  # a LUT that makes no sense is no reason to lose the image
+    return None
+  if changes.size == 0:
+    return None
+  if signed and first >= 1 << 15:  # a negative start written as unsigned
+    first -= 1 << 16
+  return float(first + changes[0]), float(first + changes[-1] + 1)
+
+
+def _window(part: Dataset) -> tuple[float, float] | None:
+  """Values that the first window maps to black and white (PS3.3 C.11.2.1.2)."""
+  centres, widths = _numbers(part, "WindowCenter"), _numbers(part, "WindowWidth")
+  if not centres or not widths:
+    return None
+  centre, width = centres[0], widths[0]
+  function = _text(part, "VOILUTFunction").upper()
+  if function == "SIGMOID":  # at centre +- width the curve is within 2 % of its ends
+    return centre - width, centre + width
+  if function == "LINEAR_EXACT" or width <= 1.0:
+    return centre - width / 2, centre + width / 2
+  return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+
+
+def _part(dataset: Dataset, group: str, frame: int) -> Dataset:
+  """The functional group `group` of a frame, else the shared one, else the dataset itself."""
+  try:
+    with foreign(""):
+      frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
+      shared = dataset.get("SharedFunctionalGroupsSequence") or []
+      for item in (*frames[frame : frame + 1], *shared[:1]):
+        if item.get(group):
+          return item[group].value[0]
+  except Unreadable:  # a damaged functional group: what the top of the header says must do
+    return dataset
+  return dataset
+
+
+def _values(dataset: Dataset, keyword: str) -> list[object]:
+  """The values of an element as a list, [] where it is absent or empty, [None] where unreadable."""
+  try:
+    with foreign(""):
+      value = dataset.get(keyword)
+  except Unreadable:
+    return [None]
+  if value is None or value == "":
+    return []
+  return [value] if isinstance(value, (str, float, int)) else list(value)
+
+
+def _numbers(dataset: Dataset, keyword: str) -> list[float]:
+  """The values as floats, NaN in the place of what is no number."""
+  numbers = []
+  for value in _values(dataset, keyword):
+    try:
+      numbers.append(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+      numbers.append(math.nan)
+  return numbers
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+  values = _values(dataset, keyword)
+  return "" if not values or values[0] is None else str(values[0]).strip()
+
+
+def folder_of(path: Path, root: Path | None) -> str:
+  """The folder that groups a file without any identity: below `root`, else its bare name."""
+  return path.parent.relative_to(root).as_posix() if root is not None else path.parent.name

@@ -1,0 +1,98 @@
+"""From the numbers a file holds to the stored image: uint8 or uint16, and the way back.
+
+raw = scale * stored + offset. Integers of up to 16 bits, and wider or floating data that hold
+integers within 16 bits, are kept exactly (scale 1); other data are quantised to 65,536 levels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from hiresmed_jax.data.sample import SIGNED_SHIFT, Unreadable
+
+LEVELS = 65535  # steps of a quantised image
+CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: what to show when nothing is said
+
+
+def to_stored(raw: np.ndarray) -> tuple[np.ndarray, float, float]:
+  """The stored form of an array of any shape.
+
+  Args:
+    raw: bool, integer or floating array, any byte order, not empty.
+
+  Returns:
+    (stored, scale, offset): stored uint8 (from bool and uint8) or uint16 of the same shape, native
+    byte order; raw = scale * stored + offset, exactly where scale is 1.0.
+
+  Raises:
+    Unreadable: values that are not finite, not real, or too large for a float64 difference.
+  """
+  kind, size = raw.dtype.kind, raw.dtype.itemsize
+  if kind not in "buif":
+    raise Unreadable("holds values that are not real numbers")
+  if kind == "b" or (kind == "u" and size == 1):
+    return raw.astype(np.uint8), 1.0, 0.0
+  if kind == "u" and size == 2:
+    return raw.astype(np.uint16), 1.0, 0.0
+  if kind == "i" and size <= 2:
+    return _shifted(raw, -SIGNED_SHIFT), 1.0, float(-SIGNED_SHIFT)
+  if kind == "f" and not np.isfinite(raw).all():
+    raise Unreadable("holds NaN or infinite values")
+  low, high = raw.min().item(), raw.max().item()
+  if kind in "iu" or bool((raw == np.rint(raw)).all()):
+    if low >= 0 and high <= LEVELS:
+      return raw.astype(np.uint16), 1.0, 0.0
+    if low >= -SIGNED_SHIFT and high < SIGNED_SHIFT:
+      return _shifted(raw, -SIGNED_SHIFT), 1.0, float(-SIGNED_SHIFT)
+  return _quantised(raw, float(low), float(high))
+
+
+def _shifted(raw: np.ndarray, offset: int) -> np.ndarray:
+  return (raw.astype(np.int32) - offset).astype(np.uint16)
+
+
+def _quantised(raw: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float, float]:
+  with np.errstate(over="ignore"):
+    scale = float((np.float64(high) - np.float64(low)) / LEVELS)
+  if not np.isfinite(scale):
+    raise Unreadable("holds values too far apart to be an image")
+  if scale == 0.0:  # a constant image, or one whose steps vanish in float64
+    return np.zeros(raw.shape, np.uint16), 1.0, low
+  levels = np.rint((raw.astype(np.float64) - low) / scale)
+  return np.clip(levels, 0, LEVELS).astype(np.uint16), scale, low
+
+
+def with_channels(stored: np.ndarray) -> np.ndarray:
+  """[H, W] or [H, W, C] to [H, W, 1 or 3]: alpha is dropped, three equal channels become one.
+
+  Raises:
+    Unreadable: any other shape.
+  """
+  if stored.ndim == 2:
+    return stored[..., None]
+  if stored.ndim != 3 or stored.shape[-1] not in (1, 2, 3, 4):
+    raise Unreadable(f"holds an array of {stored.ndim} dimensions, not a grey or RGB image")
+  if stored.shape[-1] < 3:
+    return np.ascontiguousarray(stored[..., :1])
+  red, green, blue = stored[..., 0], stored[..., 1], stored[..., 2]
+  if np.array_equal(red, green) and np.array_equal(red, blue):
+    return np.ascontiguousarray(red[..., None])
+  return np.ascontiguousarray(stored[..., :3])
+
+
+def full_range(raw: np.ndarray) -> tuple[float, float]:
+  """(low, high) that 8- and 16-bit unsigned data can hold; of other data what they do hold."""
+  if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
+    return 0.0, 255.0 if raw.dtype.itemsize == 1 else 65535.0
+  return increasing(float(raw.min()), float(raw.max()))
+
+
+def increasing(low: float, high: float) -> tuple[float, float]:
+  """The two in ascending order; a range of no width (a constant image) is widened upwards."""
+  low, high = min(low, high), max(low, high)
+  return (low, high) if low < high else (low, float(np.nextafter(low, np.inf)) + 1.0)
+
+
+def source_of(path: Path, root: Path | None) -> str:
+  """Path below `root` with forward slashes; without a root the bare file name."""
+  return (path.relative_to(root) if root is not None else Path(path.name)).as_posix()

@@ -78,12 +78,13 @@ def route_and_preset(
   return route, preset
 
 
-def to_json(config: ConfigDict, *, indent: int | None = 2) -> str:
+def to_json(config: Mapping[str, Any] | ConfigDict, *, indent: int | None = 2) -> str:
   """The config as JSON with sorted keys; equal configs give equal text."""
-  return json.dumps(config.to_dict(), sort_keys=True, indent=indent)
+  values = config.to_dict() if isinstance(config, ConfigDict) else config
+  return json.dumps(values, sort_keys=True, indent=indent)
 
 
-def config_hash(config: ConfigDict) -> str:
+def hash_values(config: Mapping[str, Any] | ConfigDict) -> str:
   """sha256 (64 hex digits) of the config's JSON: the same on every machine and Python."""
   return hashlib.sha256(to_json(config, indent=None).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import config as loading
-from hiresmed_jax.runtime.config import hash_values, differences, load_config, to_json
+from hiresmed_jax.runtime.config import differences, hash_values, load_config, to_json
 
 FILE = '''
 """A config."""

@@ -6,6 +6,7 @@ The mesh has two axes. "data" splits the batch; "fsdp" splits the batch and the 
 from __future__ import annotations
 
 import collections
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -162,7 +163,8 @@ def prefetch_to_device(
       batch = next(iterator)
     except StopIteration:
       return
-    ahead.append((put(batch), get_state()))
+    # Copied: an iterator may hand out the very dict that it goes on counting in.
+    ahead.append((put(batch), copy.deepcopy(get_state())))
 
   for _ in range(size):
     read()

@@ -17,6 +17,7 @@ import jax
 _MATRIX_PEAK = {
   "V100": (125e12, 15.7e12),
   "A100": (312e12, 156e12),
+  "H100 PCIe": (756e12, 378e12),
   "H100": (989e12, 494e12),
   "H200": (989e12, 494e12),
   "TPU v4": (275e12, math.nan),
@@ -45,8 +46,10 @@ class Rate:
   def paused(self) -> Iterator[None]:
     """Time spent within does not count: evaluation, figures, checkpoints."""
     began = time.perf_counter()
-    yield
-    self._paused += time.perf_counter() - began
+    try:
+      yield
+    finally:
+      self._paused += time.perf_counter() - began
 
   def measure(self, step: int) -> dict[str, float]:
     """Figures since the last call; the step's arrays must be ready, as after reading its losses.

@@ -46,10 +46,8 @@ class Writer:
     if not self._writes:
       return
     values = {name: float(value) for name, value in scalars.items()}
-    line = {"step": int(step), "time": round(time.time(), 3)}
-    line |= {
-      name: value if math.isfinite(value) else _spelled(value) for name, value in values.items()
-    }
+    line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
+    line |= {name: v if math.isfinite(v) else _spelled(v) for name, v in values.items()}
     self._file.write(json.dumps(line, allow_nan=False) + "\n")
     _log.info("step %d: %s", step, ", ".join(f"{name} {v:.5g}" for name, v in values.items()))
     if self._board is not None:
@@ -63,7 +61,7 @@ class Writer:
     figures.mkdir(exist_ok=True)
     for name, image in images.items():
       path = figures / f"{name.replace(os.sep, '_')}_{step:07d}.png"
-      path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+      path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
       if self._board is not None:
         self._board.write_images(step, {name: image[None]})
 
@@ -96,13 +94,11 @@ class Writer:
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Lines of a metrics.jsonl as dicts, "NaN" and the like as floats again; broken lines left out."""
+  """Lines of a metrics.jsonl, "NaN" and the like as floats again; broken lines are left out."""
   path = pathlib.Path(path)
-  lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-  parsed = (_parse(line) for line in lines)
-  return [
-    {k: float(v) for k, v in entry.items()} | {"step": entry["step"]} for entry in parsed if entry
-  ]
+  lines = path.read_bytes().splitlines() if path.is_file() else []
+  entries = [entry for entry in map(_parse, lines) if entry is not None]
+  return [{k: float(v) for k, v in entry.items()} | {"step": entry["step"]} for entry in entries]
 
 
 def truncate(path: str | os.PathLike[str], step: int) -> None:
@@ -116,7 +112,7 @@ def truncate(path: str | os.PathLike[str], step: int) -> None:
     return
   kept = []
   for line in path.read_bytes().splitlines(keepends=True):
-    entry = _parse(line.decode("utf-8", errors="replace"))
+    entry = _parse(line)
     if entry is not None and entry["step"] <= step and line.endswith(b"\n"):
       kept.append(line)
   partial = path.with_suffix(".partial")
@@ -124,10 +120,10 @@ def truncate(path: str | os.PathLike[str], step: int) -> None:
   partial.replace(path)
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
   try:
     entry = json.loads(line)
-  except json.JSONDecodeError:
+  except ValueError:  # not JSON, or not text
     return None
   return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
@@ -139,7 +135,7 @@ def _spelled(value: float) -> str:
 
 
 def _tensorboard(folder: pathlib.Path) -> Any:
-  """clu's TensorBoard writer, or None: `clu.metric_writers` cannot be imported without TensorFlow."""
+  """clu's TensorBoard writer; None without TensorFlow, for `clu.metric_writers` imports it."""
   if importlib.util.find_spec("tensorflow") is None:
     return None
   import tensorflow as tf

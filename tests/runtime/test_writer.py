@@ -1,0 +1,163 @@
+"""metrics.jsonl stays readable through NaNs, kills and resumed runs."""
+
+import json
+import math
+import sys
+import types
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hiresmed_jax.runtime import writer
+from hiresmed_jax.runtime.writer import Writer, read, truncate
+
+
+def lines_of(path):
+  return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+
+
+def test_scalars_become_one_line_each(tmp_path):
+  log = Writer(tmp_path)
+  log.write_scalars(3, {"l1": np.float32(0.5), "psnr": jax.numpy.float32(20.0)})
+  log.write_scalars(4, {"l1": 0.25})
+  # Before any flush: a kill here must not lose them.
+  assert len(lines_of(tmp_path / "metrics.jsonl")) == 2
+  log.flush()
+  log.close()
+  first, second = lines_of(tmp_path / "metrics.jsonl")
+  assert (first["step"], first["l1"], first["psnr"]) == (3, 0.5, 20.0)
+  assert second["time"] >= first["time"] > 1.7e9
+
+
+def test_numbers_that_json_lacks_are_spelled_and_read_back(tmp_path):
+  log = Writer(tmp_path)
+  log.write_scalars(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0})
+  log.close()
+  (line,) = lines_of(tmp_path / "metrics.jsonl")
+  assert [line[k] for k in "abcd"] == ["NaN", "Infinity", "-Infinity", 1.0]
+  (entry,) = read(tmp_path / "metrics.jsonl")
+  assert math.isnan(entry["a"])
+  assert (entry["b"], entry["c"], entry["step"]) == (math.inf, -math.inf, 1)
+  assert isinstance(entry["step"], int)
+
+
+def test_a_resumed_run_continues_the_file(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  log = Writer(tmp_path)
+  for step in range(1, 6):
+    log.write_scalars(step, {"l1": 1.0 / step})
+  log.close()
+  whole = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join(whole) + b'{"step": 6, "l1": 0.1')
+  truncate(path, 3)
+  assert path.read_bytes() == b"".join(whole[:3])
+  log = Writer(tmp_path)
+  log.write_scalars(4, {"l1": 0.25})
+  log.close()
+  assert [entry["step"] for entry in read(path)] == [1, 2, 3, 4]
+  truncate(path, 0)
+  assert path.read_bytes() == b""
+
+
+def test_a_line_without_its_end_is_not_kept(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'{"step": 1}\n{"step": 2}')  # a number may have been cut, whole as it looks
+  truncate(path, 5)
+  assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_no_file_stays_no_file(tmp_path):
+  truncate(tmp_path / "metrics.jsonl", 3)
+  assert not (tmp_path / "metrics.jsonl").exists()
+  assert read(tmp_path / "metrics.jsonl") == []
+
+
+@settings(
+  max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(garbage=st.binary(max_size=60), step=st.integers(0, 3))
+def test_garbage_never_stops_a_run(tmp_path, garbage, step):
+  path = tmp_path / "metrics.jsonl"
+  good = [b'{"step": %d, "l1": 0.5}\n' % i for i in range(4)]
+  path.write_bytes(good[0] + good[1] + garbage + b"\n" + good[2] + good[3] + garbage)
+  truncate(path, step)
+  kept = path.read_bytes()
+  assert all(line in kept for line in good[: step + 1])
+  assert all(entry["step"] <= step for entry in read(path))
+
+
+def test_images_and_choices_are_files(tmp_path):
+  log = Writer(tmp_path)
+  colour = np.zeros((4, 5, 3), np.uint8)
+  colour[..., 0] = 200
+  log.write_images(7, {"held/out": colour, "grey": colour[..., :1]})
+  log.write_hparams({"learning_rate": 0.1, "channels": (1, 2)})
+  log.close()
+  image = cv2.imread(str(tmp_path / "figures" / "held_out_0000007.png"), cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(image[..., ::-1], colour)
+  grey = cv2.imread(str(tmp_path / "figures" / "grey_0000007.png"), cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(grey, colour[..., 0])
+  assert json.loads((tmp_path / "hparams.json").read_text())["channels"] == [1, 2]
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(writer.jax, "process_index", lambda: 1)
+  (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+  log = Writer(tmp_path / "route")
+  log.write_scalars(1, {"l1": 1.0})
+  log.write_images(1, {"a": np.zeros((2, 2, 1), np.uint8)})
+  log.write_hparams({})
+  log.flush()
+  log.close()
+  truncate(tmp_path / "metrics.jsonl", 0)
+  assert not (tmp_path / "route").exists()
+  assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 9}\n'
+
+
+class Board:
+  """Stands in for clu's TensorBoard writer, whose TensorFlow is 2 GB."""
+
+  def __init__(self, folder):
+    self.folder, self.calls = folder, []
+
+  def __getattr__(self, name):
+    return lambda *arguments: self.calls.append((name, arguments))
+
+
+def test_tensorboard_gets_the_same_where_tensorflow_is(tmp_path, monkeypatch):
+  hidden = []
+  config = types.SimpleNamespace(set_visible_devices=lambda *a: hidden.append(a))
+  monkeypatch.setattr(writer.importlib.util, "find_spec", lambda _: object())
+  monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(config=config))
+  boards = []
+  metric_writers = types.SimpleNamespace(
+    SummaryWriter=lambda folder: boards.append(Board(folder)) or boards[0]
+  )
+  monkeypatch.setitem(sys.modules, "clu.metric_writers", metric_writers)
+  import clu
+
+  monkeypatch.setattr(clu, "metric_writers", metric_writers, raising=False)
+  log = Writer(tmp_path)
+  log.write_scalars(2, {"l1": np.float32(0.5)})
+  log.write_images(2, {"a": np.zeros((2, 3, 1), np.uint8)})
+  log.write_hparams({"seed": 1})
+  log.close()
+  (board,) = boards
+  assert board.folder == str(tmp_path / "tensorboard")
+  assert hidden == [([], "GPU")]
+  names = [name for name, _ in board.calls]
+  assert names == ["write_scalars", "write_images", "write_hparams", "flush", "close"]
+  assert board.calls[0][1] == (2, {"l1": 0.5})
+  assert board.calls[1][1][1]["a"].shape == (1, 2, 3, 1)
+
+
+def test_without_tensorflow_there_is_no_board(tmp_path, monkeypatch):
+  monkeypatch.setattr(writer.importlib.util, "find_spec", lambda _: None)
+  log = Writer(tmp_path)
+  log.write_scalars(1, {"l1": 1.0})
+  log.close()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]

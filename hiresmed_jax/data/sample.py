@@ -32,7 +32,7 @@ def _unknown_instances() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-  """A stored image with what is known of it. `group` and `source` are raw: they are hashed on writing.
+  """A stored image and what is known of it. `group`, `source` are raw: hashed on writing.
 
   Attributes:
     image: uint8 or uint16 [H, W, C], C in {1, 3}: stored values, signed data + `SIGNED_SHIFT`.

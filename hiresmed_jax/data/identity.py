@@ -1,0 +1,128 @@
+"""Who an image is of, kept off the records: keyed hashes, and a private table that undoes them.
+
+The salt and the table lie in a folder of mode 0700 beside the source. Records, cards and logs hold
+keyed hashes only, which cannot be turned back, or guessed from a list of patient ids, without it.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hiresmed_jax.errors import UserError
+
+_SALT_FILE = "salt"
+_HASH_DIGITS = 32  # 128 bits: no two of 10^15 names meet
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+  """The key of one project.
+
+  Attributes:
+    salt: private key of the hashes.
+    folder: private folder; None for made images, which are nobody's.
+  """
+
+  salt: bytes = dataclasses.field(repr=False)
+  folder: Path | None
+
+  def image_id(self, source: str) -> str:
+    """Keyed hash (32 hex digits) of a raw relative path, `#frame` included."""
+    return self._keyed("image", source)
+
+  def group_id(self, group: str) -> str:
+    """Keyed hash (32 hex digits) of a raw patient or series name."""
+    return self._keyed("group", group)
+
+  def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes `<folder>/<name>.csv`, readable by its owner only; nothing when there is no folder."""
+    if self.folder is None:
+      return
+    path = self.folder / f"{name}.csv"
+    path.unlink(missing_ok=True)  # an old file could have wider rights
+    with os.fdopen(_create_private(path), "w", newline="", encoding="utf-8") as file:
+      writer = csv.writer(file)
+      writer.writerow(header)
+      writer.writerows(rows)
+
+  def _keyed(self, what: str, name: str) -> str:
+    message = f"{what}:{name}".encode("utf-8", "surrogateescape")
+    return hmac.new(self.salt, message, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
+
+
+# Phantoms show nobody: a public key gives them the same ids on every machine.
+NOBODY = Identity(salt=b"phantom", folder=None)
+
+
+def open_identity(source: Path, out: Path, private: Path | None = None) -> tuple[Identity, str]:
+  """The project's key, made on the first call.
+
+  Args:
+    source: folder of the raw images; the private folder is `<source>.private`.
+    out: the prepared dataset; `<out>.private` is used where nothing can be written beside `source`.
+    private: private folder of the user's choice. Datasets of one project share their hashes when
+      they share it.
+
+  Returns:
+    (identity, a line for the user, "" when the key lies where it is expected).
+
+  Raises:
+    UserError: no private folder can be written.
+  """
+  if private is not None:
+    try:
+      return _open(private.absolute()), ""
+    except OSError as error:
+      raise UserError(f"--private {private} cannot be written: {error.strerror}") from error
+  beside_source = _beside(source)
+  try:
+    return _open(beside_source), ""
+  except OSError as error:
+    reason = error.strerror
+  beside_out = _beside(out)
+  try:
+    identity = _open(beside_out)
+  except OSError as error:
+    raise UserError(
+      f"neither {beside_source} nor {beside_out} can be written ({error.strerror}); "
+      "name a folder for the private salt and table with --private DIR"
+    ) from error
+  return identity, (
+    f"{beside_source} cannot be written ({reason}): the private salt and table are in {beside_out}"
+  )
+
+
+def _beside(folder: Path) -> Path:
+  folder = folder.absolute()
+  if not folder.name or ".." in folder.parts:
+    folder = folder.resolve()
+  return folder.with_name(f"{folder.name or 'source'}.private")
+
+
+def _open(folder: Path) -> Identity:
+  folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  path = folder / _SALT_FILE
+  try:
+    descriptor = _create_private(path)
+  except FileExistsError:
+    path.chmod(0o600)
+  else:
+    with os.fdopen(descriptor, "w") as file:
+      file.write(secrets.token_hex(32))
+  if not os.access(folder, os.W_OK):
+    raise PermissionError(13, "Permission denied")
+  salt = path.read_text().strip()
+  if not salt:
+    raise UserError(
+      f"the salt {path} is empty: restore it, or delete it to give all images new ids"
+    )
+  return Identity(salt=salt.encode(), folder=folder)
+
+
+def _create_private(path: Path) -> int:
+  return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,0 +1,24 @@
+"""Images and masks as PNG bytes: lossless, 8 or 16 bit, any size, readable by anything."""
+
+import cv2
+import numpy as np
+
+
+def encode(image: np.ndarray) -> bytes:
+  """PNG of an image uint8|uint16 [H, W], [H, W, 1] or [H, W, 3] (RGB); b"" for one of size 0."""
+  if image.size == 0:
+    return b""
+  if image.ndim == 3 and image.shape[-1] == 3:
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+  done, data = cv2.imencode(".png", np.ascontiguousarray(image))
+  if not done:
+    raise ValueError(f"no PNG of {image.dtype} {image.shape}")
+  return data.tobytes()
+
+
+def decode_mask(data: bytes, dtype: type[np.generic]) -> np.ndarray:
+  """Mask [H, W] of a PNG, (0, 0) for b""."""
+  if not data:
+    return np.zeros((0, 0), dtype)
+  mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+  return mask.astype(dtype, copy=False)

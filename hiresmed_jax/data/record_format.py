@@ -1,0 +1,138 @@
+"""What one record holds: a sample encoded without its names, and the same read back."""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from hiresmed_jax.data import audit, png
+from hiresmed_jax.data.identity import Identity
+from hiresmed_jax.data.sample import Sample
+from hiresmed_jax.data.split import Split, split_of
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """A sample made ready to be written, and what the card and the private table need of it.
+
+  Attributes:
+    record: what is stored; see `features`.
+    split: where it is stored.
+    bits: 8 or 16.
+    channels: 1 or 3.
+    digest: hash of all that is stored but the ids, so that it does not depend on the salt.
+    facts: for the audit.
+    names: (image_id, source, group_id, group, split) for the private table.
+  """
+
+  record: dict[str, Any]
+  split: Split
+  bits: int
+  channels: int
+  digest: str
+  facts: audit.ImageFacts
+  names: tuple[str, str, str, str, str]
+
+
+def encode(sample: Sample, identity: Identity) -> Encoded:
+  """Encodes a sample; its raw names go into `names` alone."""
+  split = split_of(sample.group)
+  image_id, group_id = identity.image_id(sample.source), identity.group_id(sample.group)
+  record = {
+    "image": png.encode(sample.image),
+    "lesion_mask": png.encode(sample.lesion_mask),
+    "forbidden_mask": png.encode(sample.forbidden_mask),
+    "boxes": sample.boxes,
+    "image_id": image_id,
+    "group": group_id,
+    "rescale_slope": sample.rescale_slope,
+    "rescale_intercept": sample.rescale_intercept,
+    "value_range": np.asarray(sample.value_range, np.float32),
+    "photometric": sample.photometric,
+    "physics": sample.physics,
+    "spacing_mm": np.asarray(sample.spacing_mm, np.float32),
+  }
+  return Encoded(
+    record=record,
+    split=split,
+    bits=8 * sample.image.dtype.itemsize,
+    channels=sample.image.shape[-1],
+    digest=_digest(sample, split),
+    facts=audit.image_facts(sample, group=group_id, split=split),
+    names=(image_id, sample.source, group_id, sample.group, split),
+  )
+
+
+def decode(item: dict[str, Any]) -> dict[str, Any]:
+  """Finishes what tfds has decoded: text as str, masks as arrays. See `records.Records`."""
+  item = dict(item)
+  for name in ("image_id", "group", "photometric", "physics"):
+    item[name] = item[name].decode()
+  item["lesion_mask"] = png.decode_mask(item["lesion_mask"], np.uint16)
+  item["forbidden_mask"] = png.decode_mask(item["forbidden_mask"], np.uint8)
+  return item
+
+
+def features(bits: int, channels: int) -> tfds.features.FeaturesDict:
+  """Features of a dataset whose images need so many bits and channels.
+
+  An image of fewer of either reads back widened: the same values, grey repeated to RGB.
+  """
+  dtype = np.uint16 if bits == 16 else np.uint8
+  image = tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
+  return tfds.features.FeaturesDict(
+    {
+      "image": image,
+      # PNG bytes, or none: an Image feature has no way to be absent.
+      "lesion_mask": tfds.features.Text(),
+      "forbidden_mask": tfds.features.Text(),
+      "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+      "image_id": tfds.features.Text(),
+      "group": tfds.features.Text(),
+      "rescale_slope": tfds.features.Scalar(np.float32),
+      "rescale_intercept": tfds.features.Scalar(np.float32),
+      "value_range": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+      "photometric": tfds.features.Text(),
+      "physics": tfds.features.Text(),
+      "spacing_mm": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    }
+  )
+
+
+def dataset_info(folder: Path) -> tfds.core.DatasetInfo:
+  """What tfds calls the dataset in `folder`, with features for any image."""
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name="images",
+    version=tfds.core.Version(f"{SCHEMA_VERSION}.0.0"),
+    data_dir=str(folder),
+    module_name="hiresmed_jax",
+  )
+  return tfds.core.DatasetInfo(
+    builder=identity,
+    features=features(16, 1),
+    description="Images prepared by hiresmed_jax; see card.json.",
+  )
+
+
+def _digest(sample: Sample, split: Split) -> str:
+  digest = hashlib.sha256()
+  for array in (sample.image, sample.boxes, sample.lesion_mask, sample.forbidden_mask):
+    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array))
+  plain = (
+    float(sample.rescale_slope),
+    float(sample.rescale_intercept),
+    tuple(float(v) for v in sample.value_range),
+    sample.photometric,
+    sample.physics,
+    tuple(None if math.isnan(s) else float(s) for s in sample.spacing_mm),
+    split,
+  )
+  digest.update(repr(plain).encode())
+  return digest.hexdigest()

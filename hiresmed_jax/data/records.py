@@ -1,0 +1,196 @@
+"""A prepared dataset: a folder with `card.json` and ArrayRecord files, read at random.
+
+Written and read through tensorflow-datasets without TensorFlow. Its `SequentialWriter` is used, not
+`GeneratorBasedBuilder`: the latter keeps a whole split in memory to shuffle it, and from 1 GB on
+needs TensorFlow's file layer. What either writes is the same: `tfds.builder_from_directory` reads
+it. Raw names never come here: records carry keyed hashes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from hiresmed_jax.data.card import CARD, SourceReport, make_card
+from hiresmed_jax.data.identity import NOBODY, Identity
+from hiresmed_jax.data.parallel import ordered_map
+from hiresmed_jax.data.record_format import (
+  SCHEMA_VERSION,
+  Encoded,
+  dataset_info,
+  decode,
+  encode,
+  features,
+)
+from hiresmed_jax.data.sample import Sample
+from hiresmed_jax.data.split import SPLITS, Split
+from hiresmed_jax.data.unprepared import prepare_command
+from hiresmed_jax.data.whole_folder import refuse_to_replace, whole_folder
+from hiresmed_jax.errors import UserError
+
+_RECORDS = "records"
+_SHARD_IMAGES = 2048
+_WRITE_TOGETHER = 16
+_TABLE_HEADER = ("image_id", "path", "group_id", "group", "split")
+
+
+def write_dataset(
+  samples: Iterable[Sample],
+  out: Path,
+  *,
+  kind: str,
+  name: str = "",
+  identity: Identity | None = None,
+  overwrite: bool = False,
+  workers: int = 1,
+  report: SourceReport | None = None,
+) -> dict[str, Any]:
+  """Writes a prepared dataset and its audit; it appears whole or not at all.
+
+  Images stream through: at most a few per worker are in memory. The order of the records is that
+  of `samples`, whatever the number of workers.
+
+  Args:
+    samples: what the readers give; their `source` names differ.
+    out: folder to make.
+    kind: `images`, `dicom`, `volumes` or `phantom`, for the card.
+    name: what the dataset is called; by default as its folder.
+    identity: the key that hides names; only a phantom, which shows nobody, can do without.
+    overwrite: replace a prepared dataset that is there.
+    workers: threads that encode.
+    report: what the reading side saw; it is read when `samples` is exhausted.
+
+  Returns:
+    The dataset card.
+
+  Raises:
+    UserError: `out` is there already, `samples` is empty, or no space is left.
+  """
+  if identity is None:
+    if kind != "phantom":
+      raise ValueError("images of patients need a private key")
+    identity = NOBODY
+  out = Path(out).absolute()
+  refuse_to_replace(out, marker=CARD, overwrite=overwrite)
+  with whole_folder(out) as folder:
+    encoded = _write_records(samples, folder / _RECORDS, identity, workers)
+    if not encoded:
+      raise UserError(f"nothing to write to {out}: no image could be read")
+    card = make_card(encoded, name=name or out.name, kind=kind, report=report or SourceReport())
+    (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
+    identity.write_table(out.name, _TABLE_HEADER, [e.names for e in encoded])
+  return card
+
+
+def _write_records(
+  samples: Iterable[Sample], folder: Path, identity: Identity, workers: int
+) -> list[Encoded]:
+  """Writes the records; returns what is left to say about them, without the pixels."""
+  folder.mkdir()
+  writer = tfds.core.SequentialWriter(
+    dataset_info(folder), _SHARD_IMAGES, file_format="array_record"
+  )
+  writer.initialize_splits(list(SPLITS))
+  written: list[Encoded] = []
+  waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+  seen: set[str] = set()
+  for one in ordered_map(lambda s: encode(s, identity), samples, workers=workers):
+    if one.record["image_id"] in seen:
+      raise ValueError("two samples have one source name")
+    seen.add(one.record["image_id"])
+    waiting[one.split].append(one.record)
+    written.append(dataclasses.replace(one, record={}))
+    if len(written) % _WRITE_TOGETHER == 0:  # each call rewrites the metadata: 10 ms
+      writer.add_examples(waiting)
+      waiting = {split: [] for split in SPLITS}
+  writer.add_examples(waiting)
+  writer.close_all()
+  if written:
+    # Known only now: what all images have room in.
+    bits, channels = max(e.bits for e in written), max(e.channels for e in written)
+    features(bits, channels).save_config(folder)
+  return written
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared dataset.
+
+  Attributes:
+    root: its folder.
+    card: what `card.json` says; see `card.make_card`.
+  """
+
+  root: Path
+  card: Mapping[str, Any]
+
+
+def open_dataset(root: Path | str) -> Dataset:
+  """Opens a prepared dataset.
+
+  Raises:
+    UserError: the folder is missing, empty, of another schema, or not prepared; then the message
+      holds the command that prepares it.
+  """
+  root = Path(root).absolute()
+  if not root.is_dir():
+    raise UserError(f"{root} is {'not a folder' if root.exists() else 'not there'}")
+  if not any(root.iterdir()):
+    raise UserError(f"{root} is empty")
+  path = root / CARD
+  if not path.is_file():
+    raise UserError(f"{root} is not prepared; run: {prepare_command(root)}")
+  try:
+    card = json.loads(path.read_text())
+    version = int(card["schema_version"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} is damaged: prepare the dataset again") from error
+  if version != SCHEMA_VERSION:
+    raise UserError(
+      f"{root} has records of version {version}, this program reads {SCHEMA_VERSION}: prepare again"
+    )
+  return Dataset(root=root, card=card)
+
+
+def source(dataset: Dataset, split: Split) -> "Records":
+  """Random access to the images of one split; empty when it has none. It can be pickled."""
+  if split not in SPLITS:
+    raise ValueError(f"split {split!r}")
+  return Records(dataset.root / _RECORDS, split, int(dataset.card["splits"][split]))
+
+
+class Records:
+  """Random access to records, opened on the first read in whatever process that is.
+
+  Item: image uint8|uint16 [H, W, C], stored values; boxes f32[N, 4] xyxy pixels; lesion_mask
+  uint16 [H, W] or (0, 0); forbidden_mask uint8 [H, W] or (0, 0); image_id, group: keyed hashes;
+  rescale_slope, rescale_intercept: floats; value_range f32[2], rescaled units; photometric;
+  physics; spacing_mm f32[2] (row, column), NaN when unknown.
+  """
+
+  def __init__(self, folder: Path, split: Split, length: int):
+    self._folder, self._split, self._length = folder, split, length
+    self._opened: Any = None
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return (self[i] for i in range(len(self)))
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < self._length:
+      raise IndexError(index)
+    if self._opened is None:
+      self._opened = tfds.builder_from_directory(self._folder).as_data_source(self._split)
+    return decode(self._opened[index])
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, "_opened": None}
+
+  def __repr__(self) -> str:
+    # grain puts it into the state of an iterator: it must not hold a path or an address.
+    return f"Records({self._split}, {self._length} images)"

@@ -1,0 +1,160 @@
+"""What a function will cost, read off its trace: nothing is compiled, allocated or run.
+
+`flops` counts arithmetic; `peak_bytes` follows which intermediate arrays are alive at once.
+"""
+
+import collections
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+
+# Arithmetic on floats: one operation per output element.
+_ELEMENTWISE = frozenset(
+  "add add_any sub mul div neg abs sign max min exp exp2 expm1 log log1p tanh logistic erf erf_inv "
+  "sqrt rsqrt cbrt pow integer_pow square sin cos atan2 floor round clamp".split()
+)
+# These read every input element once.
+_REDUCTIONS = frozenset(
+  "reduce_sum reduce_max reduce_min reduce_prod argmax argmin cumsum reduce_window_sum "
+  "reduce_window_max".split()
+)
+# What a compiler computes on the way into the next kernel, and never stores.
+_FUSED = _ELEMENTWISE | frozenset(
+  "select_n convert_element_type broadcast_in_dim reshape squeeze expand_dims stop_gradient copy "
+  "eq ne lt le gt ge and or not is_finite iota transpose rev slice pad".split()
+)
+
+
+def flops(fn: Callable[..., Any], *args: Any) -> dict[str, float]:
+  """Floating-point operations of one call, by the module that does them.
+
+  A multiply-add is two. Convolutions and matrix products are counted by their shapes, padding
+  included; other arithmetic is one operation per element. A scan counts its body as often as it
+  runs, a while loop once, a branch as its dearest side.
+
+  Args:
+    fn: pure function.
+    args: pytrees of arrays or `jax.ShapeDtypeStruct`.
+
+  Returns:
+    {"outer/inner" path of Flax modules, "" outside of any: FLOPs}, in the order of the program.
+  """
+  counts: dict[str, float] = collections.defaultdict(float)
+  for path, count in _count(jax.make_jaxpr(fn)(*args).jaxpr, ()):
+    counts["/".join(path)] += count
+  return dict(counts)
+
+
+def peak_bytes(fn: Callable[..., Any], *args: Any) -> int:
+  """Most bytes of intermediate and output arrays alive at once, in the order of the program.
+
+  Arguments are not counted. Element-by-element results are taken as fused into what reads them,
+  and rematerialised bodies as computed where they stand. An estimate: a compiler may reorder, keep
+  layout copies and need workspace, or be cleverer.
+
+  Args:
+    fn: pure function.
+    args: pytrees of arrays or `jax.ShapeDtypeStruct`.
+  """
+  return _peak(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr, outside: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+  for eqn in jaxpr.eqns:
+    # Parts with a dot are methods and parts with brackets transformations, not modules.
+    scope = str(eqn.source_info.name_stack).split("/")
+    path = outside + tuple(part for part in scope if part.isidentifier() and part.islower())
+    inner = _inner(eqn)
+    if inner:
+      times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+      bodies = [list(_count(body, path)) for body in inner]
+      dearest = max(bodies, key=lambda body: sum(count for _, count in body))
+      yield from ((where, count * times) for where, count in dearest)
+    else:
+      yield path, _operations(eqn)
+
+
+def _operations(eqn: Any) -> float:
+  name = eqn.primitive.name
+  out = eqn.outvars[0].aval
+  if name == "conv_general_dilated":
+    kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
+    per_output = math.prod(kernel.shape) / kernel.shape[numbers.rhs_spec[0]]
+    # Zeros that dilation puts between the inputs are not work.
+    return 2.0 * out.size * per_output / math.prod(eqn.params["lhs_dilation"])
+  if name == "dot_general":
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval
+    return 2.0 * out.size * math.prod(left.shape[axis] for axis in contracted)
+  if not jax.numpy.issubdtype(getattr(out, "dtype", bool), jax.numpy.floating):
+    return 0.0
+  if name in _ELEMENTWISE:
+    return float(out.size)
+  return float(eqn.invars[0].aval.size) if name in _REDUCTIONS else 0.0
+
+
+def _peak(jaxpr: core.Jaxpr) -> int:
+  """Walks the equations in order; an array lives from its equation to its last reader."""
+  last = _last_readers(jaxpr)
+  ends: dict[int, list[int]] = collections.defaultdict(list)
+  alive = peak = 0
+  for index, eqn in enumerate(jaxpr.eqns):
+    made = 0
+    if eqn.primitive.name not in _FUSED:
+      for var in eqn.outvars:
+        size = _bytes(var.aval)
+        made += size
+        ends[last.get(var, index)].append(size)
+    inside = max((_peak(body) for body in _inner(eqn)), default=0)
+    # A body's own results are counted within it, so the two are not added.
+    peak = max(peak, alive + max(made, inside))
+    alive += made - sum(ends.pop(index, ()))
+  return peak
+
+
+def _last_readers(jaxpr: core.Jaxpr) -> dict[Any, int]:
+  """Index of the last equation that reads each variable, through fused ones; outputs never end."""
+  end = len(jaxpr.eqns)
+  last: dict[Any, int] = {var: end for var in jaxpr.outvars if isinstance(var, core.Var)}
+  for index in reversed(range(end)):
+    eqn = jaxpr.eqns[index]
+    reader = index
+    if eqn.primitive.name in _FUSED:
+      # A fused result is never stored: whoever reads it reads its inputs.
+      reader = max(last.get(var, index) for var in eqn.outvars)
+    for var in eqn.invars:
+      if isinstance(var, core.Var):
+        last[var] = max(last.get(var, 0), reader)
+  return last
+
+
+def _inner(eqn: Any) -> list[core.Jaxpr]:
+  """Programs that an equation runs: a call's body, all sides of a branch."""
+  found: list[Any] = []
+  for key, value in eqn.params.items():
+    if key in ("jaxpr", "call_jaxpr", "body_jaxpr", "branches", "fun_jaxpr"):
+      found += value if isinstance(value, tuple) else [value]
+  return [getattr(body, "jaxpr", body) for body in found]
+
+
+@functools.cache
+def _bytes_of(shape: tuple[int, ...], dtype: Any) -> int:
+  return math.prod(shape) * dtype.itemsize
+
+
+def _bytes(aval: Any) -> int:
+  return _bytes_of(aval.shape, aval.dtype) if hasattr(aval, "shape") else 0
+
+
+def tree_bytes(tree: Any, shards: Any = None) -> int:
+  """Bytes of a pytree of arrays or shapes; with `shards`, a tree of shardings, of one device."""
+  leaves: Sequence[Any] = jax.tree.leaves(tree)
+  if shards is None:
+    return sum(_bytes(leaf) for leaf in leaves)
+  shardings = jax.tree.leaves(shards)
+  pairs = zip(leaves, shardings, strict=True)
+  return sum(_bytes_of(s.shard_shape(leaf.shape), leaf.dtype) for leaf, s in pairs)

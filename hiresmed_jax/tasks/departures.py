@@ -1,0 +1,170 @@
+"""Where a config leaves the paper (Tang et al. 2025), and why.
+
+Two kinds: what the paper leaves open, contradicts or lacks, so that every implementation must
+choose; and values of this config that differ from the preset `paper`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from hiresmed_jax.runtime.overrides import leaves
+from hiresmed_jax.tasks import presets
+
+
+class Departure(NamedTuple):
+  """One difference. `paper` and `ours` are short phrases or values, `reason` is a sentence."""
+
+  what: str
+  paper: str
+  ours: str
+  reason: str
+
+
+# Of a value that differs from the preset `paper`, by the longest beginning of its key.
+REASONS = {
+  "data.phantom": "a phantom needs no patients",
+  "data.size": "the images' own resolution: enlarging them adds work and no detail",
+  "data.fit": "stretching changes the shape of a lesion and makes millimetres meaningless",
+  "data.window": "the intensities that matter in this modality fill the range",
+  "data.channels": "grey three times over costs memory and adds nothing",
+  "data.crop": "crops at native resolution fit the memory, and few images become many",
+  "data.augment": "few images: small changes of pose and gain keep them from being learnt by heart",
+  "background.net.strides": "a finer grid: at stride 64 a lesion is a fraction of one code",
+  "background.net.channels": "one count for each stage of `strides`",
+  "background.net.stem_channels": "the width that this budget allows",
+  "background.net.full_resolution_channels": "the width that this budget allows",
+  "background.net.encoder_blocks": "the depth that this budget allows",
+  "background.net.middle_blocks": "the depth that this budget allows",
+  "background.net.decoder_blocks": "the depth that this budget allows",
+  "background.net.code_dim": "narrow cosine codes stay in use where wide ones die",
+  "background.net.block": "the block that HDFB is compared with, on the same skeleton",
+  "background.net.activation": "Eqs. 10 and 11 and the text speak of GELU, Eq. 12 of ReLU",
+  "background.net.drop_path_rate": "another strength of regularisation; the paper gives no rate",
+  "background.net.upsampling": "no checkerboard, which a transposed convolution can learn",
+  "background.net.kernel_init_std": "the paper's N(0, 0.02), which starts slower with these norms",
+  "background.codebook.num_codes": "as many codes as these images can keep in use",
+  "background.codebook.init": "codes that begin at the centres of real latents are in use at once",
+  "background.codebook": "how dead codes are noticed and redrawn; the paper has no such thing",
+  "background.loss.reconstruction": "the absolute error blurs edges less than the squared one",
+  "background.loss.entropy": "spreads the images over all codes",
+  "background.loss": "another balance of the terms",
+  "background.perceptual": "a network whose weights, memory and time suit this run",
+  "background.gan.augment": "with few images the discriminator learns them by heart without it",
+  "background.gan": "another strength or start of the adversarial term",
+  "background.optimizer.schedule": "a falling rate ends in a better minimum than a constant one",
+  "background.optimizer.warmup": "Adam's first steps are the largest and the least informed",
+  "background.optimizer.accumulate": "a larger batch than the memory holds",
+  "background.optimizer": "a faster optimiser: few images, and a budget of hours",
+  "background.ema": "averaged weights reconstruct better than the last ones",
+  "background.batch_size": "what the memory holds",
+  "background.epochs": "the length that this budget allows",
+  "background.steps": "the length that this budget allows",
+  "background.dtype": "the number format of the convolutions",
+}
+# What names, seeds, watches or speeds up a run leaves its results as they are.
+_NO_DEPARTURE = set(
+  "name route preset seed data.workers mesh.data mesh.fsdp background.net.remat "
+  "background.log_every background.eval_every background.eval_images background.keep_checkpoints "
+  "background.max_skipped".split()
+)
+
+
+def departures(config: Any) -> list[Departure]:
+  """All departures of a config that `presets.base` began: the readings first, then the values."""
+  return [*_readings(config.background), *_values(config)]
+
+
+def reason_for(key: str) -> str:
+  """Why a value may differ from the paper's; "" for a key that no reason is known for."""
+  beginnings = [begin for begin in REASONS if key == begin or key.startswith(f"{begin}.")]
+  return REASONS[max(beginnings, key=len)] if beginnings else ""
+
+
+def _values(config: Any) -> Iterator[Departure]:
+  paper = dict(leaves(presets.base(config.name, route="all", preset="paper")))
+  for key, value in leaves(config):
+    if key in _NO_DEPARTURE or paper.get(key, value) == value:
+      continue
+    yield Departure(key, str(paper[key]), str(value), reason_for(key) or "this config's own choice")
+
+
+def _readings(config: Any) -> Iterator[Departure]:
+  """What holds in the preset `paper` too. config: `presets.background`, perhaps changed."""
+  yield Departure(
+    "downsampling",
+    "three times, 1,024 to 16",
+    f"stages of stride {', '.join(map(str, config.net.strides))}",
+    "only stride 4 a stage, two halvings each, agrees with both of the paper's numbers",
+  )
+  if config.net.block == "hdfb":
+    yield Departure(
+      "HDFB",
+      "Eq. 5 norms twice in a row; the text has a convolution between",
+      "3x3 convolution between",
+      "two norms in a row do nothing, and the channels could not change",
+    )
+  yield Departure(
+    "normalisation",
+    "GroupNorm; the text also has batch normalisation after SiLU",
+    "GroupNorm, 32 groups",
+    "the paper itself argues that it must not depend on the batch",
+  )
+  if config.net.drop_path_rate:
+    yield Departure(
+      "DropPath",
+      "no rate",
+      f"{config.net.drop_path_rate}, linear in depth",
+      "the usual rate for networks of this depth",
+    )
+  if not config.net.kernel_init_std:
+    yield Departure(
+      "initial kernels",
+      "N(0, 0.02)",
+      "variance 1 / fan-in",
+      "signals keep their size; --config.background.net.kernel_init_std=0.02 is the paper's",
+    )
+  if config.net.upsampling == "transposed":
+    yield Departure(
+      "initial upsampling kernels",
+      "N(0, 0.02)",
+      "bilinear kernel times a channel matrix",
+      "a random start prints a checkerboard of 0.8 to 0.95 of the signal (measured)",
+    )
+  yield Departure(
+    "codebook losses",
+    "norms, not squared",
+    "squared distance of unit vectors, summed over the code, mean over positions",
+    "the paper compares by cosine, and the reconstruction term of Eq. 1 is squared too",
+  )
+  yield Departure(
+    "dead codes",
+    "nothing",
+    f"redrawn from the batch every {config.codebook.revive_every} steps",
+    "without it plain cosine quantisation of 128 real images kept 3 of 256 codes in use",
+  )
+  if config.gan.weight:
+    yield Departure(
+      "weight of the adversarial loss",
+      "1 (Eq. 1)",
+      f"{config.gan.weight}{', adaptive' if config.gan.adaptive else ''}",
+      "at 1 it wins over the reconstruction on few images",
+    )
+    yield Departure(
+      "start of the adversarial loss",
+      "not given",
+      f"the discriminator trains from {config.gan.start:.0%} of the run; the generator feels it "
+      f"in full {config.gan.warmup:.0%} later, after a ramp",
+      "an untrained discriminator's gradient ruins the reconstruction",
+    )
+    yield Departure(
+      "discriminator",
+      "two convolutions, a norm, an activation; local, medium and global",
+      f"such a one on each of {config.gan.scales} scales of the image",
+      "the plainest network that fits the words",
+    )
+  yield Departure(
+    "split",
+    "not given",
+    "by patient, 1 in 5 held out from everything",
+    "images of one patient on both sides would measure memory",
+  )

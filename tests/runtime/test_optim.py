@@ -1,5 +1,7 @@
 """The optimisers are torch's to 1e-6, and the surgery on their state touches what it should."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import optim
 
-SETTINGS = {"learning_rate": 2.25e-3, "b1": 0.5, "b2": 0.9, "eps": 1e-8}
+SETTINGS: dict[str, Any] = {"learning_rate": 2.25e-3, "b1": 0.5, "b2": 0.9, "eps": 1e-8}
 
 
 def params_of(rng):

@@ -97,9 +97,10 @@ def test_images_and_choices_are_files(tmp_path):
   log.write_images(7, {"held/out": colour, "grey": colour[..., :1]})
   log.write_hparams({"learning_rate": 0.1, "channels": (1, 2)})
   log.close()
-  image = cv2.imread(str(tmp_path / "figures" / "held_out_0000007.png"), cv2.IMREAD_UNCHANGED)
+  figures = tmp_path / "figures"
+  image = np.asarray(cv2.imread(str(figures / "held_out_0000007.png"), cv2.IMREAD_UNCHANGED))
   np.testing.assert_array_equal(image[..., ::-1], colour)
-  grey = cv2.imread(str(tmp_path / "figures" / "grey_0000007.png"), cv2.IMREAD_UNCHANGED)
+  grey = np.asarray(cv2.imread(str(figures / "grey_0000007.png"), cv2.IMREAD_UNCHANGED))
   np.testing.assert_array_equal(grey, colour[..., 0])
   assert json.loads((tmp_path / "hparams.json").read_text())["channels"] == [1, 2]
 
@@ -134,9 +135,12 @@ def test_tensorboard_gets_the_same_where_tensorflow_is(tmp_path, monkeypatch):
   monkeypatch.setattr(writer.importlib.util, "find_spec", lambda _: object())
   monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(config=config))
   boards = []
-  metric_writers = types.SimpleNamespace(
-    SummaryWriter=lambda folder: boards.append(Board(folder)) or boards[0]
-  )
+
+  def summary_writer(folder):
+    boards.append(Board(folder))
+    return boards[0]
+
+  metric_writers = types.SimpleNamespace(SummaryWriter=summary_writer)
   monkeypatch.setitem(sys.modules, "clu.metric_writers", metric_writers)
   import clu
 

@@ -1,0 +1,102 @@
+"""Axial chest CT slices in Hounsfield units: anatomy, the scanner's blur and its noise."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from hiresmed_jax.data import phantom_lungs, phantom_thorax
+from hiresmed_jax.data.phantom_shapes import Grid, blur, cover, fractal, resize
+
+FIELD_MM = (250.0, 330.0)  # height and width that are always covered
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slice:
+  """A lesion-free slice and what is known of it.
+
+  Attributes:
+    clean: f32[H, W] HU without noise.
+    noise: f32[H, W] HU.
+    forbidden: bool[H, W], all but lung, and the lung's edge.
+    host: bool[H, W], lung.
+    spacing: mm per pixel.
+    blur_px: sigma of the scanner's blur in pixels.
+    field: bool[H, W], inside the circle that is reconstructed.
+  """
+
+  clean: np.ndarray
+  noise: np.ndarray
+  forbidden: np.ndarray
+  host: np.ndarray
+  spacing: float
+  blur_px: float
+  field: np.ndarray
+
+
+def render(rng: np.random.Generator, noise: np.random.Generator, size: tuple[int, int]) -> Slice:
+  """A patient drawn from `rng` on a slice of `size` (rows, columns), with `noise` of its own."""
+  height, width = size
+  chest = phantom_thorax.Chest.random(rng)
+  body = 2 * (chest.wide + chest.wall[1]) + 12
+  across = float(rng.uniform(0.93, 1.12)) * max(body, FIELD_MM[1])
+  tall = -chest.front + chest.back + chest.wall[0] + chest.wall[2] + 20
+  spacing = max(across / width, max(tall, FIELD_MM[0]) / height)
+  middle = (chest.front - chest.wall[0] + chest.back + chest.wall[2]) / 2
+  center = (float(rng.normal(0, 4)), middle + float(rng.normal(4, 6)))
+  grid = Grid(height, width, spacing, center, float(rng.normal(0, 0.035)))
+  fine = grid.refined(int(np.clip(round(768 / max(size)), 1, 4)))
+
+  hu = np.full(fine.shape, phantom_thorax.AIR, np.float32)
+  phantom_thorax.wall(hu, fine, chest, rng)
+  phantom_thorax.ribs(hu, fine, chest, rng)
+  hu += 7 * fractal(rng, fine, 9.0, 2) * (hu > -200)
+  phantom_lungs.mediastinum(hu, fine, chest, rng)
+  phantom_thorax.vertebra(hu, fine, chest, rng)
+  lungs = [phantom_lungs.outline(chest, side, rng) for side in (-1.0, 1.0)]
+  inside = phantom_lungs.fill(hu, fine, chest, lungs, rng)
+  liver = phantom_lungs.dome(chest, rng)
+  if liver is not None:
+    phantom_thorax.paint(hu, fine, 55 + 0.25 * (chest.blood - 42), liver, soft=1.6)
+    drawn = cover(fine, liver)
+    if drawn is not None:
+      inside[drawn[0]] *= 1 - drawn[1]
+  sharp = float(rng.uniform(0.3, 0.6))  # mm
+  hu = blur(hu, sharp / fine.spacing)
+  clean = resize(hu, grid.shape)
+  host = resize(inside, grid.shape) > 0.5
+  rim = max(1, round(1.5 / spacing))
+  kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
+  forbidden = cv2.erode(host.astype(np.uint8), kernel, borderValue=0) == 0
+  field = _field(grid, rng)
+  return Slice(
+    clean,
+    _noise(grid, clean, rng, noise),
+    forbidden | ~field,
+    host,
+    spacing,
+    max(sharp / spacing, 0.45),
+    field,
+  )
+
+
+def _field(grid: Grid, rng: np.random.Generator) -> np.ndarray:
+  """The reconstructed circle; on many slices it is wider than the image."""
+  x = np.arange(grid.width)[None, :] + 0.5 - grid.width / 2
+  y = np.arange(grid.height)[:, None] + 0.5 - grid.height / 2
+  radius = max(grid.shape) / 2 * rng.choice((1.0, 1.5))
+  return x * x + y * y < radius * radius
+
+
+def _noise(
+  grid: Grid, clean: np.ndarray, rng: np.random.Generator, noise: np.random.Generator
+) -> np.ndarray:
+  """HU noise with the band-pass grain of filtered back-projection, strongest deep in the body."""
+  sigma = float(np.exp(rng.uniform(np.log(9), np.log(42))))
+  grain = max(float(rng.uniform(0.35, 0.65)) / grid.spacing, 0.4)  # the kernel, pixels
+  white = noise.standard_normal(grid.shape, dtype=np.float32)
+  texture = blur(white, grain) - 0.85 * blur(white, 2.2 * grain)
+  texture /= float(texture.std()) + 1e-6
+  dense = blur(np.clip((clean + 1000) / 1000, 0, 1.3), 32 / grid.spacing)
+  local = sigma * (0.35 + 0.85 * dense)
+  return texture * local

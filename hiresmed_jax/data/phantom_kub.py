@@ -1,0 +1,138 @@
+"""KUB radiographs: rays through a patient, scatter, detector noise, and the reader's display.
+
+The line integral of attenuation is the sum of soft tissue, bone and gas; a stone adds its own.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from hiresmed_jax.data import phantom_abdomen, phantom_bowel
+from hiresmed_jax.data.phantom_bones import Build, Film
+from hiresmed_jax.data.phantom_pelvis import pelvis
+from hiresmed_jax.data.phantom_shapes import Grid, blur, cover, fractal, resize
+from hiresmed_jax.data.phantom_spine import ribs, spine
+
+COMPACT, SPONGY = 0.038, 0.0058  # what bone attenuates beyond soft tissue, per mm
+FIELD_MM = (430.0, 400.0)  # the height that is always filled, the width that always fits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Radiograph:
+  """A lesion-free radiograph and what is known of it.
+
+  Attributes:
+    signal: f32[H, W], what the display shows, in units of line integral, noise included.
+    direct: f32[H, W], share of the reading that came straight; a stone attenuates that part only.
+    forbidden: bool[H, W], bone, and all that is outside the body or the exposed field.
+    host: bool[H, W], hollow parts of the kidneys, ureters, bladder.
+    spacing: mm per pixel.
+    blur_px: sigma of the detector's blur in pixels.
+    window: (low, high) of `signal` that a reader would choose.
+  """
+
+  signal: np.ndarray
+  direct: np.ndarray
+  forbidden: np.ndarray
+  host: np.ndarray
+  spacing: float
+  blur_px: float
+  window: tuple[float, float]
+
+
+def render(
+  rng: np.random.Generator, noise: np.random.Generator, size: tuple[int, int]
+) -> Radiograph:
+  """A patient drawn from `rng` on a film of `size` (rows, columns), with `noise` of its own."""
+  height, width = size
+  build = Build.random(rng)
+  habitus = phantom_abdomen.Habitus.random(rng, build)
+  spacing = max(rng.uniform(405, 450) / height, FIELD_MM[1] * 0.75 / width)
+  center = (float(rng.normal(0, 5)), float(rng.normal(-22, 9)))
+  grid = Grid(height, width, spacing, center, float(rng.normal(0, 0.02)))
+  fine = grid.refined(int(np.clip(round(768 / max(size)), 1, 4)))
+  urinary = phantom_abdomen.Urinary.random(rng, build)
+
+  film = Film.empty(fine)
+  spine(film, build, rng)
+  ribs(film, build, rng, habitus.cage)
+  pelvis(film, build, rng)
+  soft, inside = _soft(fine, build, habitus, urinary, rng)
+  grain = fractal(rng, fine, 2.0, 2, 0.9) + 0.6 * fractal(rng, fine, 12.0, 2)
+  bone = COMPACT * film.compact + SPONGY * film.spongy * (1 + 0.11 * grain)
+  integral = np.maximum(soft + bone, 0) * inside
+  integral = blur(integral, 0.32 / fine.spacing)
+
+  exposed = _collimator(fine, rng)
+  integral = resize(integral, grid.shape)
+  exposed, inside = resize(exposed, grid.shape), resize(inside, grid.shape)
+  bony = resize(film.compact * 3 + film.spongy, grid.shape) > 3.0
+  forbidden = bony | (inside < 0.999) | (exposed < 0.999)
+  return _expose(
+    grid, integral, exposed, inside > 0.5, forbidden, _host(fine, urinary, grid), rng, noise
+  )
+
+
+def _soft(fine, build, habitus, urinary, rng) -> tuple[np.ndarray, np.ndarray]:
+  coarse = fine.coarsened(0.9)
+  soft, inside = phantom_abdomen.body(coarse, habitus)
+  soft += phantom_abdomen.organs(coarse, build, habitus, urinary, rng)
+  soft += phantom_abdomen.lungs(coarse, habitus, rng)
+  soft -= phantom_abdomen.WATER * 0.9 * phantom_bowel.gas(coarse, habitus, build, rng)
+  return resize(soft, fine.shape), np.clip(resize(inside, fine.shape), 0, 1)
+
+
+def _host(fine: Grid, urinary: phantom_abdomen.Urinary, grid: Grid) -> np.ndarray:
+  host = np.zeros(fine.shape, np.float32)
+  center = urinary.bladder.mean(0)
+  for outline in (*urinary.hollows, *urinary.ureters, center + 0.75 * (urinary.bladder - center)):
+    drawn = cover(fine, outline)
+    if drawn is not None:
+      np.maximum(host[drawn[0]], drawn[1], out=host[drawn[0]])
+  return resize(host, grid.shape) > 0.5
+
+
+def _collimator(grid: Grid, rng: np.random.Generator) -> np.ndarray:
+  """1 in the exposed field, 0 under the blades; some films show one or more of their edges."""
+  tall, wide = grid.height * grid.spacing, grid.width * grid.spacing
+  edges = rng.uniform(-40, 14, 4)
+  turn = rng.normal(0, 0.006)
+  x, y = grid.local(
+    (slice(0, grid.height), slice(0, grid.width)), grid.center, float(turn - grid.angle)
+  )
+  half = min(tall / 2, 235.0)
+  inset = np.minimum(
+    np.minimum(wide / 2 - float(edges[0]) - x, wide / 2 - float(edges[1]) + x),
+    np.minimum(half - float(edges[2]) - y, half - float(edges[3]) + y),
+  )
+  return np.clip(0.5 + inset / 1.2, 0, 1)
+
+
+def _expose(grid, integral, exposed, inside, forbidden, host, rng, noise) -> Radiograph:
+  """Photons: straight and scattered ones are counted, and the count's logarithm is shown."""
+  straight = np.exp(-integral)
+  scatter = float(rng.uniform(0.35, 0.75)) * blur(straight, 28 / grid.spacing)
+  # Skin and air let so much through that its scatter would veil the body: the grid stops that.
+  most = float(rng.uniform(0.5, 0.8)) * float(np.exp(-3.2))
+  scatter = scatter * most / (scatter + most)
+  count = straight + scatter
+  quanta = float(rng.uniform(1.2e6, 4e6)) * grid.spacing**2 / 0.18
+  signal = -np.log(count)
+  # Dynamic range compression, as any digital unit does it: slow changes of the body are reduced.
+  slow = blur(np.minimum(signal, 8), 45 / grid.spacing)
+  keep = float(rng.uniform(0.4, 0.6))
+  shown = signal - (1 - keep) * slow
+  detail = float(rng.uniform(0.2, 0.6))
+  shown += detail * (signal - blur(signal, 1.6 / grid.spacing))
+  blur_px = max(0.32 / grid.spacing, 0.45)
+  grains = noise.standard_normal(grid.shape, dtype=np.float32)
+  grains = grains + 0.6 * blur(grains, 0.8)
+  shown += grains / np.sqrt(quanta * count)
+  body = shown[::4, ::4][(inside & (exposed > 0.99))[::4, ::4]]
+  low, high = np.percentile(body, [6, 99.6]) if body.size else (0.0, 1.0)
+  span = float(high - low)
+  window = (float(low) - 0.12 * span, float(high) + 0.03 * span)
+  shown = np.where(exposed > 0, window[0] + (shown - window[0]) * exposed, window[0])
+  shown = shown - (1 - exposed) * 0.2 * span
+  direct = straight / count * exposed
+  return Radiograph(shown, direct, forbidden, host, grid.spacing, blur_px, window)

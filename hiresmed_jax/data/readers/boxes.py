@@ -75,9 +75,10 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
   Raises:
     BadBoxes: with the position of the annotation or image in its list.
   """
+  text = _text(path)
   try:
-    content = json.loads(_text(path))
-    images, annotations = content["images"], content["annotations"]
+    content = json.loads(text)
+    images, annotations = list(content["images"]), list(content["annotations"])
     categories = {item["id"]: str(item["name"]) for item in content.get("categories", [])}
     names = {item["id"]: str(item["file_name"]) for item in images}
     sizes = {item["id"]: (item["width"], item["height"]) for item in images}
@@ -90,11 +91,12 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
   found: dict[Any, list[np.ndarray]] = {key: [] for key in names}
   for position, item in enumerate(annotations):
     where = f"annotation {position}"
-    if not isinstance(item, dict) or item.get("image_id") not in found:
+    image, category = _ids(item)
+    if image not in found:
       raise BadBoxes(f"{where} belongs to no image of the file")
-    if categories and item.get("category_id") not in categories:
+    if categories and category not in categories:
       raise BadBoxes(f"{where} has an unknown category")
-    if classes is not None and categories.get(item.get("category_id")) not in classes:
+    if classes is not None and categories.get(category) not in classes:
       raise BadBoxes(f"{where} has a category that was not asked for")
     if item.get("iscrowd"):
       raise BadBoxes(f"{where} is a crowd, not one lesion")
@@ -102,9 +104,17 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
     if not isinstance(box, list) or len(box) != 4:
       raise BadBoxes(f"{where} has no bbox of four numbers")
     x, y, w, h = (_number(value, where) for value in box)
-    image = item["image_id"]
     found[image].append(_inside((x, y, x + w, y + h), *whole[image], where))
   return {name: _array(found[key]) for key, name in names.items()}
+
+
+def _ids(annotation: object) -> tuple[Any, Any]:
+  """(image id, category id), None in the place of what can be neither."""
+  if not isinstance(annotation, dict):
+    return None, None
+  found = (annotation.get("image_id"), annotation.get("category_id"))
+  image, category = (key if isinstance(key, (str, int, float)) else None for key in found)
+  return image, category
 
 
 def read_voc(path: Path, *, classes: Collection[str] | None = None) -> np.ndarray:
@@ -138,7 +148,9 @@ def read_voc(path: Path, *, classes: Collection[str] | None = None) -> np.ndarra
   return _array(boxes)
 
 
-def check_boxes(boxes: list[list[float]] | np.ndarray, width: int, height: int) -> np.ndarray:
+def check_boxes(
+  boxes: Sequence[Sequence[float]] | np.ndarray, width: int, height: int
+) -> np.ndarray:
   """Boxes that lie in an image, an overhang of up to `OVERHANG` pixels clipped.
 
   Args:

@@ -22,7 +22,13 @@ from pydicom.uid import (
 from hiresmed_jax.data.readers import dicom_header as header
 from hiresmed_jax.data.readers.dicom_guard import PIXEL_KEYWORDS, check_file, check_pixels
 from hiresmed_jax.data.readers.guard import foreign
-from hiresmed_jax.data.readers.stored import full_range, source_of, to_stored, with_channels
+from hiresmed_jax.data.readers.stored import (
+  full_range,
+  rescale_with,
+  source_of,
+  to_stored,
+  with_channels,
+)
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -67,9 +73,11 @@ def read(path: Path, *, root: Path | None = None) -> Iterator[Sample]:
 
 def _opened(path: Path) -> Dataset:
   """The parsed file, once it is known to be an image, with its transfer syntax settled."""
-  with foreign("is not a DICOM file, or its header is damaged"):
+  with foreign("cannot be opened"), path.open("rb") as file:
+    marked = file.read(132)[128:] == b"DICM"
+  with foreign("has a damaged header" if marked else "is not a DICOM file"):
     dataset = pydicom.dcmread(path, force=True)
-    known = dataset.preamble is not None or "SOPClassUID" in dataset or "Rows" in dataset
+    known = marked or "SOPClassUID" in dataset or "Rows" in dataset
     keywords = [keyword for keyword in PIXEL_KEYWORDS if keyword in dataset]
     storage_class = str(dataset.get("SOPClassUID", ""))
     modality = header.modality_of(dataset)
@@ -114,6 +122,7 @@ def _sample(dataset: Dataset, pixels: np.ndarray, index: int, *, source: str, gr
     raw = _colours(dataset, pixels, photometric)
     slope, intercept, shown = 1.0, 0.0, full_range(raw)
   stored, scale, offset = to_stored(raw)
+  slope, intercept = rescale_with(slope, intercept, scale, offset)
   image = with_channels(stored)
   if photometric not in _GREY:
     photometric = "RGB" if image.shape[-1] == 3 else "MONOCHROME2"
@@ -121,8 +130,8 @@ def _sample(dataset: Dataset, pixels: np.ndarray, index: int, *, source: str, gr
     image=image,
     group=group,
     source=source,
-    rescale_slope=slope * scale,
-    rescale_intercept=slope * offset + intercept,
+    rescale_slope=slope,
+    rescale_intercept=intercept,
     value_range=shown,
     photometric=photometric,
     physics=physics,

@@ -56,10 +56,10 @@ def check_pixels(dataset: Dataset) -> None:
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
   if not data:
     raise Unreadable("holds no pixels, or ends before them")
-  if not photometric:
-    raise Unreadable("does not say whether its pixels are grey or coloured")
   if bits != 1 and bits % 8:
     raise Unreadable(f"has {bits} bits allocated per sample, which is no longer DICOM")
+  if not photometric:
+    raise Unreadable("does not say whether its pixels are grey or coloured")
   if frames < 1:
     raise Unreadable("declares no frames")
   check_size(rows, columns, samples * bits / 8)

@@ -59,13 +59,13 @@ def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
   """(slope, intercept); (1, 0) where the header has none.
 
   Raises:
-    Unreadable: a slope or intercept that is no number, or a slope of zero.
+    Unreadable: a slope or intercept that is no number.
   """
   part = _part(dataset, "PixelValueTransformationSequence", frame)
   slope = (_numbers(part, "RescaleSlope") or [1.0])[0]
   intercept = (_numbers(part, "RescaleIntercept") or [0.0])[0]
-  if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0.0:
-    raise Unreadable("has a rescale slope or intercept that is not a usable number")
+  if not (math.isfinite(slope) and math.isfinite(intercept)):
+    raise Unreadable("has a rescale slope or intercept that is not a number")
   return slope, intercept
 
 

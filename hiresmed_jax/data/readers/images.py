@@ -106,7 +106,10 @@ def _what_it_is(data: bytes) -> str:
 def _decoded(data: bytes) -> np.ndarray:
   """Pixels of a PNG or JPEG: [H, W] or [H, W, 3]."""
   with foreign(_DAMAGED):
-    image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    try:
+      image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    except Image.DecompressionBombError:
+      raise Unreadable("declares more pixels than this program opens") from None
     check_size(image.height, image.width, 8)
     check_growth(image.height * image.width * len(image.getbands()), len(data))
     if data.startswith(_PNG) and data[24] == 16 and data[25] != 0:  # 16-bit, not plain grey

@@ -62,6 +62,21 @@ def _quantised(raw: np.ndarray, low: float, high: float) -> tuple[np.ndarray, fl
   return np.clip(levels, 0, LEVELS).astype(np.uint16), scale, low
 
 
+def rescale_with(
+  slope: float, intercept: float, scale: float, offset: float
+) -> tuple[float, float]:
+  """(slope, intercept) from stored values: the file's own rescale behind that of `to_stored`.
+
+  Raises:
+    Unreadable: numbers under which a stored image has no finite values, or only one.
+  """
+  slope, intercept = slope * scale, slope * offset + intercept
+  ends = (intercept, slope * LEVELS + intercept)
+  if not np.isfinite((slope, *ends)).all() or ends[0] == ends[1]:
+    raise Unreadable("has a rescale slope or intercept that is not a usable number")
+  return slope, intercept
+
+
 def with_channels(stored: np.ndarray) -> np.ndarray:
   """[H, W] or [H, W, C] to [H, W, 1 or 3]: alpha is dropped, three equal channels become one.
 

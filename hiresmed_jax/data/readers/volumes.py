@@ -15,7 +15,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from hiresmed_jax.data.readers.guard import check_growth, foreign
-from hiresmed_jax.data.readers.stored import CT_RANGE, increasing, source_of, to_stored
+from hiresmed_jax.data.readers.stored import (
+  CT_RANGE,
+  increasing,
+  rescale_with,
+  source_of,
+  to_stored,
+)
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
@@ -69,7 +75,7 @@ def read(
     raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
   volume = _metaimage(path) if suffix in (".mha", ".mhd") else _nifti(path)
   stored, scale, offset = to_stored(volume.voxels)
-  slope, intercept = volume.slope * scale, volume.slope * offset + volume.intercept
+  slope, intercept = rescale_with(volume.slope, volume.intercept, scale, offset)
   ends = [slope * int(end) + intercept for end in (stored.min(), stored.max())]
   source = source_of(path, root)
   slices, spacing_mm = _slices(stored, volume.spacing_mm, axis)
@@ -108,9 +114,6 @@ def _check_shape(shape: tuple[int, ...], packed_bytes: int) -> None:
 
 
 def _checked(volume: _Volume) -> _Volume:
-  usable = all(np.isfinite((volume.slope, volume.intercept))) and volume.slope != 0.0
-  if not usable:
-    raise Unreadable("has a scale or offset of its values that is not a usable number")
   spacing = tuple(float(mm) if np.isfinite(mm) and mm > 0 else np.nan for mm in volume.spacing_mm)
   return volume._replace(spacing_mm=(spacing[0], spacing[1], spacing[2]))
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import logging
 import math
 import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -47,8 +49,7 @@ def open(
   Raises:
     UserError: on leaving, when the last save could not be written. Older checkpoints are whole.
   """
-  # What a user must know is raised; orbax's tracebacks and housekeeping are not for the terminal.
-  logging.getLogger("absl").addFilter(_not_from_orbax)
+  _hush_orbax()
   latest, value = preserve.LatestN(keep), None
   policy: preserve.PreservationPolicy = latest
   if best is not None:
@@ -205,5 +206,17 @@ def _unwritten(manager: Manager, reason: str) -> UserError:
   )
 
 
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-  return f"{os.sep}orbax{os.sep}" not in record.pathname
+@functools.cache
+def _hush_orbax() -> None:
+  """What a user must know is raised; the libraries' own tracebacks are not for the terminal."""
+
+  def from_elsewhere(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+  def hook(unraisable: Any) -> None:
+    # When one array fails, orbax closes the event loop on which the others are still to report.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      previous(unraisable)
+
+  logging.getLogger("absl").addFilter(from_elsewhere)
+  previous, sys.unraisablehook = sys.unraisablehook, hook

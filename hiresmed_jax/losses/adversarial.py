@@ -1,0 +1,72 @@
+"""Hinge losses of a discriminator with several scales, and the adaptive weight of VQGAN.
+
+Logits come as one array [N, h_s, w_s, 1] for each scale s: positions are averaged within a scale,
+then scales are averaged, so that each scale counts the same.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.types import Array
+
+
+def hinge_discriminator(real_logits: Sequence[Array], fake_logits: Sequence[Array]) -> Array:
+  """Loss of the discriminator: 0.5 (max(0, 1 - real) + max(0, 1 + fake)).
+
+  Args:
+    real_logits: one [N, ...] for each scale, of real images.
+    fake_logits: the same for made images, which must be detached from the generator.
+
+  Returns:
+    f32[N]; 1 for a discriminator that says 0 everywhere.
+
+  Raises:
+    ValueError: no scales, or another number of scales for real than for fake.
+  """
+  if len(real_logits) != len(fake_logits):
+    raise ValueError(f"{len(real_logits)} scales of real and {len(fake_logits)} of fake logits")
+  real = _mean_over_scales(real_logits, lambda logits: jax.nn.relu(1.0 - logits))
+  fake = _mean_over_scales(fake_logits, lambda logits: jax.nn.relu(1.0 + logits))
+  return 0.5 * (real + fake)
+
+
+def hinge_generator(fake_logits: Sequence[Array]) -> Array:
+  """Loss of the generator, -fake: one [N, ...] for each scale -> f32[N].
+
+  Raises:
+    ValueError: no scales.
+  """
+  return _mean_over_scales(fake_logits, lambda logits: -logits)
+
+
+def adaptive_weight(reconstruction_grad: object, gan_grad: object, *, cap: float) -> Array:
+  """Weight that makes the GAN's gradient as long as the reconstruction's (Esser et al. 2021).
+
+  |reconstruction_grad| / (|gan_grad| + 1e-4), clipped to [0, cap]; the published cap is 1e4, and 10
+  keeps it from exploding while the discriminator is still flat.
+
+  Args:
+    reconstruction_grad: gradient of the reconstruction and perceptual loss with respect to the
+      last layer's parameters, an array or any tree of arrays.
+    gan_grad: gradient of the generator's GAN loss with respect to the same parameters.
+    cap: largest weight.
+
+  Returns:
+    f32[], without gradient.
+  """
+  ratio = _norm(reconstruction_grad) / (_norm(gan_grad) + 1e-4)
+  return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, cap))
+
+
+def _mean_over_scales(logits: Sequence[Array], loss: Callable[[Array], Array]) -> Array:
+  if not logits:
+    raise ValueError("a discriminator has at least one scale")
+  scales = [loss(scale.astype(jnp.float32)).reshape(scale.shape[0], -1) for scale in logits]
+  return jnp.mean(jnp.stack([jnp.mean(scale, axis=-1) for scale in scales]), axis=0)
+
+
+def _norm(tree: object) -> Array:
+  leaves = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+  return jnp.sqrt(jnp.sum(jnp.stack(leaves)))

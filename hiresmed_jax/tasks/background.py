@@ -160,7 +160,7 @@ def _warm_start(
   images = _to_channels(images_m11, channels)
   latents = net.apply({"params": state.gen["net"]}, images, train=False, method="encode")
   flat = latents.reshape(-1, latents.shape[-1])
-  key = jax.random.fold_in(state.key, -1)
+  key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
   codes = quantize.kmeans(flat, key, num_codes=num_codes, iterations=10)
   ema = {**state.ema, "codebook": jnp.copy(codes)} if state.ema else {}
   return state.replace(gen={**state.gen, "codebook": codes}, ema=ema)

@@ -52,7 +52,7 @@ def _augmentation(found: Mapping[str, Any]) -> list[str]:
   lines = []
   share, thin = found["wedge_share"], found["thin_wedge_share"]
   both, compared = found["groups_with_both_orientations"], found["groups_compared"]
-  wedges = share + thin >= 0.03
+  wedges = share + thin >= 0.1
   mirrored = compared and both / compared >= 0.1
   if wedges:
     line = f"{share:.0%} of the images have black rotation wedges"

@@ -55,7 +55,8 @@ def column_gradients(image: np.ndarray) -> np.ndarray:
   plane = image[..., 0]
   steps = cv2.absdiff(plane[:, 1 : width + 1], plane[:, :width])
   profile = cv2.reduce(steps, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(-1, 8).mean(0)
-  return profile / max(float(profile.mean()), 1e-6)
+  mean = float(profile.mean())
+  return profile / mean if mean > 0 else np.ones(8, np.float32)
 
 
 def jpeg_quality(path: Path) -> int | None:

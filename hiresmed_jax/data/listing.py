@@ -1,0 +1,144 @@
+"""The files of a source folder: which of them are images, and what is known of them beside them."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hiresmed_jax.data.readers import images, volumes
+from hiresmed_jax.errors import UserError
+
+# DICOM needs no suffix; these are never it.
+_NOT_DICOM = (
+  *images.SUFFIXES,
+  *volumes.SUFFIXES,
+  *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"),
+  *(".xlsx", ".zip", ".gz", ".tar", ".py"),
+)
+_FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name", "image_id")
+_GROUP_COLUMNS = (
+  *("group", "group_id", "patient_group", "patient", "patient_id", "patientid", "subject"),
+  *("subject_id", "case", "case_id", "study", "seriesuid", "series_uid", "seriesinstanceuid"),
+)
+
+
+def image_folder(source: Path) -> Path:
+  """`source/images` where the images lie there and not in `source` itself, else `source`."""
+  inner = source / "images"
+  direct = any(path.name.lower().endswith(images.SUFFIXES) for path in source.iterdir())
+  return inner if inner.is_dir() and not direct else source
+
+
+def list_files(root: Path, kind: str, *, leave_out: tuple[Path, ...] = ()) -> list[Path]:
+  """Files under `root` that a reader of `kind` should try, sorted by name.
+
+  Hidden files and folders, private folders and those of `leave_out` are passed over; links to
+  folders are not followed.
+
+  Args:
+    root: a folder.
+    kind: `images`, `dicom` or `volumes`.
+    leave_out: folders of masks and labels inside `root`.
+  """
+  found = []
+  avoided = {folder.resolve() for folder in leave_out}
+  for folder, folders, files in os.walk(root):
+    here = Path(folder)
+    folders[:] = sorted(
+      name
+      for name in folders
+      if not name.startswith(".")
+      and not name.endswith(".private")
+      and (here / name).resolve() not in avoided
+    )
+    for name in sorted(files):
+      if not name.startswith(".") and _fits(name, kind):
+        found.append(here / name)
+  return found
+
+
+def _fits(name: str, kind: str) -> bool:
+  lower = name.lower()
+  if kind == "images":
+    return lower.endswith(images.SUFFIXES)
+  if kind == "volumes":
+    return lower.endswith(volumes.SUFFIXES)
+  return lower != "dicomdir" and not lower.endswith(_NOT_DICOM)
+
+
+def stem_of(name: str) -> str:
+  """A file's name without its suffix, `.nii.gz` as a whole."""
+  lower = name.lower()
+  for suffix in (*volumes.SUFFIXES, *images.SUFFIXES, ".dcm"):
+    if lower.endswith(suffix):
+      return name[: -len(suffix)]
+  return name
+
+
+def folder_group(path: Path, root: Path) -> str:
+  """The group of a file that nothing is known of: its folder below `root`, else its stem."""
+  folder = path.relative_to(root).parent.as_posix()
+  return stem_of(path.name) if folder == "." else folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """Patient groups by file, from a table.
+
+  Attributes:
+    columns: names of the two columns that were used.
+    by_file: raw group by file path, name or stem, as the table spells it.
+  """
+
+  columns: tuple[str, str]
+  by_file: Mapping[str, str]
+
+  def of(self, path: Path, root: Path) -> str | None:
+    """Raw group of a file, looked up by path below `root`, by name, by stem; None if absent."""
+    relative = path.relative_to(root).as_posix()
+    for name in (relative, stem_of(relative), path.name, stem_of(path.name)):
+      if name in self.by_file:
+        return self.by_file[name]
+    return None
+
+
+def read_groups(path: Path) -> Groups:
+  """Reads a CSV table with a column of files and one of groups, found by their names.
+
+  Raises:
+    UserError: no such file, no such columns, or a file in two groups.
+  """
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file)
+      header = list(reader.fieldnames or ())
+      rows = list(reader)
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"the groups file {path} cannot be read: {_why(error)}") from error
+  file_column = _column(header, _FILE_COLUMNS, path)
+  group_column = _column(header, _GROUP_COLUMNS, path)
+  by_file: dict[str, str] = {}
+  for line, row in enumerate(rows, start=2):
+    name, group = ((row[c] or "").strip() for c in (file_column, group_column))
+    if not name or not group:
+      raise UserError(f"line {line} of the groups file {path} lacks its file or its group")
+    name = name.replace("\\", "/").removeprefix("./")
+    if by_file.setdefault(name, group) != group:
+      raise UserError(f"line {line} of the groups file {path} puts its file into a second group")
+  return Groups((file_column, group_column), by_file)
+
+
+def _column(header: list[str], wanted: tuple[str, ...], path: Path) -> str:
+  plain = {name.strip().lower().replace(" ", "_"): name for name in reversed(header)}
+  for name in wanted:
+    if name in plain:
+      return plain[name]
+  raise UserError(
+    f"the groups file {path} has the columns {', '.join(header) or '(none)'}: "
+    f"name one of them {wanted[0]!r}"
+  )
+
+
+def _why(error: Exception) -> str:
+  return getattr(error, "strerror", None) or "it is not UTF-8 text with commas"

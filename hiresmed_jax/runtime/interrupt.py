@@ -23,12 +23,13 @@ class Interrupt:
 
   Attributes:
     requested: whether a signal has come.
-    exit_code: 128 + the signal's number, as a shell reports it; 0 while none has come.
+    exit_code: 128 + the signal's number, as a shell reports it; that of SIGTERM where only another
+      process was told.
   """
 
   def __init__(self) -> None:
     self.requested = False
-    self.exit_code = 0
+    self.exit_code = 128 + signal.SIGTERM
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> Interrupt:

@@ -18,7 +18,7 @@ def test_the_first_signal_only_asks(number, capfd):
     seen = [(stop.requested, stop.exit_code)]
     os.kill(os.getpid(), number)
     seen.append((stop.requested, stop.exit_code))
-  assert seen == [(False, 0), (True, 128 + number)]
+  assert seen == [(False, 143), (True, 128 + number)]
   assert signal.getsignal(number) is before
   assert "stopping after this step" in capfd.readouterr().err
 

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from hiresmed_jax.errors import UserError
 
 # 4 MiB of float32. Smaller leaves cost more in gathering than they save in memory.
-_MIN_SHARDED_ELEMENTS = 1 << 20
+MIN_SHARDED_ELEMENTS = 1 << 20
 
 
 def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
@@ -174,7 +174,7 @@ def prefetch_to_device(
 
 
 def _spec(leaf: Any, fsdp: int) -> P:
-  large = leaf.size >= _MIN_SHARDED_ELEMENTS
+  large = leaf.size >= MIN_SHARDED_ELEMENTS
   if fsdp == 1 or not large or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return P()
   divisible = [i for i, n in enumerate(leaf.shape) if n % fsdp == 0]

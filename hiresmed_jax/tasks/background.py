@@ -19,11 +19,13 @@ from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
 from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.ops import quantize
 from hiresmed_jax.runtime import optim
+from hiresmed_jax.runtime.packing import pack, unpack
 from hiresmed_jax.tasks import codebook_care, vqgan_losses
 from hiresmed_jax.tasks.task import Phase, Task
 from hiresmed_jax.types import Array, Batch, Metrics, Params
 
 _DROP_PATH, _AUGMENT, _REVIVE = range(3)  # what a step draws random numbers for
+_APART = ("codebook",)  # its rows are revived one by one
 
 
 @flax.struct.dataclass
@@ -33,9 +35,9 @@ class State:
   step: Array  # i32[]
   gen: Params  # {"net": ..., "codebook": f32[K, D]}
   disc: Params
-  gen_opt: optax.OptState
+  gen_opt: optax.OptState  # of the packed parameters
   disc_opt: optax.OptState
-  ema: Params  # like gen, or {} without averaging
+  ema: Params  # gen, packed; {} without averaging
   usage: Array  # f32[K], running share of each code
   counts: Array  # f32[2, K], how often each code was used, in this epoch and in the one before
   skipped: Array  # i32[2], non-finite updates: in all, and in a row
@@ -118,6 +120,11 @@ def reconstruct(params: Params, images_m11: Array, *, net: VQGAN) -> tuple[Array
   return jnp.clip(pictures, -1.0, 1.0), codes.indices
 
 
+def averaged(state: State) -> Params:
+  """The generator's parameters to use: their running average where the run keeps one."""
+  return unpack(state.ema, state.gen, apart=_APART) if state.ema else state.gen
+
+
 def summarise(totals: Mapping[str, Any]) -> dict[str, float]:
   """Means over images: psnr in dB, l1 in [0, 1] intensity units; and how many codes they used."""
   weight = float(totals["weight"])
@@ -142,9 +149,9 @@ def _init(
     step=jnp.zeros((), jnp.int32),
     gen=gen,
     disc=disc_params,
-    gen_opt=txs[0].init(gen),
-    disc_opt=txs[1].init(disc_params),
-    ema=jax.tree.map(jnp.copy, gen) if config.ema else {},
+    gen_opt=txs[0].init(_pack(gen)),
+    disc_opt=txs[1].init(_pack(disc_params)),
+    ema=_pack(gen) if config.ema else {},
     usage=jnp.full((num_codes,), 1.0 / num_codes),
     counts=jnp.zeros((2, num_codes)),
     skipped=jnp.zeros((2,), jnp.int32),
@@ -222,13 +229,14 @@ def _train_step(
     scalars |= gan_scalars | {"gan_weight": weight}
 
   (gen_grads,) = backward((pixel_grad, jnp.ones(())))
+  gen_grads, disc_grads = _pack(gen_grads), _pack(disc_grads)
   finite = optim.all_finite((gen_grads, disc_grads))
   gen, gen_opt = _update(txs[0], gen_grads, state.gen, state.gen_opt, finite)
   disc_params, disc_opt = state.disc, state.disc_opt
   if disc is not None:
     trains = finite & (state.step >= start)
     disc_params, disc_opt = _update(txs[1], disc_grads, disc_params, disc_opt, trains)
-  ema = optim.ema_update(state.ema, gen, config.ema, state.step) if config.ema else {}
+  ema = optim.ema_update(state.ema, _pack(gen), config.ema, state.step) if config.ema else {}
 
   counts = quantize.code_counts(aux["indices"], config.codebook.num_codes)
   usage = quantize.update_usage(
@@ -272,7 +280,7 @@ def _eval_step(
 ) -> tuple[Mapping[str, Array], Array]:
   """Totals over the batch, with the averaged weights where there are any."""
   del frozen
-  params = state.ema or state.gen
+  params = averaged(state)
   images = _to_channels(batch["images_m11"], channels)
   pictures, indices = reconstruct(params, images, net=net)
   weight = batch["weight"]  # 0 on padding
@@ -295,7 +303,12 @@ def _to_channels(images_m11: Array, channels: int) -> Array:
 
 
 def _update(tx: Any, grads: Any, params: Any, opt_state: Any, accept: Array) -> tuple[Any, Any]:
-  """One optimiser update, or nothing at all where `accept` is false."""
-  updates, new_state = tx.update(grads, opt_state, params)
-  new_params = optax.apply_updates(params, updates)
-  return optim.select(accept, new_params, params), optim.select(accept, new_state, opt_state)
+  """One optimiser update by packed gradients, or nothing at all where `accept` is false."""
+  old = _pack(params)
+  updates, new_state = tx.update(grads, opt_state, old)
+  new = optim.select(accept, optax.apply_updates(old, updates), old)
+  return unpack(new, params, apart=_APART), optim.select(accept, new_state, opt_state)
+
+
+def _pack(params: Any) -> dict[str, Array]:
+  return pack(params, apart=_APART)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hiresmed_jax.data import phantom_chest, phantom_kub, phantom_lesions
-from hiresmed_jax.data.phantom_shapes import blur
+from hiresmed_jax.data.anatomy import ct_slice, lesions, radiograph
+from hiresmed_jax.data.anatomy.raster import blur
 from hiresmed_jax.data.sample import Sample
 
 KINDS = ("kub", "chest_ct")
@@ -65,9 +65,9 @@ def kub(
     ValueError: a size below 32.
   """
   size, patient, (body, noise, stones) = _begin(rng, size, patient)
-  film = phantom_kub.render(body, noise, size)
+  film = radiograph.render(body, noise, size)
   halo = int(np.ceil(4 * film.blur_px)) + 2
-  lesions = phantom_lesions.draw(
+  placed = lesions.draw(
     stones,
     film.host & ~film.forbidden,
     film.spacing,
@@ -79,7 +79,7 @@ def kub(
     margin=halo,
   )
   signal = film.signal
-  for lesion in lesions:
+  for lesion in placed:
     depth = lesion.diameter_mm * stones.uniform(0.65, 1.0)
     added = stones.uniform(0.022, 0.036) * depth * lesion.blurred(lesion.chord, film.blur_px)
     share = film.direct[lesion.window]
@@ -90,7 +90,7 @@ def kub(
   offset = stones.uniform(700, 1100)
   stored = np.clip(np.rint((signal - low) * gain + offset), 0, 4095)
   shown = (float(np.rint(offset)), float(np.rint(offset + (high - low) * gain)))
-  sample = _sample("kub", patient, stored, lesions, film.forbidden, film.spacing)
+  sample = _sample("kub", patient, stored, placed, film.forbidden, film.spacing)
   sample = dataclasses.replace(sample, value_range=shown, physics="projection", modality="DX")
   return Phantom(sample, film.host.astype(np.uint8), halo)
 
@@ -114,9 +114,9 @@ def chest_ct(
     Phantom with uint16 [H, W, 1] = HU + 1024, value_range the lung window -1000 .. 400 HU.
   """
   size, patient, (body, noise, nodules) = _begin(rng, size, patient)
-  scan = phantom_chest.render(body, noise, size)
+  scan = ct_slice.render(body, noise, size)
   halo = int(np.ceil(4 * scan.blur_px)) + 2
-  lesions = phantom_lesions.draw(
+  placed = lesions.draw(
     nodules,
     scan.host & ~scan.forbidden,
     scan.spacing,
@@ -128,14 +128,14 @@ def chest_ct(
     margin=halo,
   )
   hu = scan.clean + scan.noise
-  for lesion in lesions:
+  for lesion in placed:
     window = lesion.window
     filled = lesion.blurred(lesion.filled, scan.blur_px)
     inner = _nodule(nodules, filled, lesion.diameter_mm)
     hu[window] += filled * (inner - scan.clean[window])
   hu = np.where(scan.field, hu, -1024)
   stored = np.clip(np.rint(hu + 1024), 0, 4095)
-  sample = _sample("chest_ct", patient, stored, lesions, scan.forbidden, scan.spacing)
+  sample = _sample("chest_ct", patient, stored, placed, scan.forbidden, scan.spacing)
   sample = dataclasses.replace(
     sample, rescale_intercept=-1024.0, value_range=(-1000.0, 400.0), physics="ct", modality="CT"
   )
@@ -150,7 +150,7 @@ def phantoms(
   seed: int = 0,
   num_lesions: int | None = None,
 ) -> Iterator[Phantom]:
-  """`count` phantoms of `kind`, one of `KINDS`: patients 0 .. count - 1, each from a seed of its own.
+  """`count` phantoms of `kind`, one of `KINDS`: patients 0 .. count - 1, each from its own seed.
 
   Raises:
     ValueError: an unknown kind.
@@ -198,12 +198,12 @@ def _sample(
   kind: str,
   patient: int,
   stored: np.ndarray,
-  lesions: list[phantom_lesions.Lesion],
+  placed: list[lesions.Lesion],
   forbidden: np.ndarray,
   spacing: float,
 ) -> Sample:
   group = f"phantom-{patient:06d}"
-  mask, boxes = phantom_lesions.masks(lesions, forbidden.shape)
+  mask, boxes = lesions.masks(placed, forbidden.shape)
   return Sample(
     image=stored.astype(np.uint16)[:, :, None],
     group=group,

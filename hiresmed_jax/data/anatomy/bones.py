@@ -8,7 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_shapes import Grid, depth, round_chord, spline
+from hiresmed_jax.data.anatomy.raster import depth, round_chord
+from hiresmed_jax.data.anatomy.shapes import Grid, spline
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,9 +51,10 @@ class Build:
     """An adult of any size, some with a bent or turned spine."""
     lean = np.cumsum(rng.normal(0, (0, 2.0, 3.0, 2.0))[::-1])[::-1]
     bend = rng.normal(0, 5) * np.array([0.2, 1.0, 0.3, 0.0])
+    top, middle, crest, pelvis = (float(v) for v in lean + bend)
     return cls(
       scale=float(rng.uniform(0.92, 1.06)),
-      curve=tuple(float(v) for v in lean + bend),
+      curve=(top, middle, crest, pelvis),
       twist=float(rng.normal(0, 3)),
       female=float(rng.beta(0.7, 0.7)),
       cortex=float(rng.uniform(0.8, 1.25)),

@@ -1,20 +1,10 @@
-"""Lungs and mediastinum of an axial slice in Hounsfield units. Axes as in `phantom_thorax`."""
+"""Lungs and mediastinum of an axial slice in Hounsfield units. Axes as in `thorax`."""
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_shapes import (
-  Grid,
-  Window,
-  blob,
-  cover,
-  fractal,
-  oval,
-  resize,
-  ribbon,
-  spline,
-  strokes,
-)
-from hiresmed_jax.data.phantom_thorax import AIR, FAT, MUSCLE, Chest, paint
+from hiresmed_jax.data.anatomy.raster import cover, fractal, resize, strokes
+from hiresmed_jax.data.anatomy.shapes import Grid, Window, blob, oval, ribbon, spline
+from hiresmed_jax.data.anatomy.thorax import Chest, paint
 
 _KEYS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 _HEIGHTS = np.array([26.0, 8.0, -12.0, -32.0, -52.0])
@@ -42,7 +32,7 @@ _LEFT = np.array(
 
 
 def outline(chest: Chest, side: float, rng: np.random.Generator) -> np.ndarray:
-  """Closed outline [N, 2] of one lung in mm; side -1 is the patient's right, at the image's left."""
+  """Outline [N, 2] of one lung in mm; side -1 is the patient's right, at the image's left."""
   table = _RIGHT if side < 0 else _LEFT
   scale = chest.wide / float(np.interp(chest.level, _KEYS, [86, 117, 130, 136, 139]))
   inner = np.array([np.interp(chest.level, _KEYS, column) for column in table.T]) * scale
@@ -125,7 +115,14 @@ def _vessels(
   return strokes(grid, lung, [(line, share) for share, line in lines])
 
 
-def _branch(at, heading, length, radius, thick, rng) -> list[tuple[float, np.ndarray]]:
+def _branch(
+  at: np.ndarray,
+  heading: float,
+  length: float,
+  radius: float,
+  thick: float,
+  rng: np.random.Generator,
+) -> list[tuple[float, np.ndarray]]:
   """One vessel as the slice cuts it: a tapered curved stroke, at times with a twig."""
   share = float(min(1.0, 1.9 * radius / thick))
   if length < 1.2 * radius:
@@ -144,7 +141,14 @@ def _branch(at, heading, length, radius, thick, rng) -> list[tuple[float, np.nda
   return found
 
 
-def _tree(at, heading, radius, thick, depth, rng) -> list[tuple[float, np.ndarray]]:
+def _tree(
+  at: np.ndarray,
+  heading: float,
+  radius: float,
+  thick: float,
+  depth: int,
+  rng: np.random.Generator,
+) -> list[tuple[float, np.ndarray]]:
   """A vessel that stays in the slice, and its branches."""
   if radius < 0.45 or depth > 6:
     return []
@@ -190,94 +194,3 @@ def _fissures(
   path = spline(np.array([inner, middle, outer]), 12, closed=False)
   value = float(tissue.mean()) + rng.uniform(30, 120)
   paint(tissue, grid, value, ribbon(path, np.full(len(path), rng.uniform(0.35, 0.7))), soft=0.25)
-
-
-def mediastinum(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator) -> None:
-  """Fat, heart, great vessels, windpipe and gullet, as they lie at the chest's level."""
-  level, k = chest.level, chest.wide / 130
-  front = chest.front + 4
-
-  def at(x: float, y: float) -> tuple[float, float]:
-    return x * k + rng.normal(0, 1.5), y * k + rng.normal(0, 1.5)
-
-  def vessel(x: float, y: float, a: float, b: float | None = None, blood: float | None = None):
-    value = chest.blood if blood is None else blood
-    paint(hu, grid, value, blob(rng, at(x, y), (a * k, (b or a) * k), 0.05), soft=0.7)
-
-  paint(hu, grid, FAT + 10, blob(rng, (4, front + 34), (60, 42), 0.05), soft=1.5)
-  paint(hu, grid, MUSCLE - 10, blob(rng, (5, 18), (26, 22), 0.08), soft=1.5)
-  vessel(24, 27, 12.5)  # descending aorta
-  paint(hu, grid, 40.0, blob(rng, at(5, 17), (7.5, 5), 0.1), soft=0.6)  # gullet
-  if rng.random() < 0.4:
-    paint(hu, grid, -600.0, oval(at(5, 16), (2.2, 1.4)), soft=0.8)
-  vein = 0.85 * chest.blood + 8
-  if level < 0.22:
-    for x, y, r in (
-      (-15, -22, 7),
-      (1, -24, 5.5),
-      (14, -14, 5),
-      (24, 2, 6),
-      (-24, -12, 8),
-      (20, -32, 7),
-    ):
-      vessel(x, y, r)
-  elif level < 0.38:
-    arch = spline(np.array([(-10.0, -34), (6, -26), (20, -8), (25, 18)]) * k, 8, closed=False)
-    paint(hu, grid, chest.blood, ribbon(arch, np.linspace(13, 12, len(arch)) * k), soft=0.7)
-    vessel(-22, -20, 9, 10, vein)
-  elif level < 0.58:
-    vessel(-13, -34, 16, 17)
-    vessel(-28, -16, 9, 11, vein)
-    trunk = np.array([(12.0, -38), (22, -26), (30, -8), (40, 2)]) * k
-    paint(
-      hu, grid, vein, ribbon(spline(trunk, 6, closed=False), np.linspace(15, 10, 19) * k), soft=0.7
-    )
-    if level > 0.48:
-      right = np.array([(14.0, -22), (-6, -12), (-26, -6), (-42, 0)]) * k
-      paint(
-        hu, grid, vein, ribbon(spline(right, 6, closed=False), np.linspace(11, 9, 19) * k), soft=0.7
-      )
-  else:
-    _heart(hu, grid, chest, rng, k)
-  if level < 0.46:
-    paint(hu, grid, 10.0, blob(rng, (-1.5 * k, 1), (10.5, 11.5), 0.04), soft=0.5)
-    paint(hu, grid, AIR + 10, blob(rng, (-1.5 * k, 1), (8.8, 9.6), 0.04), soft=0.4)
-  elif level < 0.6:
-    spread = float(np.interp(level, [0.46, 0.6], [9, 17]))
-    for side in (-1.0, 1.0):
-      x, y = side * spread * k, 2 + 3 * rng.random()
-      size = float(np.interp(level, [0.46, 0.6], [8.0, 6.0]))
-      paint(hu, grid, 10.0, oval((x, y), (size * 1.25 + 1.4, size + 1.4)), soft=0.5)
-      paint(hu, grid, AIR + 15, oval((x, y), (size * 1.25, size)), soft=0.4)
-
-
-def _heart(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator, k: float) -> None:
-  """Wall and chambers; with contrast medium the chambers stand out."""
-  center = np.array([np.interp(chest.level, [0.58, 1], [8, 20]), -26.0]) * k
-  turn = 0.55 + rng.normal(0, 0.08)
-  cos, sin = np.cos(turn), np.sin(turn)
-  spin = np.array([[cos, sin], [-sin, cos]])
-
-  def place(points: np.ndarray) -> np.ndarray:
-    return points * k @ spin + center
-
-  swell = float(np.interp(chest.level, [0.58, 0.75, 1], [0.85, 1.0, 1.05]))
-  wall = place(blob(rng, (0, 0), (66 * swell, 46 * swell), 0.05))
-  paint(hu, grid, 45 + 0.3 * (chest.blood - 42), wall, soft=0.8)
-  chambers = (
-    ((30, 12), (34, 17)),
-    ((26, -20), (30, 14)),
-    ((-34, 16), (24, 20)),
-    ((-36, -14), (24, 18)),
-  )
-  for (x, y), radii in chambers:
-    shape = blob(rng, (x * swell, y * swell), (radii[0] * swell, radii[1] * swell), 0.12)
-    paint(hu, grid, chest.blood * rng.uniform(0.8, 1.05), place(shape), soft=2.0)
-
-
-def dome(chest: Chest, rng: np.random.Generator) -> np.ndarray | None:
-  """Outline of the liver's top where it rises into the right lung; None above the diaphragm."""
-  if chest.level < 0.84:
-    return None
-  size = float(np.interp(chest.level, [0.84, 1.0], [22, 74])) * rng.uniform(0.85, 1.1)
-  return blob(rng, (-0.56 * chest.wide, -6), (0.92 * size, size), 0.05)

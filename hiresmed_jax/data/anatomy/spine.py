@@ -1,11 +1,11 @@
-"""Spine and ribs of a frontal abdominal radiograph. Axes as in `phantom_bones`."""
+"""Spine and ribs of a frontal abdominal radiograph. Axes as in `bones`."""
 
 import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_bones import Build, Film, tube
-from hiresmed_jax.data.phantom_shapes import ribbon, spline
+from hiresmed_jax.data.anatomy.bones import Build, Film, tube
+from hiresmed_jax.data.anatomy.shapes import ribbon, spline
 
 # centre height, width and height of the vertebral bodies, and the tilt of their plates to the beam
 _LEVELS = (
@@ -104,8 +104,13 @@ def _sides(frame: _Frame, name: str, jitter: list[float]) -> None:
     if name in _TRANSVERSE:
       length = _TRANSVERSE[name] / frame.width * (1 + 0.12 * a)
       drop = -0.2 + 0.09 * b
-      path = [(0.36, -0.14), (0.5, -0.13), (0.5 + 0.55 * length, drop + 0.05), (0.5 + length, drop)]
-      path = frame.place(spline(np.array(path) * (side, 1 + 0.2 * c), 6, closed=False))
+      knots = [
+        (0.36, -0.14),
+        (0.5, -0.13),
+        (0.5 + 0.55 * length, drop + 0.05),
+        (0.5 + length, drop),
+      ]
+      path = frame.place(spline(np.array(knots) * (side, 1 + 0.2 * c), 6, closed=False))
       root = 7.5 if name == "L5" else 5.4
       stations = np.linspace(0, 1, len(path))
       radius = np.interp(stations, [0, 0.45, 0.85, 0.95, 1], [root, 3.6, 4.8, 3.8, 1.2])

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_abdomen import Habitus
-from hiresmed_jax.data.phantom_bones import Build
-from hiresmed_jax.data.phantom_shapes import Grid, blur, cover, ribbon, spline, tunnel
+from hiresmed_jax.data.anatomy.abdomen import Habitus
+from hiresmed_jax.data.anatomy.bones import Build
+from hiresmed_jax.data.anatomy.raster import blur, cover, tunnel
+from hiresmed_jax.data.anatomy.shapes import Grid, ribbon, spline
 
 # The colon from caecum to rectum: x, y, radius when blown up, in mm.
 _COLON = np.array(
@@ -85,14 +86,14 @@ def _segments(rng: np.random.Generator, position: np.ndarray) -> list[tuple[int,
 def _lumen(grid: Grid, path: np.ndarray, radius: np.ndarray) -> np.ndarray:
   """Chord of a tube around `path`: the union of discs, rounded towards its edge."""
   total = np.zeros(grid.shape, np.float32)
-  drawn = tunnel(grid, path, radius)
+  drawn = tunnel(grid, path, radius, margin=3.0)
   if drawn is None:
     return total
   window, distance = drawn
   deepest = max(float(distance.max()), 1e-3)
   inward = np.minimum(distance / deepest, 1)
-  total[window] = 1.5 * deepest * np.sqrt(inward * (2 - inward))
-  return blur(total, 0.9 / grid.spacing)
+  total[window] = blur(1.5 * deepest * np.sqrt(inward * (2 - inward)), 0.9 / grid.spacing)
+  return total
 
 
 def _bubbles(

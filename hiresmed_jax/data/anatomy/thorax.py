@@ -8,7 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_shapes import Grid, blob, blur, cover, oval, ribbon, spline
+from hiresmed_jax.data.anatomy.raster import blur, cover
+from hiresmed_jax.data.anatomy.shapes import Grid, blob, ribbon, spline
 
 AIR, FAT, MUSCLE, COMPACT, SPONGY = -1000.0, -100.0, 50.0, 900.0, 230.0
 _LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -45,7 +46,7 @@ class Chest:
     """An adult, cut at any level between the collar bones and the diaphragm."""
     level = float(rng.uniform(0.12, 0.98))
     size = float(rng.uniform(0.9, 1.08))
-    deep = float(rng.uniform(0.88, 1.15))
+    deep = float(rng.uniform(0.92, 1.22))
     fat = float(rng.gamma(4.0, 3.2))
     muscle = float(rng.uniform(0.75, 1.25))
     base = 14.0 * muscle
@@ -158,10 +159,12 @@ def _breast(
   """Strands of glandular tissue in the fat."""
   for _ in range(rng.integers(3, 9)):
     x = side * rng.normal(0.62 * chest.wide, 16)
-    ahead = skin[skin[:, 1] < chest.front]
-    surface = float(ahead[np.abs(ahead[:, 0] - x).argmin(), 1])
-    y = surface + rng.uniform(0.35, 0.75) * (chest.front - 14 - surface)
-    points = np.array([(x, y)]) + np.cumsum(rng.normal(0, 3, (4, 2)), axis=0)
+    ahead = skin[skin[:, 1] < 0.5 * chest.front]
+    ahead = ahead[np.argsort(ahead[:, 0])]
+    points = x + np.cumsum(rng.normal(0, 4, 4))
+    surface = np.interp(points, *ahead.T) + 5
+    sunk = np.clip(rng.uniform(0.1, 0.9) + np.cumsum(rng.normal(0, 0.2, 4)), 0, 1)
+    points = np.stack([points, surface + sunk * np.maximum(chest.front - 15 - surface, 0)], axis=1)
     path = spline(points, 6, closed=False)
     paint(hu, grid, rng.uniform(-60, 20), ribbon(path, rng.uniform(0.5, 2.2, len(path))), soft=0.8)
 
@@ -187,119 +190,3 @@ def _muscles(
   layer(2.3, 3.0, 22 + 6 * (level < 0.6), 4.5)
   spine = (side * 27.0, chest.back + 12)
   paint(hu, grid, MUSCLE + 5, blob(rng, spine, (23 * bulk, 15 * bulk), 0.08), soft=0.7)
-  if level < 0.62:
-    _scapula(hu, grid, chest, side, rng)
-
-
-def bone(
-  hu: np.ndarray, grid: Grid, chest: Chest, outer: np.ndarray, inner: np.ndarray | None
-) -> None:
-  """Compact bone inside `outer`, spongy bone inside `inner`."""
-  paint(hu, grid, COMPACT + chest.calcium, outer, soft=0.35)
-  if inner is not None:
-    paint(hu, grid, SPONGY + 0.3 * chest.calcium, inner, soft=0.35)
-
-
-def _bar(
-  hu: np.ndarray, grid: Grid, chest: Chest, path: np.ndarray, radius: np.ndarray, shell: float
-) -> None:
-  inner = radius - shell
-  core = ribbon(path, np.maximum(inner, 0.05)) if (inner > 0.3).any() else None
-  bone(hu, grid, chest, ribbon(path, radius), core)
-
-
-def _scapula(
-  hu: np.ndarray, grid: Grid, chest: Chest, side: float, rng: np.random.Generator
-) -> None:
-  """A thin blade between its muscles, with its spine at high levels."""
-  turn = rng.normal(0, 0.05)
-  angle = side * np.linspace(2.62 + turn, 2.08 + turn - 0.12 * (chest.level < 0.3), 6)
-  lift = np.array([17, 18.5, 20, 22, 25, 28]) + rng.normal(0, 1, 6)
-  blade = spline(chest.cage(angle, lift), 6, closed=False)
-  count = len(blade)
-  taper = np.sin(np.linspace(0.15, np.pi - 0.15, count)) ** 0.6
-  outward = _normals(blade, chest)
-  paint(hu, grid, MUSCLE, ribbon(blade - 6 * outward, 4.6 * chest.muscle * taper), soft=0.6)
-  paint(hu, grid, MUSCLE, ribbon(blade + 8 * outward, 6.4 * chest.muscle * taper), soft=0.6)
-  stations = np.linspace(0, 1, count)
-  radius = np.interp(stations, [0, 0.1, 0.4, 0.75, 0.93, 1], [0.8, 2.3, 1.4, 2.8, 4.2, 2.0])
-  _bar(hu, grid, chest, blade, radius, 1.1)
-  if chest.level < 0.36:
-    foot = blade[int(0.62 * count)]
-    tip = foot + 17 * outward[int(0.62 * count)] + (side * 12, 0)
-    path = spline(np.array([foot, (foot + tip) / 2 + (0, 1.5), tip]), 6, closed=False)
-    radius = np.interp(np.arange(13), [0, 9, 11, 12], [1.8, 3.6, 3.0, 1.2])
-    _bar(hu, grid, chest, path, radius, 1.1)
-
-
-def _normals(path: np.ndarray, chest: Chest) -> np.ndarray:
-  slope = np.gradient(path, axis=0)
-  normal = np.stack([slope[:, 1], -slope[:, 0]], axis=1)
-  normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-  return normal * np.sign((normal * path).sum(1, keepdims=True))
-
-
-def ribs(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator) -> None:
-  """Ribs as a slice cuts them: short ovals at the side, long slivers behind; the breastbone."""
-  for side in (-1.0, 1.0):
-    for center in np.array([0.62, 1.05, 1.45, 1.85, 2.25, 2.62]) + rng.normal(0, 0.08):
-      center = center + rng.normal(0, 0.06)
-      if rng.random() < 0.1 or (center < 0.8 and chest.level < 0.3):
-        continue
-      half = rng.uniform(7, 13) + 11 * max(np.cos(center) * -1, 0) + 3 * (center < 0.9)
-      span = half / chest.wide
-      angle = side * np.linspace(center - span, center + span, 16)
-      slant = rng.normal(0, 1.6)
-      path = chest.cage(angle, 6.0 + slant * np.linspace(-1, 1, 16))
-      taper = np.clip(np.sin(np.linspace(0.06, np.pi - 0.06, 16)), 0, 1) ** 0.45
-      if center < 0.78 and rng.random() < 0.6:  # cartilage in front
-        paint(hu, grid, rng.uniform(80, 150), ribbon(path, 5.5 * taper), soft=0.5)
-      else:
-        _bar(hu, grid, chest, path, rng.uniform(3.4, 4.8) * taper, rng.uniform(1.2, 1.7))
-  _breastbone(hu, grid, chest, rng)
-
-
-def _breastbone(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator) -> None:
-  if chest.level > 0.93:
-    return
-  half = float(np.interp(chest.level, [0.1, 0.25, 0.4, 0.9], [30, 26, 17, 12])) * rng.uniform(
-    0.9, 1.1
-  )
-  x = np.linspace(-half, half, 24)
-  path = np.stack([x, chest.front - 6.5 + 2.5 * (x / half) ** 2 + 0 * x], axis=1)
-  radius = 5.2 * (1 - 0.25 * np.cos(x / half * np.pi)) * (1 - np.abs(x / half) ** 9) ** 0.5
-  _bar(hu, grid, chest, path, np.maximum(radius, 0.4), 1.2)
-
-
-def vertebra(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator) -> None:
-  """Body, canal, arch, processes, and the ribs that join there."""
-  size = float(np.interp(chest.level, [0, 1], [0.84, 1.1])) * rng.uniform(0.94, 1.06)
-  y0 = chest.back - 38 * size
-
-  def place(points: list[tuple[float, float]]) -> np.ndarray:
-    return np.array(points, float) * size + (0, y0)
-
-  paint(hu, grid, MUSCLE, oval((0, y0 + 26 * size), (34 * size, 26 * size)), soft=1.0)
-  for side in (-1.0, 1.0):
-    if rng.random() < 0.8:  # the joining rib
-      start = np.array([(side * 15, 13), (side * 22, 20), (side * 34, 31), (side * 46, 39)]) * size
-      path = spline(start + np.array([0, y0]), 6, closed=False)
-      _bar(hu, grid, chest, path, np.interp(np.arange(len(path)), [0, 5, 18], [4.5, 3.4, 3.6]), 1.2)
-    wing = place([(side * 9, 22), (side * 20, 27), (side * 31, 35)])
-    _bar(hu, grid, chest, spline(wing, 6, closed=False), np.linspace(4.6, 4.4, 13) * size, 1.4)
-    foot = place([(side * 11, 8), (side * 12, 17), (side * 10, 26)])
-    _bar(hu, grid, chest, spline(foot, 6, closed=False), np.full(13, 3.8) * size, 1.5)
-    lamina = place([(side * 10, 25), (side * 5, 32), (0, 36)])
-    _bar(hu, grid, chest, spline(lamina, 6, closed=False), np.full(13, 3.4) * size, 1.3)
-  tip = place([(0, 33), (rng.normal(0, 0.8), 44), (rng.normal(0, 1.5), rng.uniform(50, 60))])
-  _bar(hu, grid, chest, spline(tip, 6, closed=False), np.linspace(4.2, 2.4, 13) * size, 1.3)
-  body = place([(0, -15), (11, -13), (17, -5), (17.5, 4), (15, 12), (7, 12.5), (0, 11), (-7, 12.5),
-                (-15, 12), (-17.5, 4), (-17, -5), (-11, -13)])  # fmt: skip
-  body = spline(body, 8)
-  center = np.array([0, y0])
-  bone(hu, grid, chest, body, center + (body - center) * (1 - 1.4 / (15 * size)))
-  vein = [(0, 11), (0, 4), (0, -1)]
-  paint(hu, grid, 90.0, ribbon(place(vein), np.array([1.8, 1.3, 0.5])), soft=0.8)
-  canal = oval((0, y0 + 20.5 * size), (9.2 * size, 8.2 * size))
-  paint(hu, grid, -10.0, canal, soft=0.4)
-  paint(hu, grid, 35.0, oval((0, y0 + 20.5 * size), (6.6 * size, 5.8 * size)), soft=0.8)

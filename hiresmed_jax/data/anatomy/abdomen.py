@@ -1,6 +1,6 @@
 """Soft tissue of a frontal abdominal radiograph: what it adds to the line integral of attenuation.
 
-Axes as in `phantom_bones`. Everything here is smooth and is drawn on a coarse grid, but the skin.
+Axes as in `bones`. Everything here is smooth and is drawn on a coarse grid, but the skin.
 """
 
 import dataclasses
@@ -8,18 +8,9 @@ import dataclasses
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from hiresmed_jax.data.phantom_bones import Build
-from hiresmed_jax.data.phantom_shapes import (
-  Grid,
-  blob,
-  blur,
-  cover,
-  depth,
-  fractal,
-  ribbon,
-  round_chord,
-  spline,
-)
+from hiresmed_jax.data.anatomy.bones import Build
+from hiresmed_jax.data.anatomy.raster import blur, cover, depth, fractal, round_chord
+from hiresmed_jax.data.anatomy.shapes import Grid, blob, ribbon, spline
 
 # linear attenuation per mm at about 65 keV
 WATER, FAT, MUSCLE = 0.0197, 0.0180, 0.0204
@@ -53,12 +44,12 @@ class Habitus:
   def half_width(self, y: np.ndarray) -> np.ndarray:
     """Half the body's width in mm at heights y."""
     knots = np.array([-400, -300, -200, -110, -40, 20, 80, 130, 190, 260, 340], float)
-    slim = np.array([152, 154, 151, 145, 143, 152, 168, 180, 183, 178, 168], float)
+    slim = np.array([154, 156, 154, 150, 150, 157, 169, 178, 181, 177, 168], float)
     waist = np.array([0, 0, -3, -6, -7, 0, 5, 8, 8, 5, 2], float)
     belly = np.array([4, 4, 6, 10, 13, 12, 6, 2, 0, 0, 0], float)
     bulge = max(self.girth - 1, 0) * 9
     values = (slim + self.female * waist) * self.girth + bulge * belly * (1 - 0.5 * self.female)
-    bones = np.array([0, 0, 0, 0, 0, 148, 152, 170, 172, 165, 160]) * self.bone
+    bones = np.array([0, 0, 0, 0, 0, 147, 150, 163, 165, 161, 158]) * self.bone
     values = np.maximum(values, bones + np.where(bones > 0, 0.5 * self.fat, 0))
     heights = np.arange(-400, 340, 5.0)
     path = gaussian_filter1d(np.interp(heights, knots, values), 5.0)
@@ -163,21 +154,21 @@ def organs(
   total = np.zeros(grid.shape, np.float32)
   contrast = (MUSCLE - FAT) * (0.7 + 1.0 * habitus.visceral)
   for side in (-1.0, 1.0):
-    total += _swell(grid, _psoas(rng, build, side), 15.0, 2.6 * contrast, 0.8)
+    _swell(total, grid, _psoas(rng, build, side), 15.0, 2.6 * contrast, 0.8)
   for kidney in urinary.kidneys:
     halo = kidney + (kidney - kidney.mean(0)) * 0.28
-    total -= _swell(grid, halo, 22.0, 0.8 * contrast, 4.0)
-    total += _swell(grid, kidney, 24.0, 1.7 * contrast, 1.0)
+    _swell(total, grid, halo, 22.0, -0.8 * contrast, 4.0)
+    _swell(total, grid, kidney, 24.0, 1.7 * contrast, 1.0)
   for hollow in urinary.hollows:
-    total -= _swell(grid, hollow, 14.0, 0.5 * contrast, 4.0)
+    _swell(total, grid, hollow, 14.0, -0.5 * contrast, 4.0)
   liver, spleen = _upper(rng)
-  total += _swell(grid, liver, 45.0, 0.75 * contrast, 1.6)
-  total += _swell(grid, spleen, 22.0, 0.9 * contrast, 1.4)
-  total += _swell(grid, urinary.bladder, 26.0, 0.9 * contrast, 1.6)
+  _swell(total, grid, liver, 45.0, 0.75 * contrast, 1.6)
+  _swell(total, grid, spleen, 22.0, 0.9 * contrast, 1.4)
+  _swell(total, grid, urinary.bladder, 26.0, 0.9 * contrast, 1.6)
   for side in (-1.0, 1.0):  # the fat stripe along the flank, and the buttock's lower edge
     y = np.linspace(-150, 40, 20)
     x = side * (habitus.half_width(y) - habitus.fat - 11 - 3 * np.sin(y / 40))
-    total -= _swell(grid, ribbon(np.stack([x, y], 1), np.full(20, 2.4)), 2.4, 5 * contrast, 1.2)
+    _swell(total, grid, ribbon(np.stack([x, y], 1), np.full(20, 2.4)), 2.4, -5 * contrast, 1.2)
   loops = fractal(rng, grid, 38.0, 3, 0.55)
   mottle = np.abs(fractal(rng, grid, 24.0, 2, 0.5))
   total += np.float32(0.030 + 0.03 * habitus.visceral) * loops * _belly(grid)
@@ -186,16 +177,13 @@ def organs(
 
 
 def _swell(
-  grid: Grid, outline: np.ndarray, radius: float, attenuation: float, soft: float
-) -> np.ndarray:
-  """Line integral of a rounded organ, f32[H, W], its edge blurred by `soft` mm."""
-  total = np.zeros(grid.shape, np.float32)
-  drawn = depth(grid, outline)
+  total: np.ndarray, grid: Grid, outline: np.ndarray, radius: float, attenuation: float, soft: float
+) -> None:
+  """Adds the line integral of a rounded organ, its edge blurred by `soft` mm."""
+  drawn = depth(grid, outline, margin=3 * soft)
   if drawn is not None:
     window, distance = drawn
-    total[window] = attenuation * round_chord(distance, radius)
-    total = blur(total, soft / grid.spacing)
-  return total
+    total[window] += attenuation * blur(round_chord(distance, radius), soft / grid.spacing)
 
 
 def _psoas(rng: np.random.Generator, build: Build, side: float) -> np.ndarray:
@@ -234,9 +222,13 @@ def lungs(grid: Grid, habitus: Habitus, rng: np.random.Generator) -> np.ndarray:
   level = rng.normal(-222, 12)
   for side, rise in ((-1.0, 10.0), (1.0, 0.0)):
     wide = 0.9 * float(habitus.half_width(np.array(-230.0))) - habitus.fat * 0.5
-    top = np.array([(8, -420), (10, level - rise + 12), (40, level - rise), (75, level - rise - 2),
-                    (105, level + 14), (wide - 4, level + 62), (wide + 2, level + 20), (wide, -420)])  # fmt: skip
+    top = np.array(
+      [
+        (8, -420), (10, level - rise + 12), (40, level - rise), (75, level - rise - 2),
+        (105, level + 14), (wide - 4, level + 62), (wide + 2, level + 20), (wide, -420),
+      ]
+    )  # fmt: skip
     dome = spline(top * (side, 1), 8)
-    total -= _swell(grid, dome, 60.0, 0.0072, 1.5)
+    _swell(total, grid, dome, 60.0, -0.0072, 1.5)
   markings = 1 + 0.10 * fractal(rng, grid, 16.0, 3, 0.8)
   return total * markings

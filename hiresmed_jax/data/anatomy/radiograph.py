@@ -7,14 +7,16 @@ import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data import phantom_abdomen, phantom_bowel
-from hiresmed_jax.data.phantom_bones import Build, Film
-from hiresmed_jax.data.phantom_pelvis import pelvis
-from hiresmed_jax.data.phantom_shapes import Grid, blur, cover, fractal, resize
-from hiresmed_jax.data.phantom_spine import ribs, spine
+from hiresmed_jax.data.anatomy import abdomen, bowel
+from hiresmed_jax.data.anatomy.bones import Build, Film
+from hiresmed_jax.data.anatomy.pelvis import pelvis
+from hiresmed_jax.data.anatomy.raster import blur, cover, fractal, resize
+from hiresmed_jax.data.anatomy.shapes import Grid
+from hiresmed_jax.data.anatomy.spine import ribs, spine
 
 COMPACT, SPONGY = 0.038, 0.0058  # what bone attenuates beyond soft tissue, per mm
-FIELD_MM = (430.0, 400.0)  # the height that is always filled, the width that always fits
+_DETECTOR_MM = 0.32  # sigma of the blur by focal spot and screen
+FIELD_MM = 290.0  # the width that is always in the image; narrow films show black below and above
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,12 +48,12 @@ def render(
   """A patient drawn from `rng` on a film of `size` (rows, columns), with `noise` of its own."""
   height, width = size
   build = Build.random(rng)
-  habitus = phantom_abdomen.Habitus.random(rng, build)
-  spacing = max(rng.uniform(405, 450) / height, FIELD_MM[1] * 0.75 / width)
-  center = (float(rng.normal(0, 5)), float(rng.normal(-22, 9)))
+  habitus = abdomen.Habitus.random(rng, build)
+  spacing = max(rng.uniform(365, 445) / height, FIELD_MM / width)
+  center = (float(rng.normal(0, 5)), float(rng.normal(-24, 8)))
   grid = Grid(height, width, spacing, center, float(rng.normal(0, 0.02)))
   fine = grid.refined(int(np.clip(round(768 / max(size)), 1, 4)))
-  urinary = phantom_abdomen.Urinary.random(rng, build)
+  urinary = abdomen.Urinary.random(rng, build)
 
   film = Film.empty(fine)
   spine(film, build, rng)
@@ -61,28 +63,40 @@ def render(
   grain = fractal(rng, fine, 2.0, 2, 0.9) + 0.6 * fractal(rng, fine, 12.0, 2)
   bone = COMPACT * film.compact + SPONGY * film.spongy * (1 + 0.11 * grain)
   integral = np.maximum(soft + bone, 0) * inside
-  integral = blur(integral, 0.32 / fine.spacing)
+  integral = blur(integral, _DETECTOR_MM / fine.spacing)
 
   exposed = _collimator(fine, rng)
   integral = resize(integral, grid.shape)
   exposed, inside = resize(exposed, grid.shape), resize(inside, grid.shape)
   bony = resize(film.compact * 3 + film.spongy, grid.shape) > 3.0
   forbidden = bony | (inside < 0.999) | (exposed < 0.999)
-  return _expose(
-    grid, integral, exposed, inside > 0.5, forbidden, _host(fine, urinary, grid), rng, noise
-  )
+  signal, direct, window = _expose(grid, integral, exposed, inside > 0.5, rng, noise)
+  host = _host(fine, urinary, grid)
+  return Radiograph(signal, direct, forbidden, host, spacing, _blur_px(spacing), window)
 
 
-def _soft(fine, build, habitus, urinary, rng) -> tuple[np.ndarray, np.ndarray]:
+def _blur_px(spacing: float) -> float:
+  """Sigma of the detector's blur, at least what averaging over a pixel does to a point."""
+  return max(_DETECTOR_MM / spacing, 0.45)
+
+
+def _soft(
+  fine: Grid,
+  build: Build,
+  habitus: abdomen.Habitus,
+  urinary: abdomen.Urinary,
+  rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
   coarse = fine.coarsened(0.9)
-  soft, inside = phantom_abdomen.body(coarse, habitus)
-  soft += phantom_abdomen.organs(coarse, build, habitus, urinary, rng)
-  soft += phantom_abdomen.lungs(coarse, habitus, rng)
-  soft -= phantom_abdomen.WATER * 0.9 * phantom_bowel.gas(coarse, habitus, build, rng)
+  soft, inside = abdomen.body(fine.coarsened(1.3), habitus)
+  soft = resize(soft, coarse.shape)
+  soft += abdomen.organs(coarse, build, habitus, urinary, rng)
+  soft += abdomen.lungs(coarse, habitus, rng)
+  soft -= abdomen.WATER * 0.9 * bowel.gas(coarse, habitus, build, rng)
   return resize(soft, fine.shape), np.clip(resize(inside, fine.shape), 0, 1)
 
 
-def _host(fine: Grid, urinary: phantom_abdomen.Urinary, grid: Grid) -> np.ndarray:
+def _host(fine: Grid, urinary: abdomen.Urinary, grid: Grid) -> np.ndarray:
   host = np.zeros(fine.shape, np.float32)
   center = urinary.bladder.mean(0)
   for outline in (*urinary.hollows, *urinary.ureters, center + 0.75 * (urinary.bladder - center)):
@@ -108,31 +122,44 @@ def _collimator(grid: Grid, rng: np.random.Generator) -> np.ndarray:
   return np.clip(0.5 + inset / 1.2, 0, 1)
 
 
-def _expose(grid, integral, exposed, inside, forbidden, host, rng, noise) -> Radiograph:
-  """Photons: straight and scattered ones are counted, and the count's logarithm is shown."""
-  straight = np.exp(-integral)
-  scatter = float(rng.uniform(0.35, 0.75)) * blur(straight, 28 / grid.spacing)
+def _expose(
+  grid: Grid,
+  integral: np.ndarray,
+  exposed: np.ndarray,
+  inside: np.ndarray,
+  rng: np.random.Generator,
+  noise: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+  """Photons: straight and scattered ones are counted, and the count's logarithm is shown.
+
+  Returns `signal`, `direct` and `window` of `Radiograph`; `integral` is overwritten.
+  """
+  straight = np.exp(np.negative(integral, out=integral), out=integral)
+  scatter = blur(straight, 28 / grid.spacing)
+  scatter *= float(rng.uniform(0.35, 0.75))
   # Skin and air let so much through that its scatter would veil the body: the grid stops that.
   most = float(rng.uniform(0.5, 0.8)) * float(np.exp(-3.2))
-  scatter = scatter * most / (scatter + most)
-  count = straight + scatter
-  quanta = float(rng.uniform(1.2e6, 4e6)) * grid.spacing**2 / 0.18
-  signal = -np.log(count)
+  count = straight + scatter * most / (scatter + most)
+  quanta = float(np.exp(rng.uniform(np.log(2.5e5), np.log(1.6e6)))) * grid.spacing**2 / 0.18
+  signal = np.log(count)
+  np.negative(signal, out=signal)
   # Dynamic range compression, as any digital unit does it: slow changes of the body are reduced.
-  slow = blur(np.minimum(signal, 8), 45 / grid.spacing)
-  keep = float(rng.uniform(0.4, 0.6))
-  shown = signal - (1 - keep) * slow
-  detail = float(rng.uniform(0.2, 0.6))
-  shown += detail * (signal - blur(signal, 1.6 / grid.spacing))
-  blur_px = max(0.32 / grid.spacing, 0.45)
+  slow = blur(signal, 45 / grid.spacing)
+  keep, detail = float(rng.uniform(0.4, 0.6)), float(rng.uniform(0.2, 0.6))
+  shown = (1 + detail) * signal
+  shown -= (1 - keep) * slow
+  shown -= detail * blur(signal, 1.6 / grid.spacing)
   grains = noise.standard_normal(grid.shape, dtype=np.float32)
-  grains = grains + 0.6 * blur(grains, 0.8)
-  shown += grains / np.sqrt(quanta * count)
+  grains += 0.6 * blur(grains, 0.8)
+  grains /= np.sqrt(quanta * count)
+  shown += grains
   body = shown[::4, ::4][(inside & (exposed > 0.99))[::4, ::4]]
   low, high = np.percentile(body, [6, 99.6]) if body.size else (0.0, 1.0)
   span = float(high - low)
-  window = (float(low) - 0.12 * span, float(high) + 0.03 * span)
-  shown = np.where(exposed > 0, window[0] + (shown - window[0]) * exposed, window[0])
-  shown = shown - (1 - exposed) * 0.2 * span
-  direct = straight / count * exposed
-  return Radiograph(shown, direct, forbidden, host, grid.spacing, blur_px, window)
+  dark, bright = float(rng.uniform(0.02, 0.2)), float(rng.uniform(-0.04, 0.08))
+  window = (float(low) - dark * span, float(high) + bright * span)
+  # Under the blades the film is black.
+  shown -= window[0] - 0.2 * span
+  shown *= exposed
+  shown += window[0] - 0.2 * span
+  return shown, straight / count * exposed, window

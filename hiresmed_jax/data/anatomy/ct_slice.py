@@ -5,8 +5,9 @@ import dataclasses
 import cv2
 import numpy as np
 
-from hiresmed_jax.data import phantom_lungs, phantom_thorax
-from hiresmed_jax.data.phantom_shapes import Grid, blur, cover, fractal, resize
+from hiresmed_jax.data.anatomy import chest_bones, lungs, mediastinum, thorax
+from hiresmed_jax.data.anatomy.raster import blur, cover, fractal, resize
+from hiresmed_jax.data.anatomy.shapes import Grid
 
 FIELD_MM = (250.0, 330.0)  # height and width that are always covered
 
@@ -37,9 +38,9 @@ class Slice:
 def render(rng: np.random.Generator, noise: np.random.Generator, size: tuple[int, int]) -> Slice:
   """A patient drawn from `rng` on a slice of `size` (rows, columns), with `noise` of its own."""
   height, width = size
-  chest = phantom_thorax.Chest.random(rng)
+  chest = thorax.Chest.random(rng)
   body = 2 * (chest.wide + chest.wall[1]) + 12
-  across = float(rng.uniform(0.93, 1.12)) * max(body, FIELD_MM[1])
+  across = float(rng.uniform(0.88, 1.1)) * max(body, FIELD_MM[1])
   tall = -chest.front + chest.back + chest.wall[0] + chest.wall[2] + 20
   spacing = max(across / width, max(tall, FIELD_MM[0]) / height)
   middle = (chest.front - chest.wall[0] + chest.back + chest.wall[2]) / 2
@@ -47,17 +48,19 @@ def render(rng: np.random.Generator, noise: np.random.Generator, size: tuple[int
   grid = Grid(height, width, spacing, center, float(rng.normal(0, 0.035)))
   fine = grid.refined(int(np.clip(round(768 / max(size)), 1, 4)))
 
-  hu = np.full(fine.shape, phantom_thorax.AIR, np.float32)
-  phantom_thorax.wall(hu, fine, chest, rng)
-  phantom_thorax.ribs(hu, fine, chest, rng)
+  hu = np.full(fine.shape, thorax.AIR, np.float32)
+  thorax.wall(hu, fine, chest, rng)
+  for side in (-1.0, 1.0):
+    chest_bones.scapula(hu, fine, chest, side, rng)
+  chest_bones.ribs(hu, fine, chest, rng)
   hu += 7 * fractal(rng, fine, 9.0, 2) * (hu > -200)
-  phantom_lungs.mediastinum(hu, fine, chest, rng)
-  phantom_thorax.vertebra(hu, fine, chest, rng)
-  lungs = [phantom_lungs.outline(chest, side, rng) for side in (-1.0, 1.0)]
-  inside = phantom_lungs.fill(hu, fine, chest, lungs, rng)
-  liver = phantom_lungs.dome(chest, rng)
+  mediastinum.fill(hu, fine, chest, rng)
+  chest_bones.vertebra(hu, fine, chest, rng)
+  outlines = [lungs.outline(chest, side, rng) for side in (-1.0, 1.0)]
+  inside = lungs.fill(hu, fine, chest, outlines, rng)
+  liver = mediastinum.dome(chest, rng)
   if liver is not None:
-    phantom_thorax.paint(hu, fine, 55 + 0.25 * (chest.blood - 42), liver, soft=1.6)
+    thorax.paint(hu, fine, 55 + 0.25 * (chest.blood - 42), liver, soft=1.6)
     drawn = cover(fine, liver)
     if drawn is not None:
       inside[drawn[0]] *= 1 - drawn[1]

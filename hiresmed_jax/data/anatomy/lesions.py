@@ -5,7 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.phantom_shapes import Window
+from hiresmed_jax.data.anatomy.shapes import Window
 from hiresmed_jax.errors import UserError
 
 _FINER = 8  # subpixels per pixel, along each side, in which an outline is drawn

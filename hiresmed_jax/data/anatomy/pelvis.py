@@ -1,11 +1,12 @@
-"""Hip bones, sacrum and femora of a frontal abdominal radiograph. Axes as in `phantom_bones`."""
+"""Hip bones, sacrum and femora of a frontal abdominal radiograph. Axes as in `bones`."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from hiresmed_jax.data.phantom_bones import Build, Film, cushion, ridge, tube
-from hiresmed_jax.data.phantom_shapes import blob, depth, oval, ribbon, spline
+from hiresmed_jax.data.anatomy.bones import Build, Film, cushion, ridge, tube
+from hiresmed_jax.data.anatomy.raster import depth
+from hiresmed_jax.data.anatomy.shapes import blob, oval, ribbon, spline
 
 Place = Callable[[np.ndarray], np.ndarray]
 
@@ -56,7 +57,9 @@ def pelvis(film: Film, build: Build, rng: np.random.Generator) -> None:
 
     _hip(film, build, place, wobble + rng.normal(0, 0.5, _HIP.shape))
     femur = _FEMUR + rng.normal(0, 1, 2)
-    tube(film, place(spline(femur, 8)), 16.0, 1.3 * build.cortex)
+    tube(film, place(spline(femur, 8)), 11.0, 1.0 * build.cortex)
+    head = np.mean(femur[[0, 19, 21, 22]], axis=0)
+    cushion(film, place(oval((head[0] + 1, head[1] + 3), (23, 23))), 16.0, 0.5 * build.cortex)
   _sacrum(film, build, shift, rng)
 
 

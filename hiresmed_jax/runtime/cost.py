@@ -50,17 +50,19 @@ def flops(fn: Callable[..., Any], *args: Any) -> dict[str, float]:
 
 
 def peak_bytes(fn: Callable[..., Any], *args: Any) -> int:
-  """Most bytes of intermediate and output arrays alive at once, in the order of the program.
+  """Most bytes of intermediate arrays alive at once, in the order of the program.
 
-  Arguments are not counted. Element-by-element results are taken as fused into what reads them,
-  and rematerialised bodies as computed where they stand. An estimate: a compiler may reorder, keep
-  layout copies and need workspace, or be cleverer.
+  Neither arguments nor results are counted: a donated state is updated where it lies. Results that
+  are made element by element are taken as fused into what reads them, and rematerialised bodies as
+  computed where they stand. An estimate: a compiler may reorder, copy for another layout, need
+  workspace, or be cleverer.
 
   Args:
     fn: pure function.
     args: pytrees of arrays or `jax.ShapeDtypeStruct`.
   """
-  return _peak(jax.make_jaxpr(fn)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+  return _peak(jaxpr, free=frozenset(v for v in jaxpr.outvars if isinstance(v, core.Var)))
 
 
 def _count(jaxpr: core.Jaxpr, outside: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -97,8 +99,11 @@ def _operations(eqn: Any) -> float:
   return float(eqn.invars[0].aval.size) if name in _REDUCTIONS else 0.0
 
 
-def _peak(jaxpr: core.Jaxpr) -> int:
-  """Walks the equations in order; an array lives from its equation to its last reader."""
+def _peak(jaxpr: core.Jaxpr, free: frozenset[Any] = frozenset()) -> int:
+  """Walks the equations in order; an array lives from its equation to its last reader.
+
+  `free` variables take no memory of their own.
+  """
   last = _last_readers(jaxpr)
   ends: dict[int, list[int]] = collections.defaultdict(list)
   alive = peak = 0
@@ -106,7 +111,7 @@ def _peak(jaxpr: core.Jaxpr) -> int:
     made = 0
     if eqn.primitive.name not in _FUSED:
       for var in eqn.outvars:
-        size = _bytes(var.aval)
+        size = 0 if var in free else _bytes(var.aval)
         made += size
         ends[last.get(var, index)].append(size)
     inside = max((_peak(body) for body in _inner(eqn)), default=0)

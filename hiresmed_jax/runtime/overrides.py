@@ -40,7 +40,8 @@ def apply_override(config: ConfigDict, override: str) -> None:
   if isinstance(group[last], ConfigDict):
     raise UserError(f"config.{key} is a group: set one of {_listed(f'{key}.', group[last])}")
   try:
-    group[last] = parse_value(text, like=group[last])
+    with group.ignore_type():  # parse_value sees to types
+      group[last] = parse_value(text, like=group[last])
   except ValueError as error:
     raise UserError(f"--config.{override}: {error}") from error
 
@@ -50,7 +51,8 @@ def parse_value(text: str, *, like: Any) -> Any:
 
   `None` unsets anything but a boolean; where `like` is None any number, tuple or text is taken. An
   integer fits a float, "1e5" an integer; a tuple keeps the type of its items, and its brackets and
-  quotes may be left out ("color,cutout").
+  quotes may be left out ("color,cutout"). Numbers in brackets in place of a text are a tuple: a
+  window is "stored" or (-1000, 400).
 
   Raises:
     ValueError: the text is not such a value; the message says what was expected.
@@ -63,11 +65,13 @@ def parse_value(text: str, *, like: Any) -> Any:
       raise ValueError("expected True or False") from None
   if text == "None":
     return None
-  if isinstance(like, str):
-    return text
   if isinstance(like, tuple):
     return _parse_tuple(text, like)
+  if isinstance(like, str) and not text.startswith("("):
+    return text
   value = _literal(text)
+  if isinstance(like, str):
+    return value if isinstance(value, tuple) and value else text
   return value if like is None else _fit(value, like)
 
 

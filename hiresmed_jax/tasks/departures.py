@@ -85,6 +85,8 @@ def _values(config: Any) -> Iterator[Departure]:
   for key, value in leaves(config):
     if key in _NO_DEPARTURE or paper.get(key, value) == value:
       continue
+    if key == "background.epochs" and config.background.steps:
+      continue  # steps win
     yield Departure(key, str(paper[key]), str(value), reason_for(key) or "this config's own choice")
 
 

@@ -86,8 +86,8 @@ def kub(
     signal[lesion.window] -= np.log1p(-share * (1 - np.exp(-added)))
   low, high = film.window
   # 12 bits, the display window well inside them, as a detector's output has it.
-  gain = stones.uniform(1500, 2400) / (high - low)
-  offset = stones.uniform(700, 1100)
+  gain = body.uniform(1500, 2400) / (high - low)
+  offset = body.uniform(700, 1100)
   stored = np.clip(np.rint((signal - low) * gain + offset), 0, 4095)
   shown = (float(np.rint(offset)), float(np.rint(offset + (high - low) * gain)))
   sample = _sample("kub", patient, stored, placed, film.forbidden, film.spacing)
@@ -105,8 +105,9 @@ def chest_ct(
 ) -> Phantom:
   """An axial slice of the chest, with solid, part-solid and ground-glass nodules in the lungs.
 
-  A nodule lies wholly inside the host mask (lung) and off the forbidden mask (all but lung, and the
-  lung's outermost 1.5 mm). It takes the place of lung: v' = (1 - a) v + a v_nodule.
+  A nodule lies wholly inside the host mask (lung) and off the forbidden mask: all but lung, the
+  lung's outermost 1.5 mm, and vessels thicker than 3 mm. It takes the place of lung:
+  v' = (1 - a) v + a v_nodule.
 
   Arguments and errors as `kub`.
 

@@ -19,7 +19,7 @@ class Slice:
   Attributes:
     clean: f32[H, W] HU without noise.
     noise: f32[H, W] HU.
-    forbidden: bool[H, W], all but lung, and the lung's edge.
+    forbidden: bool[H, W], all but lung, the lung's edge, and its thick vessels.
     host: bool[H, W], lung.
     spacing: mm per pixel.
     blur_px: sigma of the scanner's blur in pixels.
@@ -68,19 +68,25 @@ def render(rng: np.random.Generator, noise: np.random.Generator, size: tuple[int
   hu = blur(hu, sharp / fine.spacing)
   clean = resize(hu, grid.shape)
   host = resize(inside, grid.shape) > 0.5
-  rim = max(1, round(1.5 / spacing))
-  kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
-  forbidden = cv2.erode(host.astype(np.uint8), kernel, borderValue=0) == 0
   field = _field(grid, rng)
   return Slice(
     clean,
     _noise(grid, clean, rng, noise),
-    forbidden | ~field,
+    _forbidden(host, clean, spacing) | ~field,
     host,
     spacing,
     max(sharp / spacing, 0.45),
     field,
   )
+
+
+def _forbidden(host: np.ndarray, clean: np.ndarray, spacing: float) -> np.ndarray:
+  """All but lung, the lung's outermost 1.5 mm, and its vessels thicker than 3 mm."""
+  rim = max(1, round(1.5 / spacing))
+  ball = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
+  lung = cv2.erode(host.astype(np.uint8), ball, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+  vessels = cv2.morphologyEx((clean > -450).astype(np.uint8), cv2.MORPH_OPEN, ball)
+  return (lung == 0) | (vessels > 0)
 
 
 def _field(grid: Grid, rng: np.random.Generator) -> np.ndarray:

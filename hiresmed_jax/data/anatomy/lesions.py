@@ -140,11 +140,8 @@ def _lesion(
   low = np.maximum(np.floor(points.min(0)).astype(int) - margin, 0)
   high = np.minimum(np.ceil(points.max(0)).astype(int) + margin, shape[::-1])
   width, height = high - low
-  canvas = np.zeros((height * _FINER, width * _FINER), np.uint8)
-  corners = np.round((points - low) * _FINER * 16 - 8).astype(np.int32)
-  cv2.fillPoly(canvas, [corners], 1, cv2.LINE_8, 4)
   # How far out each subpixel lies, as a share of the way from the centre to the outline.
-  y, x = np.mgrid[0 : canvas.shape[0], 0 : canvas.shape[1]].astype(np.float32)
+  y, x = np.mgrid[0 : height * _FINER, 0 : width * _FINER].astype(np.float32)
   x = (x + 0.5) / _FINER + low[0] - center[0]
   y = (y + 0.5) / _FINER + low[1] - center[1]
   bearing = np.arctan2(outline[:, 1], outline[:, 0])
@@ -152,12 +149,13 @@ def _lesion(
   edge = np.interp(
     np.arctan2(y, x), bearing[turn], np.hypot(*outline.T)[turn], period=2 * np.pi
   ).astype(np.float32)
-  share = np.minimum(np.hypot(x, y) / edge, 1)
-  chord = np.sqrt(np.maximum(1 - share ** np.float32(roundness), 0)) * canvas
+  share = np.hypot(x, y) / edge
+  inside = (share < 1).astype(np.float32)
+  chord = np.sqrt(np.maximum(1 - share ** np.float32(roundness), 0))
   size = (int(width), int(height))
   return Lesion(
     (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))),
-    cv2.resize(canvas.astype(np.float32), size, interpolation=cv2.INTER_AREA),
+    cv2.resize(inside, size, interpolation=cv2.INTER_AREA),
     cv2.resize(chord, size, interpolation=cv2.INTER_AREA),
     spacing * 2 * float(np.sqrt(_area(outline) / np.pi)),
   )

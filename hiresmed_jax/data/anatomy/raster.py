@@ -12,7 +12,10 @@ _SHIFT = 4  # fillPoly takes fixed-point corners: 1/16 pixel
 
 
 def cover(grid: Grid, *outlines: np.ndarray) -> tuple[Window, np.ndarray] | None:
-  """Window, and f32 share of each pixel inside the outlines (mm, even-odd); None off the image."""
+  """Window, and f32 share of each pixel inside the outlines (mm, even-odd); None off the image.
+
+  OpenCV lays the soft edge around an outline, so shapes are up to half a pixel larger all round.
+  """
   window = grid.window(np.concatenate(outlines))
   if window is None:
     return None

@@ -1,0 +1,138 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiresmed_jax.runtime import cost, throughput
+
+KIB = 1024
+
+
+def array(*shape, dtype=jnp.float32):
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def total(fn, *args):
+  return sum(cost.flops(fn, *args).values())
+
+
+def test_matrix_product_and_elementwise():
+  assert total(lambda a, b: a @ b, array(3, 5), array(5, 7)) == 2 * 3 * 5 * 7
+  assert total(lambda a: jnp.tanh(a) + 1.0, array(4, 4)) == 2 * 16
+  assert total(lambda a: jnp.sum(a), array(4, 4)) == 16
+  assert total(lambda a: a + 1, array(4, 4, dtype=jnp.int32)) == 0
+
+
+def test_convolution():
+  net = nn.Conv(8, (3, 3), strides=(2, 2), use_bias=False)
+  params = jax.eval_shape(net.init, jax.random.key(0), array(2, 8, 8, 4))
+  assert total(net.apply, params, array(2, 8, 8, 4)) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 4)
+
+
+def test_a_scan_counts_as_often_as_it_runs_and_a_branch_once():
+  def loop(x):
+    return jax.lax.scan(lambda c, _: (c * 2.0, None), x, length=7)[0]
+
+  def branch(x):
+    return jax.lax.cond(x[0] > 0, lambda y: y * 2.0, lambda y: (y * 2.0) * y, x)
+
+  assert total(loop, array(10)) == 70
+  assert total(branch, array(10)) == 20
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    block = nn.remat(nn.Conv)(6, (3, 3), name="inner")
+    return nn.Dense(4, name="outer")(nn.silu(block(nn.GroupNorm(2, name="norm")(x))))
+
+
+def test_flops_are_told_by_module_through_remat():
+  net = Net()
+  params = jax.eval_shape(net.init, jax.random.key(0), array(1, 8, 8, 4))
+  found = cost.flops(net.apply, params, array(1, 8, 8, 4))
+  assert {"norm", "inner", "outer"} <= set(found)
+  assert found["inner"] == 2 * 64 * 6 * 9 * 4 + 64 * 6  # and the bias
+  assert found["outer"] == pytest.approx(2 * 64 * 4 * 6, rel=0.1)
+
+
+@pytest.mark.parametrize("derive", [False, True])
+def test_agrees_with_the_compilers_own_count(derive):
+  net = Net()
+  x = array(2, 32, 32, 4)
+  params = jax.eval_shape(net.init, jax.random.key(0), x)
+
+  def loss(params, x):
+    return jnp.mean(jnp.square(net.apply(params, x)))
+
+  fn = jax.grad(loss) if derive else loss
+  theirs = throughput.flops(jax.jit(fn).lower(params, x))
+  # XLA leaves out the products with padding, and counts an exponential as more than one.
+  assert total(fn, params, x) == pytest.approx(theirs, rel=0.1)
+
+
+def test_peak_of_a_chain_is_two_neighbours():
+  matrix = array(64, 64)  # 16 KiB
+
+  def chain(a):
+    for _ in range(5):
+      a = a @ a
+    return jnp.sum(a)
+
+  assert cost.peak_bytes(chain, matrix) == 2 * 16 * KIB
+
+
+def test_peak_counts_what_the_backward_pass_keeps():
+  matrix = array(64, 64)
+
+  def loss(a, b):
+    for _ in range(6):
+      a = a @ b
+    return jnp.sum(a)
+
+  forward = cost.peak_bytes(loss, matrix, matrix)
+  backward = cost.peak_bytes(jax.grad(loss, argnums=1), matrix, matrix)
+  assert forward == 2 * 16 * KIB
+  assert 6 * 16 * KIB <= backward <= 9 * 16 * KIB
+
+
+def test_remat_lowers_the_peak():
+  def loss(x, remat):
+    def stage(x):
+      for _ in range(6):
+        x = jnp.sin(x @ x)
+      return x
+
+    stage = jax.checkpoint(stage) if remat else stage
+    for _ in range(4):
+      x = stage(x)
+    return jnp.sum(x)
+
+  kept, redone = (
+    cost.peak_bytes(jax.grad(lambda x, r=r: loss(x, r)), array(64, 64)) for r in (False, True)
+  )
+  assert redone < 0.6 * kept
+
+
+def test_fused_results_take_no_memory_but_keep_what_they_read():
+  def fused(a, b):
+    product = a @ b  # read again at the end, by way of a fused doubling
+    doubled = product * 2.0
+    for _ in range(3):
+      b = b @ b
+    return jnp.sum(doubled @ b)
+
+  assert cost.peak_bytes(fused, array(64, 64), array(64, 64)) == 3 * 16 * KIB
+
+
+def test_results_take_the_place_of_arguments():
+  assert cost.peak_bytes(lambda a: a @ a, array(64, 64)) == 0
+
+
+def test_tree_bytes_of_one_device():
+  mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  tree = {"a": array(8, 16), "b": np.zeros(3, np.int8)}
+  spec = {"a": jax.NamedSharding(mesh, jax.P("fsdp")), "b": jax.NamedSharding(mesh, jax.P())}
+  assert cost.tree_bytes(tree) == 8 * 16 * 4 + 3
+  assert cost.tree_bytes(tree, spec) == 8 * 16 + 3

@@ -29,40 +29,36 @@ _FUSED = _ELEMENTWISE | frozenset(
 )
 
 
-def flops(fn: Callable[..., Any], *args: Any) -> dict[str, float]:
-  """Floating-point operations of one call, by the module that does them.
+def trace(fn: Callable[..., Any], *args: Any) -> core.Jaxpr:
+  """The program of a pure function for arguments that may be `jax.ShapeDtypeStruct`s."""
+  return jax.make_jaxpr(fn)(*args).jaxpr
+
+
+def flops(program: core.Jaxpr) -> dict[str, float]:
+  """Floating-point operations of one run, by the module that does them.
 
   A multiply-add is two. Convolutions and matrix products are counted by their shapes, padding
   included; other arithmetic is one operation per element. A scan counts its body as often as it
   runs, a while loop once, a branch as its dearest side.
 
-  Args:
-    fn: pure function.
-    args: pytrees of arrays or `jax.ShapeDtypeStruct`.
-
   Returns:
     {"outer/inner" path of Flax modules, "" outside of any: FLOPs}, in the order of the program.
   """
   counts: dict[str, float] = collections.defaultdict(float)
-  for path, count in _count(jax.make_jaxpr(fn)(*args).jaxpr, ()):
+  for path, count in _count(program, ()):
     counts["/".join(path)] += count
   return dict(counts)
 
 
-def peak_bytes(fn: Callable[..., Any], *args: Any) -> int:
+def peak_bytes(program: core.Jaxpr) -> int:
   """Most bytes of intermediate arrays alive at once, in the order of the program.
 
   Neither arguments nor results are counted: a donated state is updated where it lies. Results that
   are made element by element are taken as fused into what reads them, and rematerialised bodies as
   computed where they stand. An estimate: a compiler may reorder, copy for another layout, need
   workspace, or be cleverer.
-
-  Args:
-    fn: pure function.
-    args: pytrees of arrays or `jax.ShapeDtypeStruct`.
   """
-  jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-  return _peak(jaxpr, free=frozenset(v for v in jaxpr.outvars if isinstance(v, core.Var)))
+  return _peak(program, free=frozenset(v for v in program.outvars if isinstance(v, core.Var)))
 
 
 def _count(jaxpr: core.Jaxpr, outside: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -64,7 +64,18 @@ def make_mesh(
     UserError: the two sizes do not multiply to the number of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  count = len(devices)
+  sizes = axis_sizes(len(devices), data=data, fsdp=fsdp)
+  # Written out: the default became Explicit, under which indexing a codebook is an error.
+  auto = (AxisType.Auto, AxisType.Auto)
+  return jax.make_mesh(sizes, ("data", "fsdp"), axis_types=auto, devices=devices)
+
+
+def axis_sizes(count: int, *, data: int = -1, fsdp: int = 1) -> tuple[int, int]:
+  """Sizes of the axes "data" and "fsdp" over `count` devices; the arguments are `make_mesh`'s.
+
+  Raises:
+    UserError: the two sizes do not multiply to the number of devices.
+  """
   if fsdp < 1 or count % fsdp:
     raise UserError(f"mesh.fsdp={fsdp} does not divide the {count} device(s) of this run")
   if data == -1:
@@ -74,9 +85,7 @@ def make_mesh(
       f"mesh.data={data} times mesh.fsdp={fsdp} is {data * fsdp}, but this run has {count} "
       "device(s): set mesh.data=-1 to use them all"
     )
-  # Written out: the default became Explicit, under which indexing a codebook is an error.
-  auto = (AxisType.Auto, AxisType.Auto)
-  return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto, devices=devices)
+  return data, fsdp
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

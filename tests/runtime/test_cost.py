@@ -14,7 +14,7 @@ def array(*shape, dtype=jnp.float32):
 
 
 def total(fn, *args):
-  return sum(cost.flops(fn, *args).values())
+  return sum(cost.flops(cost.trace(fn, *args)).values())
 
 
 def test_matrix_product_and_elementwise():
@@ -41,6 +41,10 @@ def test_a_scan_counts_as_often_as_it_runs_and_a_branch_once():
   assert total(branch, array(10)) == 20
 
 
+def peak(fn, *args):
+  return cost.peak_bytes(cost.trace(fn, *args))
+
+
 class Net(nn.Module):
   @nn.compact
   def __call__(self, x):
@@ -51,7 +55,7 @@ class Net(nn.Module):
 def test_flops_are_told_by_module_through_remat():
   net = Net()
   params = jax.eval_shape(net.init, jax.random.key(0), array(1, 8, 8, 4))
-  found = cost.flops(net.apply, params, array(1, 8, 8, 4))
+  found = cost.flops(cost.trace(net.apply, params, array(1, 8, 8, 4)))
   assert {"norm", "inner", "outer"} <= set(found)
   assert found["inner"] == 2 * 64 * 6 * 9 * 4 + 64 * 6  # and the bias
   assert found["outer"] == pytest.approx(2 * 64 * 4 * 6, rel=0.1)
@@ -80,7 +84,7 @@ def test_peak_of_a_chain_is_two_neighbours():
       a = a @ a
     return jnp.sum(a)
 
-  assert cost.peak_bytes(chain, matrix) == 2 * 16 * KIB
+  assert peak(chain, matrix) == 2 * 16 * KIB
 
 
 def test_peak_counts_what_the_backward_pass_keeps():
@@ -91,8 +95,8 @@ def test_peak_counts_what_the_backward_pass_keeps():
       a = a @ b
     return jnp.sum(a)
 
-  forward = cost.peak_bytes(loss, matrix, matrix)
-  backward = cost.peak_bytes(jax.grad(loss, argnums=1), matrix, matrix)
+  forward = peak(loss, matrix, matrix)
+  backward = peak(jax.grad(loss, argnums=1), matrix, matrix)
   assert forward == 2 * 16 * KIB
   assert 6 * 16 * KIB <= backward <= 9 * 16 * KIB
 
@@ -109,9 +113,7 @@ def test_remat_lowers_the_peak():
       x = stage(x)
     return jnp.sum(x)
 
-  kept, redone = (
-    cost.peak_bytes(jax.grad(lambda x, r=r: loss(x, r)), array(64, 64)) for r in (False, True)
-  )
+  kept, redone = (peak(jax.grad(lambda x, r=r: loss(x, r)), array(64, 64)) for r in (False, True))
   assert redone < 0.6 * kept
 
 
@@ -123,11 +125,11 @@ def test_fused_results_take_no_memory_but_keep_what_they_read():
       b = b @ b
     return jnp.sum(doubled @ b)
 
-  assert cost.peak_bytes(fused, array(64, 64), array(64, 64)) == 3 * 16 * KIB
+  assert peak(fused, array(64, 64), array(64, 64)) == 3 * 16 * KIB
 
 
 def test_results_take_the_place_of_arguments():
-  assert cost.peak_bytes(lambda a: a @ a, array(64, 64)) == 0
+  assert peak(lambda a: a @ a, array(64, 64)) == 0
 
 
 def test_tree_bytes_of_one_device():

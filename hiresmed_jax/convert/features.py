@@ -1,0 +1,193 @@
+"""Published LPIPS weights -> the trunks of nets/features.py and their heads.
+
+A converted network is one .npz in the cache folder, float32, kernels HWIO, named as the modules
+are ("conv1_1/kernel"), heads "lin0" .. one weight per channel. Torch names are understood beside
+these: torchvision's ("features.0.weight"), those of LPIPS' heads ("lin0.model.1.weight") and of a
+whole LPIPS network ("net.slice1.0.weight").
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pooch
+from jax.typing import DTypeLike
+
+from hiresmed_jax.convert import arrays
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.metrics import lpips
+from hiresmed_jax.nets import features
+from hiresmed_jax.types import Array, Params
+
+TRUNKS: dict[str, type[nn.Module]] = {
+  "vgg16": features.VGG16Features,
+  "alexnet": features.AlexNetFeatures,
+  "squeezenet": features.SqueezeNetFeatures,
+}
+# Position in torchvision's `features` -> our layer.
+LAYERS = {
+  "vgg16": {
+    0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2",
+    10: "conv3_1", 12: "conv3_2", 14: "conv3_3", 17: "conv4_1", 19: "conv4_2", 21: "conv4_3",
+    24: "conv5_1", 26: "conv5_2", 28: "conv5_3",
+  },
+  "alexnet": {0: "conv1", 3: "conv2", 6: "conv3", 8: "conv4", 10: "conv5"},
+  "squeezenet": {
+    0: "conv1", 3: "fire2", 4: "fire3", 6: "fire4", 7: "fire5",
+    9: "fire6", 10: "fire7", 11: "fire8", 12: "fire9",
+  },
+}  # fmt: skip
+TORCH_NAME = re.compile(
+  r"(?:features|net\.slice\d+)\.(\d+)\.((?:squeeze|expand1x1|expand3x3)\.)?(weight|bias)"
+)
+TORCH_HEAD = re.compile(r"lin(\d+)\.model\.1\.weight")
+# Classifiers, input scaling, and a second listing of the heads: known and not needed.
+UNUSED = ("classifier.", "pre_logits.", "head.", "scaling_layer.", "lins.")
+
+
+def cache_folder() -> Path:
+  """Where converted weights lie: $HIRESMED_CACHE, else hiresmed_jax in the user's cache folder."""
+  return Path(os.environ.get("HIRESMED_CACHE") or pooch.os_cache("hiresmed_jax")).expanduser()
+
+
+def cache_path(net: str, folder: Path | None = None) -> Path:
+  """The file of a network: the one name that `fetch`, `convert` and `load_perceptual` share."""
+  return (folder or cache_folder()) / f"lpips_{net}_v0.1.npz"
+
+
+def load_perceptual(
+  net: str,
+  *,
+  folder: Path | None = None,
+  dtype: DTypeLike = jnp.float32,
+  at_once: int | None = None,
+) -> tuple[lpips.Distance, Params]:
+  """A perceptual distance with its published weights.
+
+  Args:
+    net: "vgg16" (the loss's default), "alexnet" (the metric's) or "squeezenet".
+    folder: where the file lies; the cache folder when None.
+    dtype: of the trunk's convolutions; distances are float32. float32 for metrics, bfloat16 for
+      losses where the device has it.
+    at_once: examples per part, to bound the memory of a gradient (metrics/lpips.py, in_parts);
+      None takes the batch at once.
+
+  Returns:
+    (distance(weights, images_m11 [N,H,W,1 or 3], targets_m11) -> f32[N], with gradients to the
+    images; weights as float32 arrays on the host, to be put on the devices once).
+
+  Raises:
+    UserError: unknown network, no file, a missing layer or a wrong shape.
+  """
+  if net not in TRUNKS:
+    raise UserError(f"no perceptual network is called {net}: {', '.join(TRUNKS)}")
+  path = cache_path(net, folder)
+  if not path.is_file():
+    raise UserError(
+      f"no weights of the perceptual network {net} at {path}: "
+      f"run `python -m hiresmed_jax.weights fetch {net}`, or with files you have "
+      f"`python -m hiresmed_jax.weights convert TRUNK HEADS --net {net}`"
+    )
+  found = arrays.read_arrays(path)
+  problem = difference(found, net)
+  if problem:
+    raise UserError(f"{path}: {problem}; run `python -m hiresmed_jax.weights fetch {net}`")
+  trunk = TRUNKS[net](dtype=dtype)
+  number_of_heads = sum(name.startswith("lin") for name in found)
+  weights: dict[str, Any] = {
+    "heads": [found.pop(f"lin{i}") for i in range(number_of_heads)],
+    "trunk": flax.traverse_util.unflatten_dict(found, sep="/"),
+  }
+
+  def distance(weights: Params, images_m11: Array, targets_m11: Array) -> Array:
+    def taps(images: Array) -> Any:
+      return trunk.apply({"params": weights["trunk"]}, images)
+
+    return lpips.lpips(taps, weights["heads"], images_m11, targets_m11)
+
+  return (lpips.in_parts(distance, at_once=at_once) if at_once else distance), weights
+
+
+def layout(net: str) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of every array that a network's file must hold, and of no other."""
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  taps, variables = jax.eval_shape(TRUNKS[net]().init_with_output, jax.random.key(0), image)
+  shapes = {
+    name: leaf.shape
+    for name, leaf in flax.traverse_util.flatten_dict(variables["params"], sep="/").items()
+  }
+  return shapes | {f"lin{i}": (tap.shape[-1],) for i, tap in enumerate(taps)}
+
+
+def difference(found: dict[str, np.ndarray], net: str) -> str:
+  """What is wrong with arrays as the file of `net`, in a few words; empty when nothing is."""
+  expected = layout(net)
+  for name in filter(found.__contains__, expected):
+    if found[name].shape != expected[name]:
+      return f"{name} is {found[name].shape} and {net} needs {expected[name]}"
+    if found[name].dtype != np.float32:
+      return f"{name} is {found[name].dtype}, not float32"
+    if not np.isfinite(found[name]).all():
+      return f"{name} holds NaN or infinite numbers"
+  missing = [name for name in expected if name not in found]
+  if missing:
+    heads = " (LPIPS' heads)" if all(name.startswith("lin") for name in missing) else ""
+    return f"{net} lacks {_few(missing)}{heads}"
+  foreign = [name for name in found if name not in expected]
+  return f"{_few(foreign)} is not part of {net}" if foreign else ""
+
+
+def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
+  """Reads a network from one file, or trunk and heads from several. See the module's docstring.
+
+  Raises:
+    UserError: unreadable file, a layer that is missing, foreign, given twice or of a wrong shape.
+  """
+  expected = layout(net)
+  merged: dict[str, np.ndarray] = {}
+  for path in paths:
+    for name, value in arrays.read_arrays(path).items():
+      if name.startswith(UNUSED):
+        continue
+      ours = _our_name(name, net)
+      if ours not in expected:
+        raise UserError(f"{path.name}: {name} is not part of {net}")
+      if ours in merged:
+        raise UserError(f"{path.name}: {name} was already given")
+      merged[ours] = value.astype(np.float32) if ours == name else _our_order(value, ours)
+  problem = difference(merged, net)
+  if problem:
+    is_head = {name.startswith("lin") for name in merged}
+    hint = "; give trunk and heads together" if len(is_head) == 1 else ""
+    raise UserError(f"{', '.join(path.name for path in paths)}: {problem}{hint}")
+  return {name: merged[name] for name in expected}
+
+
+def _our_name(name: str, net: str) -> str:
+  if head := TORCH_HEAD.fullmatch(name):
+    return f"lin{head[1]}"
+  if not (layer := TORCH_NAME.fullmatch(name)):
+    return name
+  position, part, kind = int(layer[1]), layer[2] or "", layer[3]
+  module = LAYERS[net].get(position, "?")
+  return f"{module}/{part.replace('.', '/')}{'kernel' if kind == 'weight' else 'bias'}"
+
+
+def _our_order(value: np.ndarray, name: str) -> np.ndarray:
+  """float32; a torch head [1,C,1,1] becomes [C], a torch kernel OIHW becomes HWIO."""
+  value = value.astype(np.float32)
+  if name.startswith("lin"):
+    return value.reshape(-1)
+  return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
+
+
+def _few(names: Sequence[str]) -> str:
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(names[:3]) + more

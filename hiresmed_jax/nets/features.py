@@ -1,0 +1,170 @@
+"""ImageNet trunks whose activations LPIPS compares: VGG16, AlexNet, SqueezeNet 1.1.
+
+Each module takes images_m11 [N,H,W,C], C in {1,3}, range [-1, 1] (one grey channel is repeated to
+three), and returns the activations ("taps") after the ReLUs that LPIPS reads, finest first, in the
+compute dtype. A trunk is frozen: it has no training mode, and its parameters come from published
+files (convert/features.py). Layers are called as in those files.
+
+`dtype` computes the convolutions. float32 asks for true float32 products, so that a distance does
+not depend on a device's shortcuts (TF32, bf16 passes); bfloat16 is for losses.
+
+Sources: Simonyan and Zisserman, arXiv 1409.1556 (configuration D); Krizhevsky, arXiv 1404.5997
+("one weird trick"); Iandola et al., arXiv 1602.07360 (version 1.1); input scaling and taps: Zhang
+et al., arXiv 1801.03924, version 0.1.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from hiresmed_jax.types import Array
+
+# LPIPS' own rounding of ImageNet's channel means and deviations, in units of [-1, 1].
+SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+
+VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# (features, kernel size, stride, padding) of conv1 .. conv5; a pool precedes conv2 and conv3.
+ALEXNET_LAYERS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
+# (squeeze, expand) of fire2 .. fire9.
+SQUEEZENET_FIRES = (
+  (16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)
+)  # fmt: skip
+SQUEEZENET_POOLED = (2, 4, 6)  # a pool precedes these fires,
+SQUEEZENET_TAPPED = (3, 5, 6, 7, 8, 9)  # and LPIPS reads after these.
+
+
+class VGG16Features(nn.Module):
+  """Taps relu1_2, 2_2, 3_3, 4_3, 5_3: 64, 128, 256, 512, 512 channels at H/1 .. H/16 (floor).
+
+  14,714,688 parameters. Raises ValueError for images below 16 px a side.
+  """
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, images_m11: Array) -> tuple[Array, ...]:
+    """[N,H,W,1 or 3] -> five taps [N,h,w,c]."""
+    x = _scaled(images_m11, minimum=16, dtype=self.dtype)
+    taps = []
+    for stage, widths in enumerate(VGG16_STAGES, 1):
+      if stage > 1:
+        x = max_pool(x, window=2)
+      for layer, features in enumerate(widths, 1):
+        x = _conv_relu(x, features, 3, pad=1, dtype=self.dtype, name=f"conv{stage}_{layer}")
+      taps.append(x)
+    return tuple(taps)
+
+
+class AlexNetFeatures(nn.Module):
+  """Taps relu1 .. relu5: 64, 192, 384, 256, 256 channels at about H/4, H/8, then H/16.
+
+  2,469,696 parameters. Raises ValueError for images below 31 px a side.
+  """
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, images_m11: Array) -> tuple[Array, ...]:
+    """[N,H,W,1 or 3] -> five taps [N,h,w,c]."""
+    x = _scaled(images_m11, minimum=31, dtype=self.dtype)
+    taps = []
+    for layer, (features, size, stride, pad) in enumerate(ALEXNET_LAYERS, 1):
+      if layer in (2, 3):
+        x = max_pool(x, window=3)
+      name = f"conv{layer}"
+      x = _conv_relu(x, features, size, stride=stride, pad=pad, dtype=self.dtype, name=name)
+      taps.append(x)
+    return tuple(taps)
+
+
+class SqueezeNetFeatures(nn.Module):
+  """Taps after conv1 and fire 3, 5, 6, 7, 8, 9: 64, 128, 256, 384, 384, 512, 512 channels.
+
+  At about H/2, H/4, H/8, then H/16; its pools round up (a last window may overhang the border).
+  722,496 parameters. Raises ValueError for images below 17 px a side.
+  """
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, images_m11: Array) -> tuple[Array, ...]:
+    """[N,H,W,1 or 3] -> seven taps [N,h,w,c]."""
+    x = _scaled(images_m11, minimum=17, dtype=self.dtype)
+    x = _conv_relu(x, 64, 3, stride=2, pad=0, dtype=self.dtype, name="conv1")
+    taps = [x]
+    for number, (squeeze, expand) in enumerate(SQUEEZENET_FIRES, 2):
+      if number in SQUEEZENET_POOLED:
+        x = max_pool(x, window=3, round_up=True)
+      x = Fire(squeeze, expand, self.dtype, name=f"fire{number}")(x)
+      if number in SQUEEZENET_TAPPED:
+        taps.append(x)
+    return tuple(taps)
+
+
+class Fire(nn.Module):
+  """1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
+
+  squeeze: int
+  expand: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> [N,H,W,2 expand]."""
+    x = _conv_relu(x, self.squeeze, 1, pad=0, dtype=self.dtype, name="squeeze")
+    one = _conv_relu(x, self.expand, 1, pad=0, dtype=self.dtype, name="expand1x1")
+    three = _conv_relu(x, self.expand, 3, pad=1, dtype=self.dtype, name="expand3x3")
+    return jnp.concatenate([one, three], axis=-1)
+
+
+def max_pool(x: Array, *, window: int, round_up: bool = False) -> Array:
+  """window x window maxima with stride 2: [N,H,W,C] -> [N,h,w,C], h = (H - window) / 2 + 1.
+
+  Rows, then columns, by elementwise maxima of strided slices: the gradient of XLA's own windowed
+  maximum keeps twice the memory and is slower. Equal values share the gradient.
+
+  Args:
+    x: any float dtype.
+    window: 2 or 3.
+    round_up: h is rounded up instead of down; the last window may then overhang the border.
+  """
+  for axis in (1, 2):
+    overhang = (x.shape[axis] - window) % 2 if round_up else 0
+    if overhang:
+      widths = [(0, overhang if a == axis else 0, 0) for a in range(x.ndim)]
+      x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
+    last = (x.shape[axis] - window) // 2 * 2
+    shifted = [jax.lax.slice_in_dim(x, k, k + last + 1, 2, axis) for k in range(window)]
+    x = functools.reduce(jnp.maximum, shifted)
+  return x
+
+
+def _scaled(images_m11: Array, *, minimum: int, dtype: DTypeLike) -> Array:
+  height, width, channels = images_m11.shape[1:]
+  if channels not in (1, 3):
+    raise ValueError(f"images need 1 or 3 channels, these have {channels}")
+  if min(height, width) < minimum:
+    raise ValueError(f"images need {minimum} px a side for these taps, these are {height}x{width}")
+  images = jnp.broadcast_to(images_m11.astype(jnp.float32), (*images_m11.shape[:3], 3))
+  return ((images - SHIFT) / SCALE).astype(dtype)
+
+
+def _conv_relu(
+  x: Array, features: int, size: int, *, stride: int = 1, pad: int, dtype: DTypeLike, name: str
+) -> Array:
+  exact = jnp.dtype(dtype) == jnp.float32
+  conv = nn.Conv(
+    features,
+    (size, size),
+    strides=(stride, stride),
+    padding=((pad, pad), (pad, pad)),
+    dtype=dtype,
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+    name=name,
+  )
+  return nn.relu(conv(x))

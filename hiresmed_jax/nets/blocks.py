@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import DepthwiseConv, GroupNorm, conv
+from hiresmed_jax.nets.layers import DepthwiseConv, GroupNorm, conv, inherited
 from hiresmed_jax.types import Array
 
 Activation = Literal["relu", "gelu"]
@@ -32,6 +32,7 @@ class DropPath(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[N,...] -> [N,...]."""
     if not train or self.rate == 0.0:
       return x
     shape = (x.shape[0], *(1 for _ in x.shape[1:]))
@@ -52,8 +53,9 @@ class MSConvFE(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    options = inherited(self)
     h = GroupNorm(self.dtype, name="norm")(x)
     h = _ACTIVATIONS[self.activation](conv(features, 3, **options, name="conv")(h))
     h = DepthwiseConv(5, **options, name="depthwise")(h)
@@ -77,7 +79,8 @@ class HDFB(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    """[N,H,W,I] -> [N,H,W,features]."""
+    options = inherited(self)
     h = jax.nn.silu(GroupNorm(self.dtype, name="norm1")(x))
     h = conv(self.features, 3, **options, name="conv")(h)
     h = jax.nn.silu(GroupNorm(self.dtype, name="norm2")(h))
@@ -100,8 +103,9 @@ class Residual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,H,W,features]."""
     del train
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    options = inherited(self)
     h = jax.nn.silu(GroupNorm(self.dtype, name="norm1")(x))
     h = conv(self.features, 3, **options, name="conv1")(h)
     h = jax.nn.silu(GroupNorm(self.dtype, name="norm2")(h))
@@ -123,6 +127,7 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     h = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
     h = conv(
@@ -144,8 +149,9 @@ class DetailEnhancement(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    options = inherited(self)
     h = jax.nn.silu(GroupNorm(self.dtype, name="norm")(x))
     separable = DepthwiseConv(3, **options, name="depthwise")(h)
     separable = conv(features, 1, **options, name="pointwise")(separable)

@@ -1,5 +1,7 @@
 """Three PatchGANs that look at the image, its half and its quarter."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,9 +25,10 @@ class PatchDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    options = {"dtype": self.dtype, "kernel_init_std": _INIT_STD}
+    """[N,H,W,C] -> logits f32[N,h,w,1]."""
+    options: dict[str, Any] = {"dtype": self.dtype, "kernel_init_std": _INIT_STD}
     for index, features in enumerate(self.features):
-      x = conv(features, 4, stride=2, **options, name=f"conv{index}")(x)
+      x = conv(features, 4, stride=2, **options, name=f"layer{index}")(x)
       if index == len(self.features) - 1:
         x = GroupNorm(self.dtype, name="norm")(x)
       x = jax.nn.leaky_relu(x, 0.2)
@@ -45,6 +48,7 @@ class MultiScaleDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images_m11: Array) -> tuple[Array, ...]:
+    """[N,H,W,C] -> one f32[N,h,w,1] per scale, finest first."""
     logits = []
     for scale in range(self.scales):
       if scale:

@@ -1,5 +1,7 @@
 """The layers under every block: convolution, depthwise convolution, group normalisation."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
@@ -13,6 +15,11 @@ from hiresmed_jax.types import Array
 def kernel_init(std: float | None) -> Initializer:
   """Normal with standard deviation `std`; None: variance 1 / fan-in, truncated normal."""
   return nn.initializers.lecun_normal() if std is None else nn.initializers.normal(std)
+
+
+def inherited(module: nn.Module) -> dict[str, Any]:
+  """What a block hands to every layer inside it: `dtype` and `kernel_init_std`."""
+  return {name: getattr(module, name) for name in ("dtype", "kernel_init_std")}
 
 
 def conv(
@@ -50,6 +57,7 @@ class DepthwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> [N,H,W,C] in `dtype`."""
     shape = (self.size, self.size, 1, x.shape[-1])
     kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
@@ -67,6 +75,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,...,C] -> [N,...,C] in `dtype`."""
     channels = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)

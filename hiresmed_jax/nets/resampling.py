@@ -1,5 +1,6 @@
 """Down and up by powers of two, each with a linear shortcut past its convolutions."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import conv, kernel_init
+from hiresmed_jax.nets.layers import conv, inherited, kernel_init
 from hiresmed_jax.ops import upsample
 from hiresmed_jax.types import Array
 
@@ -28,16 +29,17 @@ class Downsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
+    options = inherited(self)
     window = (2**self.steps, 2**self.steps)
     shortcut = nn.avg_pool(x, window, strides=window)
     shortcut = conv(self.features, 1, **options, name="shortcut")(shortcut)
     for step in range(self.steps):
-      x = conv(self.features, 3, stride=2, **options, name=f"conv{step}")(jax.nn.silu(x))
+      x = conv(self.features, 3, stride=2, **options, name=f"down{step}")(jax.nn.silu(x))
     return shortcut + x
 
 
-def bilinear_kernel_init(std: float | None) -> jax.nn.initializers.Initializer:
+def bilinear_kernel_init(std: float | None) -> Callable[..., Array]:
   """[4,4,I,O]: bilinear interpolation by two of one random I x O channel matrix.
 
   Every output phase then has the same sum, so that a constant stays constant; independent taps
@@ -52,7 +54,7 @@ def bilinear_kernel_init(std: float | None) -> jax.nn.initializers.Initializer:
   return init
 
 
-def shared_phase_init(std: float | None) -> jax.nn.initializers.Initializer:
+def shared_phase_init(std: float | None) -> Callable[..., Array]:
   """[3,3,I,4*O]: the same kernel for the four phases, so that sub-pixel output starts smooth."""
 
   def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
@@ -78,6 +80,7 @@ class UpConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,H,W,I] -> [N,2H,2W,features]."""
     inputs, std = x.shape[-1], self.kernel_init_std
     if self.method == "transposed":
       init, shape = bilinear_kernel_init(std), (4, 4, inputs, self.features)
@@ -117,7 +120,8 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
+    options = inherited(self)
     shortcut = conv(self.features[-1], 1, **options, name="shortcut")(x)
     for step, features in enumerate(self.features):
       x = UpConv(features, self.method, **options, name=f"up{step}")(jax.nn.silu(x))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hiresmed_jax.nets.blocks import HDFB, Activation, ChannelAttention, DetailEnhancement, Residual
-from hiresmed_jax.nets.layers import GroupNorm, conv
+from hiresmed_jax.nets.layers import GroupNorm, conv, inherited
 from hiresmed_jax.nets.resampling import Downsample, Upsample, Upsampling
 from hiresmed_jax.types import Array
 
@@ -29,7 +29,8 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    """[N,H,W,I] -> [N,H,W,features]."""
+    options = inherited(self)
     for index, rate in enumerate(self.drop_path_rates):
       name = f"block{index}"
       if self.block == "hdfb":
@@ -51,8 +52,9 @@ class EncoderStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
     if self.steps:
-      options = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+      options = inherited(self)
       x = Downsample(self.blocks.features, self.steps, **options, name="down")(x)
     return self.blocks(x, train)
 
@@ -69,6 +71,7 @@ class DecoderStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
     std = self.kernel_init_std
     x = Upsample(self.features, self.upsampling, self.dtype, std, name="up")(x)
     x = self.blocks(x, train)
@@ -83,6 +86,7 @@ class DecoderTail(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
     x = DetailEnhancement(self.dtype, self.kernel_init_std, name="detail")(x)
     return jax.nn.silu(GroupNorm(self.dtype, name="norm")(x))
 
@@ -91,12 +95,13 @@ class VQGAN(nn.Module):
   """Encoder and decoder of HiResMed-VQGAN (the paper's section 2.2).
 
   Images are [N,H,W,in_channels] in [-1, 1], H and W multiples of the product of `strides` (else
-  ValueError); latents and codes are f32[N,H/s,W/s,code_dim], s that product. Encoder: a 3x3
-  stride-2 stem, which is the first halving of stage 1; per stage the other halvings with a shortcut,
-  then `encoder_blocks` blocks; `middle_blocks`; GN, SiLU, 1x1. Decoder: 1x1, `middle_blocks`, the
-  stages mirrored with `decoder_blocks` blocks and channel attention each; detail enhancement; GN,
-  SiLU, 3x3 head without tanh. Inside the last stage the channels pass `stem_channels` on the way to
-  `full_resolution_channels`.
+  ValueError); latents and codes are f32[N,H/s,W/s,code_dim], s that product.
+
+  Encoder: a 3x3 stride-2 stem, which is the first halving of stage 1; per stage the other halvings
+  with a shortcut, then `encoder_blocks` blocks; `middle_blocks`; GN, SiLU, 1x1. Decoder: 1x1,
+  `middle_blocks`, the stages mirrored with `decoder_blocks` blocks and channel attention each;
+  detail enhancement; GN, SiLU, 3x3 head without tanh. Inside the last stage the channels pass
+  `stem_channels` on the way to `full_resolution_channels`.
 
   `drop_path_rate` rises linearly from 0 with depth in the encoder, and falls to 0 in the decoder,
   whose last stage has none; `train=True` then needs the rng "drop_path". `kernel_init_std`: normal
@@ -124,7 +129,8 @@ class VQGAN(nn.Module):
   remat: bool = False
 
   def setup(self) -> None:
-    options: dict[str, Any] = {"dtype": self.dtype, "kernel_init_std": self.kernel_init_std}
+    """Make the layers of both halves."""
+    options = inherited(self)
     steps = _halvings(self.strides, self.channels)
     maybe_remat = (lambda cls: nn.remat(cls, static_argnums=(2,))) if self.remat else (lambda c: c)
 
@@ -177,7 +183,7 @@ class VQGAN(nn.Module):
   def encode(self, images_m11: Array, train: bool = False) -> Array:
     """[N,H,W,in_channels] in [-1, 1] -> latents f32[N,H/s,W/s,code_dim], not normalised."""
     factor = math.prod(self.strides)
-    n, height, width, channels = images_m11.shape
+    _, height, width, channels = images_m11.shape
     if height % factor or width % factor or channels != self.in_channels:
       raise ValueError(
         f"images of shape {images_m11.shape}: height and width must be multiples of {factor}, "

@@ -26,9 +26,10 @@ def transposed_conv(x: Array, kernel: Array) -> Array:
   """
   n, height, width, _ = x.shape
   # Window j covers padded rows j, j + 1 = input rows j - 1, j. Phase 0 of output i reads window i
-  # with taps (3, 1); phase 1 reads window i + 1 with taps (2, 0).
-  taps = kernel[jnp.array([[3, 1], [2, 0]])][:, :, jnp.array([[3, 1], [2, 0]])]
-  phases = taps.transpose(1, 3, 4, 0, 2, 5)  # [row tap, column tap, I, row phase, column phase, O]
+  # with taps (3, 1); phase 1 reads window i + 1 with taps (2, 0). Reversed, the taps 3 2 1 0 are
+  # laid out as [window row, phase].
+  taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
+  phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
   out = jax.lax.conv_general_dilated(
     edge_pad(x),
     phases.reshape(2, 2, kernel.shape[2], -1),

@@ -1,0 +1,148 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiresmed_jax.nets.vqgan import VQGAN, decoder_drop_path, encoder_drop_path
+from tests.reference import vqgan_torch
+from tests.reference.linen_to_torch import random_params
+from tests.reference.parity import assert_same, images
+
+PAPER = {"drop_path_rate": 0.1}
+BEST = {
+  "channels": (128, 128, 256, 512),
+  "strides": (2, 2, 2, 2),
+  "code_dim": 16,
+  "activation": "gelu",
+  "upsampling": "resize",
+}
+SMALL = {
+  "stem_channels": 4,
+  "channels": (6, 8),
+  "strides": (4, 2),
+  "encoder_blocks": 1,
+  "full_resolution_channels": 5,
+  "code_dim": 3,
+  "se_ratio": 2,
+}
+TINY = {**SMALL, "channels": (6,), "strides": (4,), "middle_blocks": 0, "drop_path_rate": 0.5}
+
+
+def abstract(net, shape):
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(net.init, jax.random.key(0), x)
+  latents = jax.eval_shape(lambda v, x: net.apply(v, x, method="encode"), variables, x)
+  images_out = jax.eval_shape(lambda v, z: net.apply(v, z, method="decode"), variables, latents)
+  return variables, latents, images_out
+
+
+def tiny(**changes):
+  net = VQGAN(**{**TINY, **changes})
+  x = images((2, 8, 12, 3))
+  return net, random_params(jax.eval_shape(net.init, jax.random.key(0), x)), x
+
+
+@pytest.mark.parametrize(
+  ("config", "count", "latent"),
+  [
+    (PAPER, 33_950_333, (1, 16, 16, 256)),
+    ({**PAPER, "block": "residual"}, 32_561_245, (1, 16, 16, 256)),
+    (BEST, 29_299_413, (1, 64, 64, 16)),
+    ({**BEST, "block": "residual"}, 27_850_037, (1, 64, 64, 16)),
+  ],
+)
+def test_counts_and_shapes_at_1024(config, count, latent):
+  variables, latents, out = abstract(VQGAN(**config, dtype=jnp.bfloat16), (1, 1024, 1024, 3))
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
+  assert latents.shape == latent
+  assert out.shape == (1, 1024, 1024, 3)
+  assert latents.dtype == out.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+  options = {k: v for k, v in config.items() if k != "drop_path_rate"}
+  with_torch = vqgan_torch.VQGAN(**options)
+  assert sum(p.numel() for p in with_torch.parameters()) == count
+
+
+def test_any_multiple_of_the_strides():
+  _, latents, out = abstract(VQGAN(**SMALL), (2, 24, 40, 3))
+  assert latents.shape == (2, 3, 5, 3)
+  assert out.shape == (2, 24, 40, 3)
+
+
+@pytest.mark.parametrize(
+  ("block", "activation", "upsampling"),
+  [("hdfb", "relu", "transposed"), ("residual", "relu", "resize")],
+)
+def test_equals_torch(block, activation, upsampling):
+  options = {**SMALL, "block": block, "activation": activation, "upsampling": upsampling}
+  assert_same(VQGAN(**options), vqgan_torch.VQGAN(**options), images((2, 16, 24, 3)), rtol=1e-4)
+
+
+def test_remat_changes_neither_names_nor_values():
+  key = jax.random.key(5)
+  results = []
+  for remat in (False, True):
+    net, variables, x = tiny(remat=remat)
+
+    def loss(variables, net=net, x=x):
+      return jnp.square(net.apply(variables, x, True, rngs={"drop_path": key})).mean()
+
+    results.append(jax.jit(jax.value_and_grad(loss))(variables))
+  (plain, plain_grad), (remat, remat_grad) = results
+  np.testing.assert_allclose(plain, remat, rtol=1e-6)
+  assert jax.tree.structure(plain_grad) == jax.tree.structure(remat_grad)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain_grad, remat_grad
+  )
+
+
+def test_decode_is_the_head_of_its_features_and_bf16_is_near():
+  net, variables, x = tiny()
+  wide = jax.jit(lambda v, x: net.apply(v, x))(variables, x)
+  low = VQGAN(**TINY, dtype=jnp.bfloat16)
+
+  @jax.jit
+  def in_parts(variables, x):
+    latents = low.apply(variables, x, method="encode")
+    features = low.apply(variables, latents, method="decode_features")
+    return latents, features, low.apply(variables, features, method="head")
+
+  latents, features, out = in_parts(variables, x)
+  assert latents.dtype == out.dtype == jnp.float32
+  assert features.dtype == jnp.bfloat16
+  assert features.shape == (2, 8, 12, 5)
+  error = np.abs(np.asarray(out) - np.asarray(wide))
+  assert error.mean() < 0.05 * np.abs(wide).mean()
+  assert error.max() > 0
+
+
+def test_drop_path_is_linear_in_depth():
+  np.testing.assert_allclose(encoder_drop_path(0.1, 5), [0, 0.025, 0.05, 0.075, 0.1])
+  np.testing.assert_allclose(decoder_drop_path(0.1, 4, 1), [0.1, 0.2 / 3, 0.1 / 3, 0])
+  assert decoder_drop_path(0.1, 2, 2) == (0.0, 0.0)
+  assert encoder_drop_path(0.1, 1) == (0.0,)
+
+
+def test_drop_path_needs_its_rng_in_training_only():
+  net, variables, x = tiny()
+  jax.eval_shape(net.apply, variables, x)
+  with pytest.raises(Exception, match="drop_path"):
+    jax.eval_shape(lambda v: net.apply(v, x, True), variables)
+
+
+def test_wrong_sizes_are_named():
+  net = VQGAN(**SMALL)
+  with pytest.raises(ValueError, match="multiples of 8"):
+    abstract(net, (1, 20, 16, 3))
+  with pytest.raises(ValueError, match="channels 3"):
+    abstract(net, (1, 16, 16, 1))
+  with pytest.raises(ValueError, match="powers of two"):
+    abstract(VQGAN(**{**SMALL, "strides": (3, 2)}), (1, 24, 24, 3))
+  with pytest.raises(ValueError, match="hdfb or residual"):
+    abstract(VQGAN(**{**SMALL, "block": "resnet"}), (1, 24, 24, 3))
+
+
+def test_kernel_init_std():
+  net = VQGAN(**SMALL, kernel_init_std=0.02)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  assert shapes == jax.eval_shape(VQGAN(**SMALL).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hiresmed_jax.ops import upsample
+from tests.reference.parity import images
+
+
+def test_transposed_conv_equals_lax_inside():
+  x, kernel = images((2, 5, 6, 3)), images((4, 4, 3, 7), 2)
+  out = upsample.transposed_conv(jnp.asarray(x), jnp.asarray(kernel))
+  expected = jax.lax.conv_transpose(
+    x, kernel[::-1, ::-1], (2, 2), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  np.testing.assert_allclose(out[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+def test_depth_to_space_puts_phases_side_by_side():
+  x = jnp.arange(8.0).reshape(1, 1, 1, 8)
+  np.testing.assert_array_equal(upsample.depth_to_space(x)[0, :, :, 0], [[0, 2], [4, 6]])
+
+
+def test_bilinear_equals_resize():
+  x = images((2, 3, 5, 2))
+  expected = jax.image.resize(x, (2, 6, 10, 2), "bilinear", antialias=False)
+  np.testing.assert_allclose(upsample.bilinear(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)

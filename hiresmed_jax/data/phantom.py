@@ -80,8 +80,8 @@ def kub(
   )
   signal = film.signal
   for lesion in placed:
-    depth = lesion.diameter_mm * stones.uniform(0.65, 1.0)
-    added = stones.uniform(0.022, 0.036) * depth * lesion.blurred(lesion.chord, film.blur_px)
+    depth = lesion.diameter_mm * stones.uniform(0.75, 1.0)
+    added = stones.uniform(0.026, 0.042) * depth * lesion.blurred(lesion.chord, film.blur_px)
     share = film.direct[lesion.window]
     signal[lesion.window] -= np.log1p(-share * (1 - np.exp(-added)))
   low, high = film.window

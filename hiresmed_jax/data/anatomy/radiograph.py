@@ -61,13 +61,17 @@ def render(
   pelvis(film, build, rng)
   soft, inside = _soft(fine, build, habitus, urinary, rng)
   grain = fractal(rng, fine, 2.0, 2, 0.9) + 0.6 * fractal(rng, fine, 12.0, 2)
-  bone = COMPACT * film.compact + SPONGY * film.spongy * (1 + 0.11 * grain)
-  integral = np.maximum(soft + bone, 0) * inside
+  grain *= 0.11
+  grain += 1
+  bone = COMPACT * film.compact
+  bone += SPONGY * film.spongy * grain
+  soft += bone
+  integral = np.maximum(soft, 0, out=soft)
+  integral *= inside
   integral = blur(integral, _DETECTOR_MM / fine.spacing)
 
-  exposed = _collimator(fine, rng)
-  integral = resize(integral, grid.shape)
-  exposed, inside = resize(exposed, grid.shape), resize(inside, grid.shape)
+  exposed = _collimator(grid, rng)
+  integral, inside = resize(integral, grid.shape), resize(inside, grid.shape)
   bony = resize(film.compact * 3 + film.spongy, grid.shape) > 3.0
   forbidden = bony | (inside < 0.999) | (exposed < 0.999)
   signal, direct, window = _expose(grid, integral, exposed, inside > 0.5, rng, noise)
@@ -111,15 +115,16 @@ def _collimator(grid: Grid, rng: np.random.Generator) -> np.ndarray:
   tall, wide = grid.height * grid.spacing, grid.width * grid.spacing
   edges = rng.uniform(-40, 14, 4)
   turn = rng.normal(0, 0.006)
-  x, y = grid.local(
-    (slice(0, grid.height), slice(0, grid.width)), grid.center, float(turn - grid.angle)
-  )
+  coarse = grid.coarsened(4.0)  # distances are linear: little is lost between coarse pixels
+  field = (slice(0, coarse.height), slice(0, coarse.width))
+  x, y = coarse.local(field, grid.center, float(turn - grid.angle))
   half = min(tall / 2, 235.0)
   inset = np.minimum(
     np.minimum(wide / 2 - float(edges[0]) - x, wide / 2 - float(edges[1]) + x),
     np.minimum(half - float(edges[2]) - y, half - float(edges[3]) + y),
   )
-  return np.clip(0.5 + inset / 1.2, 0, 1)
+  inset = resize(0.5 + inset / 1.2, grid.shape)
+  return np.clip(inset, 0, 1, out=inset)
 
 
 def _expose(
@@ -135,19 +140,21 @@ def _expose(
   Returns `signal`, `direct` and `window` of `Radiograph`; `integral` is overwritten.
   """
   straight = np.exp(np.negative(integral, out=integral), out=integral)
-  scatter = blur(straight, 28 / grid.spacing)
+  coarse = grid.coarsened(4.0)  # for what changes slowly
+  scatter = blur(resize(straight, coarse.shape), 28 / coarse.spacing)
   scatter *= float(rng.uniform(0.35, 0.75))
   # Skin and air let so much through that its scatter would veil the body: the grid stops that.
   most = float(rng.uniform(0.5, 0.8)) * float(np.exp(-3.2))
-  count = straight + scatter * most / (scatter + most)
+  count = resize(scatter * most / (scatter + most), grid.shape)
+  count += straight
   quanta = float(np.exp(rng.uniform(np.log(2.5e5), np.log(1.6e6)))) * grid.spacing**2 / 0.18
   signal = np.log(count)
   np.negative(signal, out=signal)
   # Dynamic range compression, as any digital unit does it: slow changes of the body are reduced.
-  slow = blur(signal, 45 / grid.spacing)
+  slow = resize(blur(resize(signal, coarse.shape), 45 / coarse.spacing), grid.shape)
   keep, detail = float(rng.uniform(0.4, 0.6)), float(rng.uniform(0.2, 0.6))
   shown = (1 + detail) * signal
-  shown -= (1 - keep) * slow
+  shown -= np.multiply(slow, 1 - keep, out=slow)
   shown -= detail * blur(signal, 1.6 / grid.spacing)
   grains = noise.standard_normal(grid.shape, dtype=np.float32)
   grains += 0.6 * blur(grains, 0.8)
@@ -162,4 +169,6 @@ def _expose(
   shown -= window[0] - 0.2 * span
   shown *= exposed
   shown += window[0] - 0.2 * span
-  return shown, straight / count * exposed, window
+  straight /= count
+  straight *= exposed
+  return shown, straight, window

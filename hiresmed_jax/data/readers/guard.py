@@ -6,6 +6,7 @@ says. None of that leaves a reader: `foreign` turns it into `Unreadable` with a 
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from hiresmed_jax.data.sample import Unreadable
 
 MAX_PIXELS = 100_000_000  # a stitched long-leg radiograph has 30 million
 MAX_IMAGE_BYTES = 1 << 30
+MAX_VOXELS = 1 << 30  # a whole-body CT has 400 million
 FREE_BYTES = 1 << 26  # what a file may unpack to, however small it is
 MAX_RATIO = 1100  # deflate cannot do better than 1,032
 
@@ -32,9 +34,9 @@ def foreign(reason: str) -> Iterator[None]:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       yield
-  except Unreadable:
+  except (Unreadable, KeyboardInterrupt, SystemExit, GeneratorExit):
     raise
-  except Exception:  # whatever it was, its text may quote the patient
+  except BaseException:  # its text may quote the patient; a panic in Rust is not an Exception
     raise Unreadable(reason) from None
   finally:
     for logger, level in levels:
@@ -47,6 +49,15 @@ def check_size(rows: int, columns: int, bytes_per_pixel: float) -> None:
     raise Unreadable(f"declares an empty image ({columns} x {rows})")
   if rows * columns > MAX_PIXELS or rows * columns * bytes_per_pixel > MAX_IMAGE_BYTES:
     raise Unreadable(f"declares {columns} x {rows} pixels, more than this program opens")
+
+
+def check_volume(shape: tuple[int, ...]) -> None:
+  """Raises Unreadable for what is not one volume or slice, or has more than `MAX_VOXELS`."""
+  text = " x ".join(map(str, shape))
+  if len(shape) < 2 or min(shape) < 1 or any(size > 1 for size in shape[3:]):
+    raise Unreadable(f"holds an array of {text}, not one volume")
+  if math.prod(shape) > MAX_VOXELS:
+    raise Unreadable(f"declares {text} voxels, more than this program opens")
 
 
 def check_growth(unpacked_bytes: float, packed_bytes: int) -> None:

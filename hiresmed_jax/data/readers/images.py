@@ -112,8 +112,11 @@ def _decoded(data: bytes) -> np.ndarray:
       raise Unreadable("declares more pixels than this program opens") from None
     check_size(image.height, image.width, 8)
     check_growth(image.height * image.width * len(image.getbands()), len(data))
-    if data.startswith(_PNG) and data[24] == 16 and data[25] != 0:  # 16-bit, not plain grey
-      image.verify()  # OpenCV reports damage on the terminal: look for it first
+    is_png = data.startswith(_PNG)
+    if is_png:
+      image.verify()  # decoders pass over a wrong checksum; a verified image must be opened anew
+      image = Image.open(io.BytesIO(data), formats=("PNG",))
+    if is_png and data[24] == 16 and data[25] != 0:  # 16-bit, not plain grey
       pixels = _by_opencv(data)
     else:
       image.load()

@@ -16,6 +16,7 @@ from pydicom.uid import (
   DeflatedExplicitVRLittleEndian,
   JPEG2000Lossless,
   JPEGBaseline8Bit,
+  RLELossless,
 )
 
 from hiresmed_jax.data.readers import dicom_guard
@@ -93,6 +94,17 @@ def test_compressed_pixels_that_claim_too_much_are_refused(tmp_path: Path) -> No
   ds.Rows = ds.Columns = 2
   with pytest.raises(Unreadable, match=r"cannot be decoded \(JPEG Baseline"):
     only(save(tmp_path / "b.dcm", ds))
+
+
+def test_a_panic_in_a_decoder_is_a_refusal(tmp_path: Path) -> None:
+  ds = dataset(SIGNED)
+  ds.file_meta.TransferSyntaxUID = RLELossless
+  run = bytes([0x81, 7])  # 128 bytes where the segment has room for 4
+  header = struct.pack("<16I", 2, 64, 64 + len(run), *(0,) * 13)
+  ds.PixelData = encapsulate([header + run + run])
+  ds["PixelData"].is_undefined_length = True
+  with pytest.raises(Unreadable, match="cannot be decoded"):
+    only(save(tmp_path / "a.dcm", ds))
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,49 @@ def test_voxels_outside_the_folder_are_never_opened(tmp_path: Path, name: str) -
     list(read(path))
 
 
+def test_a_header_may_end_without_a_line_end(tmp_path: Path) -> None:
+  path = write_metaimage(tmp_path / "a.mhd", "LPS")
+  path.write_text(path.read_text().strip())
+  np.testing.assert_array_equal(values(list(read(path))), BODY)
+
+
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [
+    ("NDims = 3", "NDims = 3512"),  # what overwrites the memory of the library
+    ("NDims = 3", "NDims = 2"),
+    ("NDims = 3", ""),
+    ("DimSize = 4 3 2", "DimSize = 4 3 2 1"),
+    ("DimSize = 4 3 2", "DimSize = 4 3 -2"),
+    ("DimSize = 4 3 2", "DimSize = 4 3 2e0"),
+    ("DimSize = 4 3 2", "DimSize = 4 3 0"),
+    ("ElementSpacing = ", "ElementSpacing = nan "),
+    ("ElementType = MET_SHORT", "ElementType = MET_ASCII_CHAR"),
+    ("ElementType = MET_SHORT", "ElementType = MET_DOUBLE"),
+    ("BinaryData = True", "BinaryData = False"),
+    ("BinaryData = True", "BinaryData = maybe"),
+    ("CompressedData = False", "CompressedData = True"),
+    ("CompressedData = False", "CompressedData = True\nCompressedDataSize = 9999"),
+    ("CompressedData = False", "CompressedData = False\nCompressedData = False"),
+    ("CompressedData = False", "HeaderSize = 7"),
+    ("ObjectType = Image", "ObjectType = Im\0age"),
+    ("ObjectType = Image", "some words"),
+  ],
+)
+def test_headers_that_lie_never_reach_the_library(tmp_path: Path, old: str, new: str) -> None:
+  path = write_metaimage(tmp_path / "a.mha", "LPS")
+  whole = path.read_bytes()
+  assert old.encode() in whole
+  path.write_bytes(whole.replace(old.encode(), new.encode(), 1))
+  with pytest.raises(Unreadable):
+    list(read(path))
+
+
+def test_a_data_file_with_a_space_in_its_name(tmp_path: Path) -> None:
+  path = write_metaimage(tmp_path / "a b.mhd", "LPS")
+  np.testing.assert_array_equal(values(list(read(path))), BODY)
+
+
 def test_voxels_in_many_or_missing_files_are_refused(tmp_path: Path) -> None:
   path = write_metaimage(tmp_path / "a.mhd", "LPS")
   text = path.read_text()
@@ -168,6 +211,24 @@ def test_truncated_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixtur
   assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
+def test_one_flipped_bit_in_compressed_voxels_is_noticed(tmp_path: Path, name: str) -> None:
+  body = np.random.default_rng(0).integers(-99, 99, (5, 30, 40)).astype(np.int16)
+  path = tmp_path / name
+  if name == "a.mha":
+    sitk.WriteImage(sitk.GetImageFromArray(body), str(path), useCompression=True)
+  else:
+    write_nifti(path, "LPS", body)
+  np.testing.assert_array_equal(values(list(read(path))), body)
+  whole = path.read_bytes()
+  for share in (0.3, 0.5, 0.7, 0.9):
+    damaged = bytearray(whole)
+    damaged[int(share * len(whole))] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(Unreadable):
+      list(read(path))
+
+
 def test_bombs_are_refused(tmp_path: Path) -> None:
   header = nib.Nifti1Header()
   header.set_data_dtype(np.uint8)
@@ -180,10 +241,12 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
   path.write_bytes(gzip.compress(header.binaryblock + bytes(100)))
   with pytest.raises(Unreadable, match="MB of pixels"):
     list(read(path))
-  meta = write_metaimage(tmp_path / "a.mha", "LPS")
-  meta.write_bytes(meta.read_bytes().replace(b"DimSize = 4 3 2", b"DimSize = 900 900 900"))
-  with pytest.raises(Unreadable, match="MB of pixels"):
-    list(read(meta))
+  meta = tmp_path / "a.mha"
+  for compressed, reason in ((False, "bytes of voxels and holds 48"), (True, "MB of pixels")):
+    sitk.WriteImage(sitk.GetImageFromArray(BODY), str(meta), useCompression=compressed)
+    meta.write_bytes(meta.read_bytes().replace(b"DimSize = 4 3 2", b"DimSize = 900 900 900"))
+    with pytest.raises(Unreadable, match=reason):
+      list(read(meta))
 
 
 def test_other_names_and_axes(tmp_path: Path) -> None:

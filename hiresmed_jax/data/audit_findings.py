@@ -74,8 +74,7 @@ def _intensities(images: Mapping[str, Any], jpeg: Mapping[str, Any]) -> list[str
       f"JPEG blocks show: the gradient at every 8th column is {jpeg['grid_excess']:.0%} above the "
       f"mean{f' (quality {quality})' if quality else ''}; a model will learn them"
     )
-  bits = max(int(b) for b in images["bits"])
-  if bits == 16 and images["grey_levels"][1] <= 256:
+  if list(images["bits"]) == ["16"] and images["grey_levels"][1] <= 256:
     lines.append("the images are stored in 16 bits but have at most 256 grey levels: 8-bit data")
   if len(images["bits"]) > 1:
     counts = ", ".join(f"{n} of {b} bits" for b, n in images["bits"].items())

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Annex K.1 of the JPEG standard (ITU-T T.81), luminance, the first row: enough to tell the quality.
-_STANDARD_ROW = np.array([16, 11, 10, 16, 24, 40, 51, 61], np.float64)
+# First and last row of the luminance table of annex K.1 of the JPEG standard (ITU-T T.81).
+_STANDARD_ROWS = np.array([*(16, 11, 10, 16, 24, 40, 51, 61), *(72, 92, 95, 98, 112, 100, 103, 99)])
 
 
 def display(
@@ -72,7 +72,9 @@ def jpeg_quality(path: Path) -> int | None:
     return None
   if not tables:
     return None
-  # The scale of libjpeg: table = standard * S / 100, S = 200 - 2 q from q = 50 on, else 5000 / q.
-  scale = 100.0 * float(np.mean(np.array(tables[0][:8]) / _STANDARD_ROW))
-  quality = (200.0 - scale) / 2.0 if scale <= 100.0 else 5000.0 / scale
-  return int(np.clip(round(quality), 1, 100))
+  # libjpeg scales it: (standard * S + 50) // 100, S = 200 - 2 q from q = 50 on, else 5000 // q.
+  qualities = np.arange(1, 101)
+  scales = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+  expected = np.clip((_STANDARD_ROWS * scales[:, None] + 50) // 100, 1, 255)
+  found = np.array([*tables[0][:8], *tables[0][56:]])
+  return int(qualities[np.abs(expected - found).sum(1).argmin()])

@@ -27,14 +27,14 @@ class Placement:
   scale: np.ndarray
 
   def resize(self, image: np.ndarray) -> np.ndarray:
-    """Resizes f32[H, W, C]: the mean over the area on an axis that shrinks, cubic on others."""
+    """Resizes f32[H, W, C]: the area's mean on an axis that shrinks, linear on others."""
     rows, columns = self.inner
     channels = image.shape[-1]
     small = (min(rows, image.shape[0]), min(columns, image.shape[1]))
     if small != image.shape[:2]:
       image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
     if small != self.inner:
-      image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_CUBIC)
+      image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
     return image.reshape(rows, columns, channels)
 
   def resize_labels(self, mask: np.ndarray) -> np.ndarray:

@@ -45,7 +45,9 @@ class Identity:
       return
     path = self.folder / f"{name}.csv"
     path.unlink(missing_ok=True)  # an old file could have wider rights
-    with os.fdopen(_create_private(path), "w", newline="", encoding="utf-8") as file:
+    descriptor = _create_private(path)
+    # File names need not be UTF-8.
+    with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
       writer = csv.writer(file)
       writer.writerow(header)
       writer.writerows(rows)

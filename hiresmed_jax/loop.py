@@ -10,9 +10,9 @@ Order of a run, the same whether it is new or goes on:
 import contextlib
 import functools
 import json
-import math
 import pathlib
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -88,6 +88,7 @@ def fit(
   if done is not None:
     return done
   name, sign = task.select
+  alone = jax.process_count() == 1
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
       checkpoint.open(
@@ -101,14 +102,12 @@ def fit(
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
     stop = stack.enter_context(interrupt.Interrupt())
     progress = stack.enter_context(Progress(phase.steps, task.name, done=step))
-    rate = throughput.Rate(phase.batch_size, programs.flops_per_step)
+    rate = throughput.Rate(phase.batch_size, programs.flops_per_step, step=step)
     put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
 
-    def save(metrics: Mapping[str, float] | None) -> None:
+    def save(data_state: Any, metrics: Mapping[str, float] | None) -> None:
       kept = {"window": [_floats(scalars) for scalars in window]}
-      checkpoint.save(
-        manager, step, state, data_state=_pack(data_state), metadata=kept, metrics=metrics
-      )
+      checkpoint.save(manager, step, state, data_state=data_state, metadata=kept, metrics=metrics)
 
     if step < phase.steps:
       for batch, data_state in meshes.prefetch_to_device(iterator, put):
@@ -130,13 +129,14 @@ def fit(
             writer.flush()
             if jax.process_index() == 0:
               draw(step, pictures)
-            save(numbers)
+            save(data_state, numbers)
         if last:
           break
-        if interrupt.agree(stop.requested):
-          save(None)
+        # Several processes agree by a collective, which is not for every step.
+        if (alone or step % 10 == 0) and interrupt.agree(stop.requested):
+          save(data_state, None)
           checkpoint.wait(manager)
-          raise Stopped(step, stop.exit_code)
+          raise Stopped(step, stop.exit_code or 128 + signal.SIGTERM)
 
     checkpoint.wait(manager)
     best = manager.best_step() or manager.latest_step()
@@ -163,7 +163,7 @@ def compile_programs(
   return Programs(
     step=lowered.compile(),
     evaluate=evaluate.lower(abstract_state, held, frozen).compile(),
-    flops_per_step=float((lowered.cost_analysis() or {}).get("flops", math.nan)),
+    flops_per_step=throughput.flops(lowered),
     abstract_state=abstract_state,
     batch_sharding=split,
     frozen=frozen,
@@ -232,10 +232,13 @@ def _begin(
   latest = manager.latest_step()
   if latest is not None:
     state, data_state, kept = checkpoint.restore(manager, programs.abstract_state)
-    iterator.set_state(_unpack(data_state))
+    iterator.set_state(data_state)
     return state, latest, kept["window"]
   shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
-  state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(seed))
+  # Runs once: what the compiler would make faster is not worth the wait (53 s against 11 s).
+  quick = {"xla_backend_optimization_level": 0}
+  init = jax.jit(task.init, out_shardings=shardings, compiler_options=quick)
+  state = init(jax.random.key(seed))
   if task.warm_start is not None:
     images = _first_images(train_data, programs.batch_sharding)
     state = jax.jit(task.warm_start, out_shardings=shardings)(state, images, programs.frozen)
@@ -250,7 +253,7 @@ def _first_images(train_data: Any, sharding: jax.sharding.NamedSharding, count: 
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  return {key: batch[key] for key in ("images_m11", "weight")}
+  return {key: batch[key] for key in ("images_m11", "weight", "valid")}
 
 
 def _local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -299,14 +302,6 @@ def _line(values: Mapping[str, float]) -> str:
     "code_usage": "codes",
   }
   return " ".join(f"{short} {values[key]:.3g}" for key, short in names.items() if key in values)
-
-
-def _pack(data_state: Any) -> str:
-  return data_state.decode("latin1") if isinstance(data_state, bytes) else json.dumps(data_state)
-
-
-def _unpack(packed: str) -> Any:
-  return json.loads(packed)
 
 
 def _write_done(

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hiresmed_jax.losses import reconstruction
 from hiresmed_jax.metrics import image
 from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
 from hiresmed_jax.nets.vqgan import VQGAN
@@ -278,21 +277,30 @@ def _train_step(
 def _eval_step(
   state: State, batch: Batch, frozen: Params, *, net: VQGAN, channels: int
 ) -> tuple[Mapping[str, Array], Array]:
-  """Totals over the batch, with the averaged weights where there are any."""
+  """Totals over the batch, with the averaged weights where there are any.
+
+  batch: images_m11 f32[N, H, W, 1 or C]; weight f32[N], 0 on rows that only fill the batch up;
+  valid bool[N, H, W], false on the padding of an image, which would flatter the numbers.
+  """
   del frozen
   params = averaged(state)
   images = _to_channels(batch["images_m11"], channels)
   pictures, indices = reconstruct(params, images, net=net)
-  weight = batch["weight"]  # 0 on padding
+  weight, valid = batch["weight"], batch["valid"]
   per_position = jnp.broadcast_to(weight[:, None, None], indices.shape)
   totals = {
     "weight": jnp.sum(weight),
-    # psnr first: it does not depend on the scale. l1 is told in [0, 1], as papers do.
-    "psnr": jnp.sum(weight * image.psnr(pictures, images, data_range=2.0)),
-    "l1": jnp.sum(weight * reconstruction.l1(pictures, images)) / 2.0,
+    # Of images in [0, 1], as papers do: l1 is halved; psnr does not depend on the scale.
+    "psnr": _total(image.psnr(pictures, images, data_range=2.0, where=valid), weight),
+    "l1": _total(image.l1(pictures, images, where=valid), weight) / 2.0,
     "counts": jnp.zeros(params["codebook"].shape[0]).at[indices].add(per_position),
   }
   return totals, pictures
+
+
+def _total(values: Array, weight: Array) -> Array:
+  """Rows of weight 0 may hold anything, an infinite psnr too."""
+  return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
 
 
 def _to_channels(images_m11: Array, channels: int) -> Array:

@@ -81,9 +81,9 @@ def background(preset: str) -> ConfigDict:
     {
       "num_codes": 1024,
       "init": "random" if paper else "kmeans",
-      "usage_decay": 0.99,
-      "revive_every": 100,  # steps
-      "revive_threshold": 0.03,  # of the usage that an evenly used code would have
+      "usage_decay": 0.9,  # a dead code is known for one after some 20 steps
+      "revive_every": 20,  # steps
+      "revive_threshold": 0.1,  # of the usage that an evenly used code would have
     }
   )
   config.loss = ConfigDict(

@@ -18,6 +18,22 @@ def test_psnr_is_scikit_images(channels, data_range):
   np.testing.assert_allclose(image.psnr(a, b, data_range=data_range), expected, rtol=1e-5)
 
 
+def test_pixels_that_do_not_count_change_nothing():
+  rng = np.random.default_rng(2)
+  a, b = rng.uniform(0, 1, (2, 3, 8, 6, 2)).astype(np.float32)
+  where = np.zeros((3, 8, 6), bool)
+  where[:, :5, :4] = True
+  inner = (slice(None), slice(5), slice(4))
+  np.testing.assert_allclose(
+    image.psnr(a, b, data_range=1.0, where=where),
+    image.psnr(a[inner], b[inner], data_range=1.0),
+    rtol=1e-6,
+  )
+  np.testing.assert_allclose(
+    image.l1(a, b, where=where), np.abs(a - b)[inner].mean(axis=(1, 2, 3)), rtol=1e-6
+  )
+
+
 def test_psnr_of_equal_images_is_infinite():
   same = jnp.ones((2, 4, 4, 1))
   assert np.isinf(image.psnr(same, same, data_range=1.0)).all()

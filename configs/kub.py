@@ -1,0 +1,18 @@
+"""The paper's first setting: kidney-ureter-bladder radiographs at 1,024 x 1,024.
+
+  python -m hiresmed_jax.train --config kub.py:background --data DATA
+  python -m hiresmed_jax.train --config kub.py:background,best --data DATA
+
+Preset `paper` (the default) is Tang et al. 2025, Table 1: 16 x 16 latents, batch 8, Adam 2.25e-5,
+3,500 epochs, VGG16 perceptual loss (`python -m hiresmed_jax.weights fetch vgg16` first). `best`
+keeps 64 x 64 latents and trains with what later work found; for small lesions it is the one to use.
+Cost and result at full size: not measured. `explain --config kub.py` tells FLOPs and memory.
+"""
+
+from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.tasks import presets
+
+
+def get_config(arg: str = "all"):
+  route, preset = route_and_preset(arg, presets=presets.PRESETS)
+  return presets.base("kub", route=route, preset=preset)

@@ -1,0 +1,26 @@
+"""Lung nodules on axial CT: 125 public slices at 1 mm per pixel, split by series.
+
+  python -m hiresmed_jax.prepare --kind images --source SOURCE/images --labels SOURCE/labels \
+    --boxes yolo --groups SOURCE/nodules.csv --out data/nodules_ct
+  python -m hiresmed_jax.train --config nodules_ct.py:background --data data/nodules_ct
+"""
+
+from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.tasks import presets
+
+
+def get_config(arg: str = "all"):
+  route, _ = route_and_preset(arg, presets=("best",))
+  config = presets.base("nodules_ct", route=route, preset="best")
+  config.data.update({"size": (384, 384), "crop": 96})
+  route = config.background
+  route.net.update({"stem_channels": 16, "channels": (32, 64, 128), "strides": (2, 2, 2)})
+  route.net.update({"full_resolution_channels": 16, "encoder_blocks": 1, "remat": False})
+  route.codebook.update({"num_codes": 512})
+  route.perceptual.net = "squeezenet"
+  route.gan.update({"start": 0.5, "features": (32, 64), "scales": 2})
+  route.optimizer.learning_rate = 1e-3
+  route.ema = 0.99
+  route.update({"batch_size": 4, "steps": 1000, "log_every": 25, "eval_every": 250})
+  route.eval_images = 16
+  return config

@@ -1,0 +1,32 @@
+"""Kidney stones on coronal CT: 622 public slices of 391 x 320, split by acquisition group.
+
+  python -m hiresmed_jax.prepare --kind images --source SOURCE/images --labels SOURCE/labels \
+    --boxes yolo --groups SOURCE/groups.csv --out data/stones_ct
+  python -m hiresmed_jax.train --config stones_ct.py:background --data data/stones_ct
+"""
+
+from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.tasks import presets
+
+
+def get_config(arg: str = "all"):
+  route, _ = route_and_preset(arg, presets=("best",))
+  config = presets.base("stones_ct", route=route, preset="best")
+  # Native resolution: a stone of 7 px would be 2 px at a third of it. The network is convolutional,
+  # so it trains on crops and is judged on whole slices.
+  config.data.update({"size": (392, 320), "crop": 96})
+  small_ct(config.background)
+  return config
+
+
+def small_ct(route):
+  """What two cores train in minutes: f8 latents, few channels, SqueezeNet as perceptual net."""
+  route.net.update({"stem_channels": 16, "channels": (32, 64, 128), "strides": (2, 2, 2)})
+  route.net.update({"full_resolution_channels": 16, "encoder_blocks": 1, "remat": False})
+  route.codebook.update({"num_codes": 512})
+  route.perceptual.net = "squeezenet"
+  route.gan.update({"start": 0.5, "features": (32, 64), "scales": 2})
+  route.optimizer.learning_rate = 1e-3
+  route.ema = 0.99
+  route.update({"batch_size": 4, "steps": 1000, "log_every": 25, "eval_every": 250})
+  route.eval_images = 16

@@ -1,0 +1,53 @@
+"""`python -m hiresmed_jax.train`: real images in, a trained route out."""
+
+import pathlib
+import sys
+
+from hiresmed_jax import routes
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.loop import Stopped
+from hiresmed_jax.runtime import cli, config, mesh
+
+_EXAMPLE = """\
+  python -m hiresmed_jax.train --config demo.py
+  python -m hiresmed_jax.prepare --kind images --source photos --out data/mine
+  python -m hiresmed_jax.train --config kub.py:background,best --data data/mine --config.seed=1"""
+
+
+def main(argv: list[str]) -> int:
+  """Trains the routes that the config names, in order; 0 when all of them are trained."""
+  parser = cli.Parser(
+    "train",
+    "Trains the routes of a config. The same command again goes on where it stopped.",
+    example=_EXAMPLE,
+    overrides=True,
+  )
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE.py[:ROUTE[,PRESET]]",
+    help="a path, or a name in configs/",
+  )
+  parser.add_argument("--data", type=pathlib.Path, help="dataset folder that `prepare` wrote")
+  parser.add_argument(
+    "--workdir", type=pathlib.Path, help="where the run lives (runs/<config name>)"
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="remove an earlier run of these routes first"
+  )
+  options, overrides = parser.parse(argv)
+  values = config.load_config(options.config, overrides)
+  if values.data.phantom.kind and options.data:
+    raise UserError(f"{values.name} makes its own phantom: leave out --data")
+  workdir = options.workdir or pathlib.Path("runs") / values.name
+  mesh.initialize_distributed()
+  try:
+    routes.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr, flush=True)
+    return stopped.code
+  return 0
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -26,7 +26,7 @@ def test_area_is_that_of_the_diameter_and_blur_loses_nothing(seed):
   for lesion in draw(seed, allowed):
     area = np.pi / 4 * lesion.diameter_mm**2
     assert lesion.filled.sum() * 0.25 == pytest.approx(area, rel=0.02)
-    assert 10 <= lesion.diameter_mm <= 14
+    assert 9.999 < lesion.diameter_mm < 14.001
     blurred = lesion.blurred(lesion.filled, 1.5)
     assert blurred.sum() == pytest.approx(lesion.filled.sum(), rel=1e-3)
     edge = np.concatenate([blurred[0], blurred[-1], blurred[:, 0], blurred[:, -1]])

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from hiresmed_jax import prepare
 from hiresmed_jax.data import records
@@ -42,7 +42,7 @@ def _bytes(folder: Path) -> bytes:
 def _dicom(path: Path, name: str, number: str) -> None:
   meta = FileMetaDataset()
   meta.TransferSyntaxUID = ExplicitVRLittleEndian
-  meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+  meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
   meta.MediaStorageSOPInstanceUID = generate_uid()
   dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
   dataset.SOPClassUID = meta.MediaStorageSOPClassUID

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ class Annotations:
       Unreadable: labels that cannot be believed, or a mask that does not fit.
     """
     height, width = sample.image.shape[:2]
-    found = {}
+    found: dict[str, Any] = {}
     if self.boxes is not None:
       try:
         boxes = self.boxes(image, width, height)

@@ -119,8 +119,8 @@ def _best_correlation(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Best correlation over rotations, (as it is, mirrored): f32[P] each of P pairs of signatures."""
   steps = 2 * _ANGLES  # between the angles of the signature: its frequencies are all known
-  lags = np.arange(steps)
-  lags = np.minimum(lags, steps - lags) * 360 / steps <= max_degrees
+  turns = np.arange(steps)
+  lags = np.minimum(turns, steps - turns) * 360 / steps <= max_degrees
   mirror = np.exp(1j * np.pi * np.arange(_FREQUENCIES))[:, None]
   direct = 2 * np.fft.irfft((one * other.conj()).sum(-1), n=steps, axis=-1)
   mirrored = 2 * np.fft.irfft((one * other * mirror).sum(-1), n=steps, axis=-1)
@@ -146,7 +146,7 @@ def near_duplicates(signatures: Sequence[np.ndarray]) -> NearDuplicates:
   picked = np.arange(0, len(signatures), step)
   if len(picked) < 2:
     return NearDuplicates(len(picked), np.zeros((0, 2), np.int64))
-  stack = np.stack([signatures[i] for i in picked])
+  stack = np.stack(signatures[::step])
   # Magnitudes do not change under rotation and mirroring: a cheap first sieve, a block at a time.
   magnitudes = np.abs(stack).reshape(len(stack), -1)
   magnitudes /= np.linalg.norm(magnitudes, axis=1, keepdims=True) + 1e-12

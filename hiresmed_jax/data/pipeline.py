@@ -102,7 +102,7 @@ def eval_batches(
     as lists of as many entries as there are images: boxes, group, image_id, spacing_mm.
   """
   count = len(source) if limit is None else min(limit, len(source))
-  picked = np.linspace(0, len(source), count, endpoint=False).astype(int) if count else []
+  picked = np.linspace(0, len(source), count, endpoint=False).astype(int)
   for start in range(0, count, batch_size):
     yield _padded(
       [load(source[int(i)], view) for i in picked[start : start + batch_size]], batch_size

@@ -20,5 +20,5 @@ def decode_mask(data: bytes, dtype: type[np.generic]) -> np.ndarray:
   """Mask [H, W] of a PNG, (0, 0) for b""."""
   if not data:
     return np.zeros((0, 0), dtype)
-  mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+  mask = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
   return mask.astype(dtype, copy=False)

@@ -124,7 +124,7 @@ def _digest(sample: Sample, split: Split) -> str:
   digest = hashlib.sha256()
   for array in (sample.image, sample.boxes, sample.lesion_mask, sample.forbidden_mask):
     digest.update(f"{array.dtype}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array))
+    digest.update(np.ascontiguousarray(array).data)
   plain = (
     float(sample.rescale_slope),
     float(sample.rescale_intercept),

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from hiresmed_jax.errors import UserError
 NONE = np.zeros((0, 4), np.float32)
 
 
-def _sample(**known: object) -> Sample:
+def _sample(**known: Any) -> Sample:
   return Sample(np.zeros((20, 30, 1), np.uint8), group="g", source="s", **known)
 
 
@@ -40,7 +41,9 @@ def test_the_three_box_formats_agree(tmp_path: Path) -> None:
   (tmp_path / "a.json").write_text(json.dumps(coco))
   for kind in ("yolo", "voc", "coco"):
     look_up = box_lookup(kind, tmp_path)
-    np.testing.assert_allclose(look_up(Path("sub/a.png"), 30, 20), [[12, 8, 18, 12]], atol=1e-5)
+    found = look_up(Path("sub/a.png"), 30, 20)
+    assert found is not None
+    np.testing.assert_allclose(found, [[12, 8, 18, 12]], atol=1e-5)
     assert look_up(Path("other.png"), 30, 20) is None
 
 
@@ -93,7 +96,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_lesions_are_numbered_as_their_boxes() -> None:
-  boxes = np.float32([[19, 9, 26, 16], [2, 3, 9, 10]])
+  boxes = np.array([[19, 9, 26, 16], [2, 3, 9, 10]], np.float32)
   ids, merged = match(_mask((3, 4, 8, 9), (20, 10, 25, 15), (12, 0, 14, 2)), boxes)
   np.testing.assert_array_equal(merged, [*boxes, [12, 0, 14, 2]])
   assert (ids[12, 22], ids[5, 5], ids[1, 13]) == (1, 2, 3)

@@ -27,7 +27,7 @@ def _sample(seed: int, **known: Any) -> Sample:
 
 
 def test_plain_facts() -> None:
-  boxes = np.float32([[10, 10, 20, 14], [30, 20, 34, 25]])
+  boxes = np.array([[10, 10, 20, 14], [30, 20, 34, 25]], np.float32)
   mask = np.zeros((40, 60), np.uint16)
   samples = [
     _sample(0, boxes=boxes, lesion_mask=mask, spacing_mm=(2.0, 0.5)),

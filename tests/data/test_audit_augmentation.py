@@ -22,7 +22,9 @@ def rotated(grey: np.ndarray, degrees: float, mirrored: bool = False) -> np.ndar
 
 
 def recompressed(grey: np.ndarray, quality: int = 70) -> np.ndarray:
-  return cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+  return np.asarray(
+    cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 0)
+  )
 
 
 @pytest.mark.parametrize("degrees", [-12, -6.5, -3, 3, 5, 9])

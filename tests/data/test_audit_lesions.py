@@ -12,7 +12,7 @@ def _scene(sigma: float = 3.0, peak: float = 120.0) -> np.ndarray:
 
 
 def _measure(grey: np.ndarray, box: list[float], ceiling: int = 250) -> audit.Lesion | None:
-  return audit.measure(grey, grey[..., None], np.float32(box), ceiling)
+  return audit.measure(grey, grey[..., None], np.array(box, np.float32), ceiling)
 
 
 @pytest.mark.parametrize("sigma", [2.0, 3.0, 4.0])
@@ -59,7 +59,7 @@ def test_bright_blobs_without_a_box() -> None:
   grey = _scene()
   lesion = _measure(grey, [44, 34, 57, 47])
   assert lesion is not None
-  boxes = np.float32([[44, 34, 57, 47]])
+  boxes = np.array([[44, 34, 57, 47]], np.float32)
   assert audit.unboxed_blobs(grey, boxes, [lesion]) == 0
   y, x = np.indices(grey.shape)
   for centre in ((15, 15), (85, 60)):  # two stones that nobody boxed

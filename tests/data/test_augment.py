@@ -16,11 +16,11 @@ def example(rows: int = 48, columns: int = 64) -> dict[str, Any]:
   image[~valid] = -1
   return {
     "images_m11": image[..., None],
-    "boxes": np.float32([[32, 15, 48, 25]]),
+    "boxes": np.array([[32, 15, 48, 25]], np.float32),
     "lesion_mask": ellipse.astype(np.uint16),
     "forbidden_mask": (x > 55).astype(np.uint8),
     "valid": valid,
-    "spacing_mm": np.float32([0.5, 0.5]),
+    "spacing_mm": np.array([0.5, 0.5], np.float32),
     "group": "g",
     "image_id": "i",
   }
@@ -35,7 +35,7 @@ def test_nothing_switched_on_changes_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_box_and_mask_follow_the_pixels(seed: int) -> None:
-  options = {"degrees": 20.0, "scale": 0.2, "shift": 0.08, "flip": True}
+  options: dict[str, Any] = {"degrees": 20.0, "scale": 0.2, "shift": 0.08, "flip": True}
   out = augment(example(), np.random.default_rng(seed), **options)
   bright = (out["images_m11"][..., 0] > 0.2).astype(np.uint8)
   x, y, width, height = cv2.boundingRect(bright)
@@ -67,7 +67,13 @@ def test_padding_stays_black_and_no_wedges_appear() -> None:
   before = example()
   before["images_m11"] = np.where(before["valid"][..., None], np.float32(0.3), np.float32(-1))
   for seed in range(8):
-    options = {"degrees": 10.0, "shift": 0.05, "gain": 0.2, "offset": 0.1, "gamma": 0.2}
+    options: dict[str, Any] = {
+      "degrees": 10.0,
+      "shift": 0.05,
+      "gain": 0.2,
+      "offset": 0.1,
+      "gamma": 0.2,
+    }
     out = augment(before, np.random.default_rng(seed), **options)
     image = out["images_m11"][..., 0]
     inner = np.zeros_like(out["valid"])
@@ -99,7 +105,7 @@ def test_the_input_is_not_touched() -> None:
 
 
 def test_one_switch_does_not_change_the_others() -> None:
-  options = {"degrees": 9.0, "shift": 0.05}
+  options: dict[str, Any] = {"degrees": 9.0, "shift": 0.05}
   one = augment(example(), np.random.default_rng(0), **options)
   two = augment(example(), np.random.default_rng(0), **options, gain=0.3)
   np.testing.assert_array_equal(one["boxes"], two["boxes"])

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ def _touch(root: Path, *names: str) -> None:
     (root / name).write_bytes(b"")
 
 
-def _names(root: Path, kind: str, **options: object) -> list[str]:
+def _names(root: Path, kind: str, **options: Any) -> list[str]:
   return [p.relative_to(root).as_posix() for p in listing.list_files(root, kind, **options)]
 
 

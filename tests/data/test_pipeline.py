@@ -29,7 +29,7 @@ class Numbers:
   def __getitem__(self, index: int) -> dict[str, Any]:
     return {
       "image": np.full((8, 8, 1), self.first + index, np.uint8),
-      "boxes": np.float32([[1, 1, 3, 3]] * (index % 3)).reshape(-1, 4),
+      "boxes": np.array([[1, 1, 3, 3]] * (index % 3), np.float32).reshape(-1, 4),
       "lesion_mask": np.full((8, 8), index, np.uint16)
       if index % 2
       else np.zeros((0, 0), np.uint16),
@@ -38,15 +38,21 @@ class Numbers:
       "group": "g",
       "rescale_slope": 1.0,
       "rescale_intercept": 0.0,
-      "value_range": np.float32([0, 255]),
+      "value_range": np.array([0, 255], np.float32),
       "photometric": "MONOCHROME2",
       "physics": "none",
-      "spacing_mm": np.float32([1, 1]),
+      "spacing_mm": np.array([1, 1], np.float32),
     }
 
 
 def _dataset(count: int = 22, **options: Any) -> grain.IterDataset:
-  known = {"view": VIEW, "augmentation": None, "batch_size": 4, "seed": 0, "workers": 0}
+  known: dict[str, Any] = {
+    "view": VIEW,
+    "augmentation": None,
+    "batch_size": 4,
+    "seed": 0,
+    "workers": 0,
+  }
   return pipeline.train_dataset(Numbers(count), **{**known, **options})
 
 
@@ -102,7 +108,12 @@ def test_two_processes_see_what_one_sees() -> None:
 
 def test_processes_and_epochs_draw_different_changes() -> None:
   def offsets(**options: Any) -> np.ndarray:
-    known = {"view": VIEW, "augmentation": {"offset": 0.2}, "batch_size": 2, "seed": 0}
+    known: dict[str, Any] = {
+      "view": VIEW,
+      "augmentation": {"offset": 0.2},
+      "batch_size": 2,
+      "seed": 0,
+    }
     return _take(pipeline.train_dataset(Numbers(1, first=128), **known, **options), 4)[..., 4, 4, 0]
 
   assert len(np.unique(offsets())) == 8

@@ -71,8 +71,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(item["lesion_mask"], sample.lesion_mask)
     np.testing.assert_array_equal(item["forbidden_mask"], sample.forbidden_mask)
     assert (item["lesion_mask"].dtype, item["forbidden_mask"].dtype) == (np.uint16, np.uint8)
-    np.testing.assert_array_equal(item["value_range"], np.float32(sample.value_range))
-    np.testing.assert_array_equal(item["spacing_mm"], np.float32(sample.spacing_mm))
+    np.testing.assert_array_equal(item["value_range"], np.array(sample.value_range, np.float32))
+    np.testing.assert_array_equal(item["spacing_mm"], np.array(sample.spacing_mm, np.float32))
     for name in ("rescale_slope", "rescale_intercept", "photometric", "physics"):
       assert item[name] == getattr(sample, name)
     assert item["group"] == KEY.group_id(sample.group)

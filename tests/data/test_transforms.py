@@ -39,7 +39,7 @@ def test_windows_are_in_rescaled_units() -> None:
   known = {
     "rescale_slope": 1.0,
     "rescale_intercept": -1164.0,
-    "value_range": np.float32([-160, 240]),
+    "value_range": np.array([-160, 240], np.float32),
   }
   out = load(record(image, **known), View((2, 4), window=(-100.0, 60.0)))["images_m11"]
   np.testing.assert_allclose(out[0, :, 0], [-1, -1, 1, 1], atol=1e-5)
@@ -53,7 +53,7 @@ def test_windows_are_in_rescaled_units() -> None:
 def test_monochrome1_is_inverted_after_its_window() -> None:
   image = np.random.default_rng(0).integers(0, 4096, (8, 8, 1), dtype=np.uint16)
   for window in ("stored", "percentile", (100.0, 900.0)):
-    known = {"value_range": np.float32([0, 4095])}
+    known = {"value_range": np.array([0, 4095], np.float32)}
     plain = load(record(image, **known), View(8, window=window))["images_m11"]
     dark = load(record(image, photometric="MONOCHROME1", **known), View(8, window=window))
     np.testing.assert_allclose(dark["images_m11"], -plain, atol=1e-6)
@@ -86,13 +86,13 @@ def test_a_constant_image_is_no_error() -> None:
 def test_means_are_taken_before_the_window_clips() -> None:
   # Metal beside air: their mean is what a larger detector element measures, then it is windowed.
   image = np.array([[0, 4000], [0, 0]], np.uint16)[..., None]
-  known = {"value_range": np.float32([0, 2000])}
+  known = {"value_range": np.array([0, 2000], np.float32)}
   out = load(record(image, **known), View(1))["images_m11"]
   np.testing.assert_allclose(out, 0.0, atol=1e-6)
 
 
 def test_spacing_follows_every_resize() -> None:
-  known = {"spacing_mm": np.float32([0.5, 0.8])}
+  known = {"spacing_mm": np.array([0.5, 0.8], np.float32)}
   image = np.zeros((100, 50, 1), np.uint8)
   for view, expected in (
     (View((50, 100)), [1.0, 0.4]),
@@ -109,7 +109,7 @@ def test_masks_and_boxes_come_along() -> None:
   labels = np.zeros((40, 40), np.uint16)
   labels[8:16, 20:32], labels[30:34, 2:6] = 1, 2
   known = {
-    "boxes": np.float32([[20, 8, 32, 16], [2, 30, 6, 34]]),
+    "boxes": np.array([[20, 8, 32, 16], [2, 30, 6, 34]], np.float32),
     "lesion_mask": labels,
     "forbidden_mask": (labels == 0).astype(np.uint8),
   }

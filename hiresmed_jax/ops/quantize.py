@@ -49,7 +49,8 @@ def nearest(latents: Array, codebook: Array) -> Array:
   Returns:
     int32[...].
   """
-  cosine = _dot(normalize(latents), normalize(codebook).T)
+  highest = jax.lax.Precision.HIGHEST  # accelerators would round the factors to 8 or 11 bits
+  cosine = jnp.dot(normalize(latents), normalize(codebook).T, precision=highest)
   return jnp.argmax(cosine, axis=-1).astype(jnp.int32)
 
 
@@ -68,7 +69,8 @@ def quantize(latents: Array, codebook: Array) -> Quantized:
   indices = jax.lax.stop_gradient(nearest(latents, codebook))
   # Rows are normalised after the lookup: an unused row then has a gradient of exactly zero.
   unit_codes = normalize(codebook[indices])
-  codes = unit_latents + jax.lax.stop_gradient(unit_codes - unit_latents)
+  # In this order the value is the code to the last bit, as decoding stored indices gives it.
+  codes = jax.lax.stop_gradient(unit_codes) + (unit_latents - jax.lax.stop_gradient(unit_latents))
   return Quantized(codes=codes, indices=indices, unit_latents=unit_latents, unit_codes=unit_codes)
 
 
@@ -105,6 +107,7 @@ def revive(
     while P >= K; with fewer latents than codes they are used again in turn.
   """
   num_codes, num_latents = codebook.shape[0], latents.shape[0]
+  # The order of random numbers is a draw without replacement, whatever the sharding.
   noise = jax.random.uniform(key, (num_latents,))
   chosen = jax.lax.top_k(noise, min(num_codes, num_latents))[1]
   candidates = normalize(latents[chosen])[jnp.arange(num_codes) % chosen.shape[0]]
@@ -126,8 +129,8 @@ def kmeans(latents: Array, key: Array, *, num_codes: int, iterations: int) -> Ar
     f32[K, D] unit centres.
   """
   unit = normalize(latents)
-  everything = jnp.zeros(num_codes, jnp.float32)
-  first = revive(jnp.zeros((num_codes, unit.shape[-1])), everything, unit, key, threshold=1.0)[0]
+  nothing = jnp.zeros((num_codes, unit.shape[-1]), jnp.float32)
+  first = revive(nothing, nothing[:, 0], unit, key, threshold=1.0)[0]
 
   def move(centres: Array, step: Array) -> tuple[Array, None]:
     indices = nearest(unit, centres)
@@ -137,7 +140,3 @@ def kmeans(latents: Array, key: Array, *, num_codes: int, iterations: int) -> Ar
     return revive(normalize(sums), counts, unit, refill, threshold=0.5)[0], None
 
   return jax.lax.scan(move, first, jnp.arange(1, iterations + 1))[0]
-
-
-def _dot(a: Array, b: Array) -> Array:
-  return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)

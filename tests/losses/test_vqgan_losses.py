@@ -1,0 +1,155 @@
+"""Losses of the background route against PyTorch: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from hiresmed_jax.losses import adversarial, codebook, reconstruction
+from hiresmed_jax.ops.quantize import normalize
+from tests.reference import vqgan_losses as reference
+
+
+def _draw(*shape: int, seed: int = 0) -> jax.Array:
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def _assert_same(loss, torch_loss, *trees, per_example: bool = True) -> None:
+  """Values, and gradients of a weighted sum over examples, with respect to every array."""
+  value = jax.jit(loss)(*trees)
+  assert value.dtype == jnp.float32
+  weights = np.linspace(0.5, 2.0, value.size).reshape(value.shape).astype(np.float32)
+  gradient = jax.jit(
+    jax.grad(lambda *t: jnp.sum(weights * loss(*t)), argnums=tuple(range(len(trees))))
+  )(*trees)
+
+  def leaf(array):
+    return torch.tensor(np.asarray(array), dtype=torch.float64).requires_grad_()
+
+  leaves = jax.tree.map(leaf, trees)
+  expected = torch_loss(*leaves)
+  (torch.tensor(weights, dtype=torch.float64) * expected).sum().backward()
+  np.testing.assert_allclose(value, expected.detach(), rtol=2e-6, atol=2e-6)
+  assert value.ndim == (1 if per_example else 0)
+  is_leaf = lambda x: isinstance(x, torch.Tensor)  # noqa: E731
+  for actual, exact in zip(
+    jax.tree.leaves(gradient), jax.tree.leaves(leaves, is_leaf=is_leaf), strict=True
+  ):
+    wanted = np.zeros(exact.shape) if exact.grad is None else exact.grad
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["l1", "mse"])
+def test_reconstruction(name):
+  pred, target = _draw(3, 6, 5, 2), _draw(3, 6, 5, 2, seed=1)
+  _assert_same(getattr(reconstruction, name), getattr(reference, name), pred, target)
+
+
+@pytest.mark.parametrize("name", ["l1", "mse"])
+def test_reconstruction_sums_in_float32(name):
+  loss = getattr(reconstruction, name)
+  target = jnp.zeros((2, 64, 64, 1), jnp.bfloat16)
+  value = loss(target + jnp.bfloat16(1.0), target)
+  assert value.dtype == jnp.float32
+  np.testing.assert_allclose(value, 1.0)  # bfloat16 sums stop growing at 256
+  with pytest.raises(ValueError, match="differ in shape"):
+    loss(target, target[:1])
+
+
+@pytest.mark.parametrize("name", ["commitment", "codebook"])
+def test_codebook_distance(name):
+  latents, codes = normalize(_draw(3, 4, 5, 8)), normalize(_draw(3, 4, 5, 8, seed=1))
+  loss, torch_loss = getattr(codebook, name), getattr(reference, name)
+
+  # Normalised inside, so that both gradients lie in the sphere and agree.
+  def on_sphere(a, b):
+    return loss(normalize(a), normalize(b))
+
+  _assert_same(on_sphere, torch_loss, latents, codes)
+  opposite = loss(latents, -latents)
+  np.testing.assert_allclose(opposite, 4.0, rtol=1e-6)  # whatever the code width
+
+
+def test_each_codebook_loss_moves_its_own_side_only():
+  latents, codes = normalize(_draw(2, 3, 3, 4)), normalize(_draw(2, 3, 3, 4, seed=1))
+  for loss, still in ((codebook.commitment, 1), (codebook.codebook, 0)):
+    gradients = jax.grad(lambda *a, f=loss: jnp.sum(f(*a)), argnums=(0, 1))(latents, codes)
+    assert not np.any(gradients[still])
+    assert np.any(gradients[1 - still])
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+def test_entropy(temperature):
+  latents, codes = normalize(_draw(2, 3, 4, 8)), _draw(16, 8, seed=1)
+
+  def loss(latents, codes):
+    total, weight = codebook.entropy(latents, codes, temperature=temperature)
+    return total / weight
+
+  def torch_loss(latents, codes):
+    return reference.entropy(latents, codes, temperature)
+
+  total, weight = codebook.entropy(latents, codes, temperature=temperature)
+  assert weight == 24
+  assert -np.log(16) <= total / weight <= 0
+  value, expected = loss(latents, codes), torch_loss(*(_torch(a) for a in (latents, codes)))
+  np.testing.assert_allclose(value, expected, atol=1e-5)
+
+  # Latents leave the sphere in a derivative, where 2 - 2 cos and the distance differ by a term
+  # that is the same for all codes: the softmax, and so the gradient, is the same.
+  ours = jax.jit(jax.grad(loss, argnums=(0, 1)))(latents, codes)
+  leaves = [_torch(a).requires_grad_() for a in (latents, codes)]
+  torch_loss(*leaves).backward()
+  for actual, exact in zip(ours, leaves, strict=True):
+    np.testing.assert_allclose(actual, exact.grad, rtol=1e-4, atol=1e-5)
+
+
+def _torch(array: jax.Array) -> torch.Tensor:
+  return torch.tensor(np.asarray(array), dtype=torch.float64)
+
+
+def test_entropy_knows_its_best_and_worst():
+  eye = jnp.eye(8)
+  spread = codebook.entropy(eye[None], eye, temperature=0.01)
+  np.testing.assert_allclose(spread[0] / spread[1], -np.log(8), rtol=1e-5)
+  collapsed = codebook.entropy(jnp.tile(eye[:1], (5, 1)), eye, temperature=0.01)
+  np.testing.assert_allclose(collapsed[0], 0.0, atol=1e-5)
+  gradient = jax.grad(lambda e: codebook.entropy(e, eye, temperature=1e-4)[0])(eye)
+  assert np.all(np.isfinite(gradient))
+
+
+def test_hinge():
+  real = tuple(_draw(3, s, s, 1, seed=s) for s in (8, 4, 2))
+  fake = tuple(_draw(3, s, s, 1, seed=10 + s) for s in (8, 4, 2))
+  _assert_same(adversarial.hinge_discriminator, reference.hinge_discriminator, real, fake)
+  _assert_same(adversarial.hinge_generator, reference.hinge_generator, fake)
+
+
+def test_hinge_counts_each_scale_the_same():
+  fake = (jnp.ones((2, 8, 8, 1), jnp.bfloat16), jnp.full((2, 1, 1, 1), 3.0, jnp.bfloat16))
+  value = adversarial.hinge_generator(fake)
+  assert value.dtype == jnp.float32
+  np.testing.assert_allclose(value, -2.0)
+  silent = tuple(jnp.zeros((2, s, s, 1)) for s in (4, 2))
+  np.testing.assert_allclose(adversarial.hinge_discriminator(silent, silent), 1.0)
+
+
+def test_hinge_refuses_unequal_scales():
+  one = (jnp.zeros((1, 2, 2, 1)),)
+  with pytest.raises(ValueError, match="scales"):
+    adversarial.hinge_discriminator(one, one * 2)
+  with pytest.raises(ValueError, match="at least one"):
+    adversarial.hinge_generator(())
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, 10.0), (1e-3, 10.0), (0.0, 1e4), (1e4, 10.0)])
+def test_adaptive_weight(scale, cap):
+  nll, gan = _draw(3, 3, 8, 1), scale * _draw(3, 3, 8, 1, seed=1)
+  actual = adversarial.adaptive_weight(nll, gan, cap=cap)
+  expected = reference.adaptive_weight(_torch(nll), _torch(gan), cap)
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+  tree = adversarial.adaptive_weight({"a": nll[:1], "b": nll[1:]}, gan, cap=cap)
+  np.testing.assert_allclose(tree, expected, rtol=1e-6)
+  slope = jax.grad(lambda g: adversarial.adaptive_weight(nll, g, cap=cap))(gan)
+  assert not np.any(slope)

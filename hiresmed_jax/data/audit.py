@@ -6,6 +6,7 @@ The summary is plain numbers and sentences for the dataset card; it names no ima
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,18 +17,21 @@ from hiresmed_jax.data.audit_findings import warnings
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.data.split import SPLITS, Split
 
+_MODALITY = re.compile("([A-Z]{2})?")
 _DEEP_WEDGE = 0.045  # of the shorter side: what a person sees at a glance
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-  """What the audit keeps of one image, about 10 kB. `group` is a keyed hash."""
+  """What the audit keeps of one image, about 6 kB. `group` is a keyed hash."""
 
   group: str
   split: Split
   shape: tuple[int, int, int]
   bits: int
   photometric: str
+  modality: str
+  physics: str
   spacing_mm: tuple[float, float]
   levels: int  # distinct stored values
   top: int  # largest stored value
@@ -64,6 +68,9 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     shape=(image.shape[0], image.shape[1], image.shape[2]),
     bits=8 * image.dtype.itemsize,
     photometric=sample.photometric,
+    # Two letters at most of what a header says of itself: nothing that names anybody.
+    modality=sample.modality if _MODALITY.fullmatch(sample.modality) else "other",
+    physics=sample.physics,
     spacing_mm=sample.spacing_mm,
     levels=int(np.count_nonzero(counts)),
     top=len(counts) - 1,
@@ -116,6 +123,8 @@ def _images(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "saturated_share": _mean(f.at_top for f in facts),
     "colour": sum(f.photometric == "RGB" for f in facts),
     "photometric": _counts(f.photometric for f in facts),
+    "modality": _counts(f.modality for f in facts),
+    "physics": _counts(f.physics for f in facts),
     "spacing_known": len(known),
     "spacing_mm": _spread(known.ravel()) if len(known) else None,
     "lesion_masks": sum(f.has_lesion_mask for f in facts),

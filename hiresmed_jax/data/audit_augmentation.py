@@ -89,7 +89,7 @@ def wedge_depth(degrees: float, height: int, width: int) -> float:
 
 
 def signature(grey: np.ndarray) -> np.ndarray:
-  """Angular spectrum of the inscribed disc, mean 0, norm 1: complex64 [frequencies, radii].
+  """Angular spectrum of the inscribed disc, mean 0, norm 1: f16[frequencies, radii, 2], 5 kB.
 
   A rotation multiplies frequency k by a phase k * angle, a mirroring conjugates it.
 
@@ -111,13 +111,19 @@ def signature(grey: np.ndarray) -> np.ndarray:
   weight /= weight.sum()
   polar = (polar - polar.mean(0) @ weight) * np.sqrt(weight)
   polar /= np.linalg.norm(polar) + 1e-6
-  return np.fft.rfft(polar, axis=0)[:_FREQUENCIES].astype(np.complex64)
+  spectrum = np.fft.rfft(polar, axis=0)[:_FREQUENCIES]
+  return np.stack([spectrum.real, spectrum.imag], axis=-1).astype(np.float16)
+
+
+def _spectra(signatures: Sequence[np.ndarray]) -> np.ndarray:
+  """complex64[N, frequencies, radii] of N signatures."""
+  return np.stack(signatures).astype(np.float32).view(np.complex64)[..., 0]
 
 
 def _best_correlation(
   one: np.ndarray, other: np.ndarray, max_degrees: float = 180.0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Best correlation over rotations, (as it is, mirrored): f32[P] each of P pairs of signatures."""
+  """Best correlation over rotations, (as it is, mirrored): f32[P] each of P pairs of spectra."""
   steps = 2 * _ANGLES  # between the angles of the signature: its frequencies are all known
   turns = np.arange(steps)
   lags = np.minimum(turns, steps - turns) * 360 / steps <= max_degrees
@@ -146,7 +152,7 @@ def near_duplicates(signatures: Sequence[np.ndarray]) -> NearDuplicates:
   picked = np.arange(0, len(signatures), step)
   if len(picked) < 2:
     return NearDuplicates(len(picked), np.zeros((0, 2), np.int64))
-  stack = np.stack(signatures[::step])
+  stack = _spectra(signatures[::step])
   # Magnitudes do not change under rotation and mirroring: a cheap first sieve, a block at a time.
   magnitudes = np.abs(stack).reshape(len(stack), -1)
   magnitudes /= np.linalg.norm(magnitudes, axis=1, keepdims=True) + 1e-12
@@ -179,7 +185,7 @@ def orientations(signatures: Sequence[np.ndarray], groups: Sequence[str]) -> Ori
     if len(indices) < 2:
       continue
     compared += 1
-    stack = np.stack([signatures[i] for i in indices[:: -(-len(indices) // _MAX_PER_GROUP)]])
+    stack = _spectra([signatures[i] for i in indices[:: -(-len(indices) // _MAX_PER_GROUP)]])
     one, other = np.triu_indices(len(stack), 1)
     direct, mirrored = _best_correlation(stack[one], stack[other], _SMALL_ROTATION)
     both += bool(((mirrored > direct + _CLEARLY_MORE_ALIKE) & (mirrored > _ALIKE)).any())

@@ -30,6 +30,7 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     f"{images['bits_used']} of {card['bits']} bits used, {_range(images['grey_levels'])} grey "
     f"levels, {card['channels']} channel{'s' if card['channels'] > 1 else ''}",
   )
+  yield "physics", _counts(images["physics"], images["modality"])
   spacing = images["spacing_mm"]
   known = f"{_range(spacing)} mm, of {images['spacing_known']} images" if spacing else "unknown"
   yield "spacing", known
@@ -87,6 +88,12 @@ def _lesion_rows(
   if images["lesion_masks"] or images["forbidden_masks"]:
     masks = f"{images['lesion_masks']} of lesions, {images['forbidden_masks']} of forbidden tissue"
     yield "masks", masks
+
+
+def _counts(physics: Mapping[str, int], modality: Mapping[str, int]) -> str:
+  parts = [", ".join(f"{name} {count}" for name, count in physics.items())]
+  parts += [", ".join(f"{name} {count}" for name, count in modality.items() if name)]
+  return "; ".join(part for part in parts if part)
 
 
 def _range(spread: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
 _BUFFER_BYTES = 1 << 30  # of batches that are ready, per process
-_THREADS = 8
+_THREADS = 16
 
 _HOST_ONLY = ("boxes", "group", "image_id", "spacing_mm")
 

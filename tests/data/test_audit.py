@@ -31,8 +31,8 @@ def test_plain_facts() -> None:
   mask = np.zeros((40, 60), np.uint16)
   samples = [
     _sample(0, boxes=boxes, lesion_mask=mask, spacing_mm=(2.0, 0.5)),
-    _sample(1),
-    _sample(2, image=np.zeros((10, 20, 3), np.uint8), photometric="RGB"),
+    _sample(1, modality="CT"),
+    _sample(2, modality="MUSTERMANN", image=np.zeros((10, 20, 3), np.uint8), photometric="RGB"),
     _sample(3, image=np.full((9, 9, 1), 4095, np.uint16), group="g0"),
   ]
   found = audit.summarise(_facts(samples), jpeg_qualities={75: 3, 90: 1})
@@ -43,6 +43,8 @@ def test_plain_facts() -> None:
   assert images["bits"] == {"8": 3, "16": 1}
   assert images["bits_used"] == 12
   assert images["colour"] == 1
+  assert images["modality"] == {"": 2, "CT": 1, "other": 1}  # nothing a header could smuggle in
+  assert images["physics"] == {"none": 4}
   assert images["spacing_known"] == 1
   assert images["spacing_mm"] == [0.5, 1.25, 2.0]
   assert images["lesion_masks"] == 1

@@ -1,0 +1,126 @@
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiresmed_jax.convert import features as published
+from hiresmed_jax.nets import features
+
+SIZES = {"vgg16": 14_714_688, "alexnet": 2_469_696, "squeezenet": 722_496}
+HEADS = {"vgg16": 1_472, "alexnet": 1_152, "squeezenet": 2_240}
+MINIMUM = {"vgg16": 16, "alexnet": 31, "squeezenet": 17}
+LPIPS_NAMES = {"vgg16": "vgg", "alexnet": "alex", "squeezenet": "squeeze"}
+
+
+def images(seed, *shape):
+  return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def small_params(net, seed=0):
+  """Parameters of a trunk with unit gain, so that deep taps are of the order of shallow ones."""
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  rng = np.random.default_rng(seed)
+
+  def draw(leaf):
+    fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1e4
+    return (rng.standard_normal(leaf.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+
+  return jax.tree.map(draw, shapes)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameter_counts(name):
+  layout = published.layout(name)
+  heads = {k: v for k, v in layout.items() if k.startswith("lin")}
+  trunk = [np.prod(shape) for k, shape in layout.items() if k not in heads]
+  assert sum(trunk) == SIZES[name]
+  assert sum(c for (c,) in heads.values()) == HEADS[name]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_taps_equal_torch_layer_by_layer(name):
+  tv = pytest.importorskip("tests.reference.torchvision_cpu")
+  reference = tv.lpips_network(LPIPS_NAMES[name])
+  state = {k: v.numpy() for k, v in reference.state_dict().items()}
+  params = {}
+  for key, value in state.items():
+    if key.startswith("net."):
+      ours = published._our_name(key, name)
+      params[ours] = published._our_order(value, ours)
+  params = flax.traverse_util.unflatten_dict(params, sep="/")
+  x = images(1, 2, 33, 46, 3)
+  taps = jax.jit(published.TRUNKS[name]().apply)({"params": params}, x)
+  expected = reference.net(reference.scaling_layer(tv.torch.tensor(x.transpose(0, 3, 1, 2))))
+  assert len(taps) == len(expected)
+  for tap, wanted in zip(taps, expected):
+    wanted = wanted.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(tap, wanted, rtol=1e-5, atol=1e-5 * wanted.max())
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def pool_and_slope(x, cotangent, window, round_up):
+  pooled, pullback = jax.vjp(lambda x: features.max_pool(x, window=window, round_up=round_up), x)
+  return pooled, pullback(cotangent)[0]
+
+
+@pytest.mark.parametrize("round_up", [False, True])
+@pytest.mark.parametrize("window", [2, 3])
+def test_max_pool_equals_torch_for_any_size(window, round_up):
+  torch = pytest.importorskip("torch")
+  smallest = 2 if round_up else window
+  for height in range(smallest, 10):
+    width = 11 - height + smallest
+    x = images(height, 2, height, width, 3)
+    wanted = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(wanted, window, 2, ceil_mode=round_up)
+    cotangent = images(width, *pooled.permute(0, 2, 3, 1).shape)
+    pooled.backward(torch.tensor(cotangent.transpose(0, 3, 1, 2)))
+    ours, slope = pool_and_slope(x, cotangent, window, round_up)
+    np.testing.assert_array_equal(ours, pooled.detach().permute(0, 2, 3, 1))
+    gradient = wanted.grad.permute(0, 2, 3, 1)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-6, atol=1e-6)
+
+
+def test_equal_values_share_the_gradient_of_a_pool():
+  flat = jnp.ones((1, 6, 6, 1))
+  for window in (2, 3):
+    slope = jax.grad(lambda x, w=window: features.max_pool(x, window=w, round_up=True).sum())(flat)
+    assert float(slope.sum()) == pytest.approx(9)  # one for each of 3 x 3 maxima
+    assert float(slope.max()) <= 1
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_smallest_image_reaches_every_tap_and_a_smaller_one_is_refused(name):
+  net, smallest = published.TRUNKS[name](), MINIMUM[name]
+
+  def taps(height, channels):
+    image = jax.ShapeDtypeStruct((1, height, smallest + 5, channels), jnp.float32)
+    return jax.eval_shape(net.init_with_output, jax.random.key(0), image)[0]
+
+  assert all(tap.size for tap in taps(smallest, 1))
+  with pytest.raises(ValueError, match=f"{smallest} px"):
+    taps(smallest - 1, 1)
+  with pytest.raises(ValueError, match="1 or 3 channels"):
+    taps(smallest, 2)
+
+
+def test_grey_is_three_equal_channels():
+  apply = jax.jit(features.AlexNetFeatures().apply)
+  params = small_params(features.AlexNetFeatures())
+  grey = images(2, 1, 31, 40, 1)
+  for tap, wanted in zip(apply(params, grey), apply(params, np.repeat(grey, 3, -1))):
+    np.testing.assert_array_equal(tap, wanted)
+
+
+def test_bfloat16_computes_in_bfloat16_and_stays_close():
+  x = images(3, 1, 40, 40, 3)
+  params = small_params(features.AlexNetFeatures())
+  exact = jax.jit(features.AlexNetFeatures().apply)(params, x)
+  rough = jax.jit(features.AlexNetFeatures(dtype=jnp.bfloat16).apply)(params, x)
+  for a, b in zip(exact, rough):
+    assert (a.dtype, b.dtype) == (jnp.float32, jnp.bfloat16)
+    error = np.abs(np.asarray(b, np.float32) - a).max() / a.max()
+    assert 0 < error < 0.05

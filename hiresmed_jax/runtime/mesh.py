@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hiresmed_jax.errors import UserError
@@ -98,7 +98,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+def state_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Where each leaf of a training state lives.
 
   With fsdp > 1, a leaf of at least 2^20 elements (4 MiB of float32) is split along its largest
@@ -107,7 +107,7 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
   Args:
     shapes: pytree of `jax.ShapeDtypeStruct`, as from `jax.eval_shape(init, key)`.
-    mesh: from `make_mesh`.
+    mesh: from `make_mesh`, or an `AbstractMesh` of the same axes.
 
   Returns:
     The same pytree of `NamedSharding`.

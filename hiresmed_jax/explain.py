@@ -1,0 +1,130 @@
+"""`python -m hiresmed_jax.explain`: what a config amounts to, without training anything."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from hiresmed_jax import explanation, routes
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli, config
+from hiresmed_jax.tasks.presets import ROUTES
+
+_EXAMPLE = """\
+  python -m hiresmed_jax.explain --config kub.py
+  python -m hiresmed_jax.explain --config kub.py:background,best --devices 8 --json
+  python -m hiresmed_jax.explain --config demo.py --compile"""
+
+
+def main(argv: list[str]) -> None:
+  """Prints networks, work, memory, mesh and departures of a config; allocates nothing."""
+  parser = cli.Parser(
+    "explain",
+    "Shows what a config amounts to: networks, FLOPs, memory, mesh, departures from the paper.",
+    example=_EXAMPLE,
+    overrides=True,
+  )
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE.py[:ROUTE[,PRESET]]",
+    help="a path or a name in configs/",
+  )
+  parser.add_argument(
+    "--devices", type=int, metavar="N", help="plan for N devices (default: those that are here)"
+  )
+  parser.add_argument(
+    "--compile", action="store_true", help="also compile the training step on this backend"
+  )
+  parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+  options, overrides = parser.parse(argv)
+  values = config.load_config(options.config, overrides)
+  if values.route not in ("all", *ROUTES):
+    raise UserError(
+      f"route {values.route!r} is not in this version; it explains: {', '.join(ROUTES)}"
+    )
+  facts = {
+    "config": {"name": values.name, "route": values.route, "preset": values.preset}
+  } | explanation.explain(
+    values,
+    dtype=routes.compute_dtype(values.background.dtype),
+    devices=options.devices or jax.device_count(),
+    compiled=options.compile,
+  )
+  print(json.dumps(facts, indent=2) if options.json else "\n".join(_lines(facts)))
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+  about = facts["config"]
+  yield f"{about['name']}, preset {about['preset']}, route background"
+  for name, rows in facts["networks"].items():
+    yield from ("", f"{name}: shapes and FLOPs are of one image, forward")
+    yield from _table(
+      ("module", "type", "output", "parameters", "GFLOP"),
+      [
+        (
+          _indented(row["path"]),
+          row["type"],
+          " x ".join(map(str, row["output"])),
+          f"{row['parameters']:,}",
+          f"{row['flops_per_image'] / 1e9:,.2f}",
+        )
+        for row in rows
+      ],
+    )
+  yield from ("", "parameters")
+  yield from _table((), [(k, f"{v:,}") for k, v in facts["parameters"].items()])
+  yield from ("", "GFLOP per image (a multiply-add is two)")
+  yield from _table((), [(k, f"{v / 1e9:,.1f}") for k, v in facts["flops_per_image"].items()])
+  mesh = facts["mesh"]
+  yield ""
+  yield (
+    f"mesh: {mesh['devices']} x {mesh['kind']}, data {mesh['data']}, fsdp {mesh['fsdp']}; "
+    f"{mesh['images_per_device']} images a device; convolutions in {mesh['dtype']}"
+  )
+  yield from ("", "memory per device: an estimate from shapes, before the compiler's copies")
+  yield from _table((), [(k, _size(v)) for k, v in facts["memory_per_device"].items()])
+  if "compiled" in facts:
+    yield from _compiled_lines(facts["compiled"])
+  yield from ("", "departures from the paper")
+  for row in facts["departures"]:
+    yield f"  {row['what']}: paper {row['paper'] or 'nothing'}; here {row['ours']}"
+    yield f"    because {row['reason']}" if row["reason"] else ""
+
+
+def _compiled_lines(facts: dict[str, Any]) -> Iterator[str]:
+  yield ""
+  yield (
+    f"compiled for {facts['devices']} x {facts['backend']} in {facts['seconds_to_compile']:.0f} s: "
+    "this backend's own figures"
+  )
+  bytes_of = facts["bytes_per_device"].items()
+  yield from _table((), [(f"{k}, per device", _size(v)) for k, v in bytes_of])
+  flops = f"{facts['flops_per_image'] / 1e9:,.1f}"
+  yield from _table((), [("GFLOP per image, training step", flops)])
+
+
+def _indented(path: str) -> str:
+  parent, _, name = path.partition("/")
+  return f"  {name}" if name else parent
+
+
+def _size(count: float) -> str:
+  return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+  """Columns as wide as they must be; text to the left, numbers to the right."""
+  shown = [head, *rows] if head else rows
+  widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+  for row in shown:
+    cells = [
+      cell.rjust(width) if row[i][:1].isdigit() or (row is head and i >= 3) else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    yield "  " + "  ".join(cells).rstrip()
+
+
+if __name__ == "__main__":
+  cli.run(main)

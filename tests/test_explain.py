@@ -1,0 +1,122 @@
+import contextlib
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hiresmed_jax import explain
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.tasks import background
+
+SMALL = """
+from hiresmed_jax.tasks import presets
+from hiresmed_jax.runtime.config import route_and_preset
+
+def get_config(arg):
+  route, preset = route_and_preset(arg, presets=presets.PRESETS)
+  config = presets.base("small", route=route, preset=preset)
+  config.data.size = (32, 32)
+  config.background.net.update({"channels": (32,), "strides": (2,), "stem_channels": 16})
+  config.background.net.update({"encoder_blocks": 1, "code_dim": 16})
+  config.background.gan.update({"features": (8, 16), "scales": 1})
+  config.background.perceptual.net = "alexnet"
+  return config
+"""
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+  path = tmp_path_factory.mktemp("explain") / "small.py"
+  path.write_text(SMALL)
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def alone(spec):
+  """What is told as JSON for one device, and how many arrays that left behind."""
+  before, out = len(jax.live_arrays()), io.StringIO()
+  with contextlib.redirect_stdout(out):
+    explain.main(["--config", spec, "--devices", "1", "--json"])
+  return json.loads(out.getvalue()) | {"arrays": len(jax.live_arrays()) - before}
+
+
+def test_counts_are_those_of_the_networks(alone, spec):
+  net, disc = background.networks(load_config(spec).background, channels=3, dtype=jnp.float32)
+  image = jnp.zeros((1, 32, 32, 3))
+  for name, module in (("generator", net), ("discriminator", disc)):
+    params = jax.eval_shape(module.init, jax.random.key(0), image)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert alone["parameters"][name] == count
+    assert sum(row["parameters"] for row in outermost(alone["networks"][name])) == count
+  heads = 64 + 192 + 384 + 256 + 256
+  assert alone["parameters"]["perceptual, frozen"] == 2_469_696 + heads
+  hdfb = next(row for row in alone["networks"]["generator"] if row["path"].endswith("block0"))
+  assert hdfb["type"] == "HDFB"
+  assert hdfb["output"] == [16, 16, 32]
+  # 16 to 32 channels: MSConvFE(32), both norms, the 3x3 convolution, the 1x1 of the skip.
+  assert hdfb["parameters"] == 10 * 32**2 + 30 * 32 + 96 + 9 * 16 * 32 + 32 + 16 * 32 + 32
+
+
+def outermost(rows):
+  """Rows that no other row holds; the two middle stacks stand for themselves by their blocks."""
+  return [row for row in rows if "/" not in row["path"] or "_middle/" in row["path"]]
+
+
+def test_flops_of_the_parts_are_the_whole(alone):
+  parts = sum(row["flops_per_image"] for row in outermost(alone["networks"]["generator"]))
+  whole = alone["flops_per_image"]["encoder"] + alone["flops_per_image"]["decoder"]
+  assert parts == pytest.approx(whole, rel=0.02)
+  assert alone["flops_per_image"]["training step"] > 3 * whole
+
+
+def test_nothing_is_allocated(alone):
+  assert alone["arrays"] <= 1  # the key that shapes are asked with
+
+
+def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
+  overrides = ["--config.mesh.fsdp=2", "--config.background.ema=0.5"]
+  explain.main(["--config", f"{spec}:background,best", "--devices", "4", *overrides])
+  text = capsys.readouterr().out
+  assert alone["mesh"]["images_per_device"] == 8
+  assert "data 2, fsdp 2; 2 images a device" in text
+  assert "background.ema: paper 0.0; here 0.5" in text
+  for part in ("generator:", "discriminator:", "training step", "4 x", "MiB", "because"):
+    assert part in text
+  assert max(map(len, text.splitlines())) < 200
+
+
+@pytest.mark.parametrize(
+  ("argv", "line"),
+  [
+    (["--devices", "3"], "cannot be split over 3"),
+    (["--devices", "4", "--config.mesh.fsdp=3"], "does not divide"),
+    (["--config.data.size=31,32"], "do not divide by the strides"),
+    (["--config.background.dtype=half"], "float32"),
+    (["--config.background.perceptual.net=resnet"], "resnet"),
+  ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line(spec, argv, line):
+  with pytest.raises(UserError, match=line):
+    explain.main(["--config", spec, *argv])
+
+
+def test_a_route_that_is_not_there(spec):
+  with pytest.raises(UserError, match="not in this version"):
+    explain.main(["--config", f"{spec}:lesion"])
+
+
+@pytest.mark.slow
+def test_the_estimate_is_near_what_the_compiler_takes(capsys, spec):
+  quick = ["--config.background.perceptual.net=None", "--config.background.net.remat=False"]
+  explain.main(["--config", spec, "--compile", "--json", *quick])
+  found = json.loads(capsys.readouterr().out)
+  compiled = found["compiled"]
+  assert "cpu" in compiled["backend"]
+  assert compiled["devices"] == jax.device_count()
+  estimate = found["memory_per_device"]["intermediates and gradients"]
+  assert estimate == pytest.approx(compiled["bytes_per_device"]["intermediates"], rel=0.5)
+  step = found["flops_per_image"]["training step"]
+  assert compiled["flops_per_image"] == pytest.approx(step, rel=0.1)

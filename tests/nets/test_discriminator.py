@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
 from tests.reference import vqgan_torch
-from tests.reference.parity import assert_same, images
+from tests.reference.parity import assert_same, images, quick_jit
 
 
 def test_equals_torch():
@@ -22,7 +22,8 @@ def test_count_shapes_and_start():
 
 
 def test_kernels_start_normal_with_deviation_002():
-  variables = MultiScaleDiscriminator(scales=1).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  net = MultiScaleDiscriminator(scales=1)
+  variables = quick_jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   kernel = variables["params"]["scale0"]["layer1"]["kernel"]
   assert abs(float(kernel.std()) - 0.02) < 1e-3
   assert abs(float(kernel.mean())) < 1e-3

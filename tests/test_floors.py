@@ -14,7 +14,7 @@ FLOORS = [
   ["ops"],
   ["nets", "losses", "metrics", "data", "runtime"],
   ["placement", "lesions", "tasks", "convert"],
-  ["loop", "synthesis", "report"],
+  ["loop", "synthesis", "report", "explanation"],
   ["routes"],
   ["prepare", "train", "synthesize", "evaluate", "weights", "explain", "__main__"],
 ]

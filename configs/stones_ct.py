@@ -14,7 +14,7 @@ def get_config(arg: str = "all"):
   config = presets.base("stones_ct", route=route, preset="best")
   # Native resolution: a stone of 7 px would be 2 px at a third of it. The network is convolutional,
   # so it trains on crops and is judged on whole slices.
-  config.data.update({"size": (392, 320), "crop": 96})
+  config.data.update({"size": (320, 392), "crop": 96})
   small_ct(config.background)
   return config
 

@@ -4,9 +4,10 @@ import pathlib
 import sys
 
 from hiresmed_jax import routes
+from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.loop import Stopped
-from hiresmed_jax.runtime import cli, config, mesh
+from hiresmed_jax.runtime import cli, compilation, config, mesh
 
 _EXAMPLE = """\
   python -m hiresmed_jax.train --config demo.py
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
   if values.data.phantom.kind and options.data:
     raise UserError(f"{values.name} makes its own phantom: leave out --data")
   workdir = options.workdir or pathlib.Path("runs") / values.name
+  compilation.keep_programs(cache_folder())
   mesh.initialize_distributed()
   try:
     routes.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)

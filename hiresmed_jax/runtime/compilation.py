@@ -1,0 +1,32 @@
+"""Compiled programs stay in the user's cache: a resumed run, or the next seed, starts at once."""
+
+import hashlib
+import pathlib
+import platform
+
+import jax
+
+_LEAST_SECONDS = 2.0  # what compiles faster is not worth a file
+_MOST_BYTES = 2 << 30
+
+
+def keep_programs(folder: pathlib.Path) -> None:
+  """Lets XLA keep what it compiles below `folder`, at most 2 GiB, the oldest going first.
+
+  Programs for a CPU hold that CPU's instructions, of which XLA's own key says nothing: in a home
+  folder that several machines share, each kind of processor gets a folder of its own.
+  """
+  jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{_processor()}"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+  jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+
+
+def _processor() -> str:
+  about = [platform.machine(), platform.processor()]
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.is_file():
+    lines = cpuinfo.read_text(errors="replace").splitlines()
+    about += sorted(
+      {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    )
+  return hashlib.sha256("\n".join(about).encode()).hexdigest()[:12]

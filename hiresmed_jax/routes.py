@@ -84,7 +84,7 @@ def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path
   task = background.build(
     values,
     channels=config.data.channels,
-    size=(crop, crop) if crop else view.size,
+    size=(crop, crop) if crop else tuple(config.data.size),
     steps=values.steps or values.epochs * steps_per_epoch,
     steps_per_epoch=steps_per_epoch,
     dtype=compute_dtype(values.dtype),

@@ -81,7 +81,7 @@ def code_counts(indices: Array, num_codes: int) -> Array:
 
 def perplexity(counts: Array) -> Array:
   """Exponential of the entropy of the code frequencies: f32[K] -> f32[], 1 to K (0 counts: 1)."""
-  share = counts / jnp.maximum(jnp.sum(counts), 1.0)
+  share = counts / jnp.maximum(jnp.sum(counts), 1e-12)
   return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30))))
 
 
@@ -91,7 +91,7 @@ def update_usage(usage_ema: Array, counts: Array, decay: float) -> Array:
 
 
 def revive(
-  codebook: Array, usage: Array, latents: Array, key: Array, *, threshold: float
+  codebook: Array, usage: Array, latents: Array, key: Array, *, threshold: float | Array
 ) -> tuple[Array, Array]:
   """Redraws the rarely used codes from the latents of the global batch, without branches.
 

@@ -4,6 +4,7 @@ N images in a batch, H x W pixels, h x w latent positions, C image channels, D c
 Source: Tang et al. 2025, section 2.2; Esser et al. 2021 (VQGAN).
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -72,7 +73,7 @@ def build(
   values["clip"] = values["clip"] or None
   txs = (optim.make_optimizer(**values), optim.make_optimizer(**values))
   gan_steps = (round(config.gan.start * steps), max(1, round(config.gan.warmup * steps)))
-  common = {"net": net, "channels": channels}
+  common: dict[str, Any] = {"net": net, "channels": channels}
   step = functools.partial(
     _train_step,
     **common,
@@ -121,7 +122,7 @@ def reconstruct(params: Params, images_m11: Array, *, net: VQGAN) -> tuple[Array
 
 def averaged(state: State) -> Params:
   """The generator's parameters to use: their running average where the run keeps one."""
-  return unpack(state.ema, state.gen, apart=_APART) if state.ema else state.gen
+  return unpack(dict(state.ema), state.gen, apart=_APART) if state.ema else state.gen
 
 
 def summarise(totals: Mapping[str, Any]) -> dict[str, float]:
@@ -169,7 +170,7 @@ def _warm_start(
   key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
   codes = quantize.kmeans(flat, key, num_codes=num_codes, iterations=10)
   ema = {**state.ema, "codebook": jnp.copy(codes)} if state.ema else {}
-  return state.replace(gen={**state.gen, "codebook": codes}, ema=ema)
+  return dataclasses.replace(state, gen={**state.gen, "codebook": codes}, ema=ema)
 
 
 def _train_step(

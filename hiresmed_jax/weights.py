@@ -64,7 +64,7 @@ def list_weights(argv: list[str]) -> None:
       row["path"],
     )
   # Without a terminal there is no width to fit, and a log with broken lines cannot be searched.
-  Console(width=None if sys.stdout.isatty() else 240).print(table)
+  Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def fetch(argv: list[str]) -> None:

@@ -37,7 +37,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
   try:
     if path.suffix == ".safetensors":
       return safetensors.numpy.load_file(path)
-    with np.load(path, allow_pickle=False) as archive:
+    # An open file: given a path, np.load leaves it open where the content is no archive.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
   except (
     ValueError,

@@ -99,15 +99,18 @@ def fetch(
   Args:
     net: a key of FILES.
     folder: where to; the cache folder when None.
-    mirror: an address that serves files of the same names, in place of the publishers'.
+    mirror: http(s) address that serves files of the same names, in place of the publishers'.
     progress: draws a bar on stderr.
 
   Returns:
     The converted file, for `load_perceptual`.
 
   Raises:
-    UserError: no torch to read the files with, a failed download, a file that does not match.
+    UserError: no torch to read the files with, a failed download, a file that is not the one
+      published.
   """
+  if mirror and not mirror.startswith(("http://", "https://")):
+    raise UserError(f"--mirror {mirror} is no http:// or https:// address")
   target = features.cache_path(net, folder)
   # Before half a gigabyte is on its way.
   arrays.need_torch(FILES[net][0].name)
@@ -135,6 +138,8 @@ def _download(net: str, file: Published, folder: Path, mirror: str | None, progr
       downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
     )
   except (requests.RequestException, ValueError) as error:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+      error.response.close()  # pooch has left its body, and with it the connection, unread
     addresses = " and ".join(f.url for f in FILES[net])
     names = " ".join(f.name for f in FILES[net])
     raise UserError(
@@ -151,8 +156,4 @@ def _reason(error: Exception) -> str:
     return "the server did not answer in time"
   if isinstance(error, requests.RequestException):
     return "no connection"
-  return (
-    "what came is not the published file (its sha256 differs)"
-    if "hash" in str(error)
-    else "this address cannot be used"
-  )
+  return "what came is not the published file (its sha256 differs)"

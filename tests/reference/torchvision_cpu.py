@@ -8,6 +8,7 @@ none of them, so it is enough to declare the two.
 import functools
 import importlib
 import importlib.util
+import pathlib
 import sys
 import warnings
 from types import ModuleType
@@ -51,3 +52,11 @@ def lpips_network(net: str, seed: int = 0) -> Any:
     lpips = importlib.import_module("lpips")
     torch.manual_seed(seed)
     return lpips.LPIPS(net=net, pnet_rand=True, verbose=False).requires_grad_(False)
+
+
+def heads_file(net: str) -> pathlib.Path:
+  """The file of published heads, version 0.1, in the installed `lpips` package."""
+  spec = importlib.util.find_spec("lpips")
+  assert spec is not None
+  assert spec.origin is not None
+  return pathlib.Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth"

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 
 from hiresmed_jax.types import Array
 
-# Sizes of one step of the kernel's gradient on the CPU, measured in benchmarks/depthwise.py: a tile
-# and the running sums stay in a core's second-level cache, and 16 products per sum written hide
-# the writing.
+# One step of the kernel's gradient on the CPU, as measured: 8 rows hide the writing of the running
+# sums; up to 80,000 products per sum stay in a core's cache, and below the size at which XLA splits
+# a sum over threads, which here costs more than it saves.
 _TILE_ROWS = 8
-_PRODUCTS = 16
-_TILE_NUMBERS = 16 * 1024
+_PRODUCTS = 80_000
 
 
 @jax.custom_vjp
@@ -123,16 +122,15 @@ def _shifted_products(x: Array, kernel: Array) -> Array:
 def _tile_by_tile(size: tuple[int, int], x: Array, grad: Array) -> Array:
   """The kernel's gradient, tile by tile inside a scan, so that a tile stays in the cache.
 
-  For each kernel column, sums f32[N, kh, block, C] run over tiles: within a tile over its rows and
-  its blocks of columns. Examples, and the columns of a block, are added up only at the end: no sum
-  inside the loop crosses examples, so a batch that is split over devices is not gathered, and the
-  long inner axes keep the processor's vectors full.
+  For each kernel column, sums f32[N, kh, columns, C] run over tiles, within a tile over its rows.
+  Examples, and the columns of a tile, are added up only at the end: no sum inside the loop crosses
+  examples, so a batch that is split over devices is not gathered, and the long inner axes keep the
+  processor's vectors full.
   """
   (kh, kw), (count, height, width, channels) = size, x.shape
   rows = min(_TILE_ROWS, height)
-  blocks = min(max(1, _PRODUCTS // rows), width)
-  block = min(max(1, _TILE_NUMBERS // (count * channels * rows * blocks)), -(-width // blocks))
-  columns = blocks * block
+  wanted = max(1, _PRODUCTS // (count * kh * rows * channels))
+  columns = min(1 << (wanted.bit_length() - 1), width)  # powers of two divide most widths
   tiles_down, tiles_across = -(-height // rows), -(-width // columns)
   full = (tiles_down * rows, tiles_across * columns)
   padded = _pad(x, size, full)
@@ -149,9 +147,7 @@ def _tile_by_tile(size: tuple[int, int], x: Array, grad: Array) -> Array:
 
   def column_sum(j: int, x_tile: Array, grad_tile: Array) -> Array:
     products = [
-      x_tile[:, u : u + kh, v + j : v + j + block] * grad_tile[:, u : u + 1, v : v + block]
-      for u in range(rows)
-      for v in range(0, columns, block)
+      x_tile[:, u : u + kh, j : j + columns] * grad_tile[:, u : u + 1] for u in range(rows)
     ]
     return functools.reduce(operator.add, products)
 
@@ -162,7 +158,7 @@ def _tile_by_tile(size: tuple[int, int], x: Array, grad: Array) -> Array:
     sums = [total + column_sum(j, *tile) for j, total in enumerate(sums)]
     return (sums, load(next_tile)), None
 
-  zeros = [jnp.zeros((count, kh, block, channels), jnp.float32) for _ in range(kw)]
+  zeros = [jnp.zeros((count, kh, columns, channels), jnp.float32) for _ in range(kw)]
   following = jnp.arange(1, tiles_down * tiles_across + 1)
   (sums, _), _ = jax.lax.scan(step, (zeros, load(0)), following)
   return jnp.stack([jnp.sum(total, axis=(0, 2)) for total in sums], axis=1)[:, :, None]

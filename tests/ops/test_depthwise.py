@@ -41,14 +41,13 @@ def _assert_close(actual: tuple, expected: tuple, tolerance: float = 1e-5) -> No
 @pytest.mark.parametrize(
   ("shape", "size"),
   [
-    ((2, 16, 16, 32), (3, 3)),
     ((2, 17, 13, 5), (5, 5)),
     ((1, 9, 33, 3), (7, 7)),
     ((3, 1, 1, 4), (5, 5)),  # smaller than the kernel
     ((2, 2, 11, 1), (7, 7)),
     ((2, 11, 3, 7), (3, 5)),
     ((1, 40, 70, 64), (5, 5)),  # several tiles down and across
-    ((8, 9, 8, 300), (1, 3)),
+    ((8, 9, 8, 300), (3, 1)),
   ],
 )
 def test_equals_torch_with_gradients(shape, size):
@@ -57,7 +56,7 @@ def test_equals_torch_with_gradients(shape, size):
   _assert_close(jax.jit(_all)(*arrays), expected)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
   shape=st.tuples(*[st.integers(1, n) for n in (3, 20, 20, 9)]),
   size=st.tuples(st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 3, 5, 7])),
@@ -78,8 +77,9 @@ def test_several_tiles_are_exercised():
 def test_branch_of_accelerators_is_the_same_function():
   x, kernel, cotangent = _draw((2, 12, 9, 6), (5, 3))
   expected = reference.depthwise(*(np.asarray(a) for a in (x, kernel, cotangent)))
-  kernel_grad = depthwise._grouped_transpose((5, 3), x, cotangent)
-  _assert_close((depthwise._grouped(x, kernel), kernel_grad), (expected[0], expected[2]))
+  out = jax.jit(depthwise._grouped)(x, kernel)
+  kernel_grad = jax.jit(lambda *a: depthwise._grouped_transpose((5, 3), *a))(x, cotangent)
+  _assert_close((out, kernel_grad), (expected[0], expected[2]))
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 3), ("tpu", 3)])

@@ -22,11 +22,11 @@ def get_config(arg: str = "all"):
 
 
 def small(route):
-  """A network that two cores can train: 1/8 of the resolution in the latents, few channels."""
-  route.net.update({"stem_channels": 16, "channels": (32, 64), "strides": (4, 2)})
+  """A network that two cores can train: one stage, latents of a quarter of the resolution."""
+  route.net.update({"stem_channels": 16, "channels": (64,), "strides": (4,)})
   route.net.update({"full_resolution_channels": 8, "encoder_blocks": 1, "remat": False})
   route.codebook.update({"num_codes": 256})
   route.perceptual.net = None
   route.gan.update({"start": 0.5, "features": (16, 32), "scales": 2})
-  route.optimizer.learning_rate = 1e-3
+  route.optimizer.update({"learning_rate": 2e-3, "b1": 0.9})
   route.ema = 0.99

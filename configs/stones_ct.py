@@ -20,13 +20,13 @@ def get_config(arg: str = "all"):
 
 
 def small_ct(route):
-  """What two cores train in minutes: f8 latents, few channels, SqueezeNet as perceptual net."""
-  route.net.update({"stem_channels": 16, "channels": (32, 64, 128), "strides": (2, 2, 2)})
+  """What two cores train in minutes: f4 latents, few channels, SqueezeNet as perceptual net."""
+  route.net.update({"stem_channels": 16, "channels": (32, 64), "strides": (2, 2)})
   route.net.update({"full_resolution_channels": 16, "encoder_blocks": 1, "remat": False})
   route.codebook.update({"num_codes": 512})
   route.perceptual.net = "squeezenet"
   route.gan.update({"start": 0.5, "features": (32, 64), "scales": 2})
-  route.optimizer.learning_rate = 1e-3
+  route.optimizer.update({"learning_rate": 2e-3, "b1": 0.9})
   route.ema = 0.99
-  route.update({"batch_size": 4, "steps": 1000, "log_every": 25, "eval_every": 250})
+  route.update({"batch_size": 4, "steps": 400, "log_every": 20, "eval_every": 200})
   route.eval_images = 16

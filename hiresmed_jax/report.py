@@ -124,11 +124,14 @@ def _originals(batches: Iterable[HostBatch]) -> list[np.ndarray]:
 def _grid(
   path: pathlib.Path, pictures: Sequence[np.ndarray], batches: Sequence[HostBatch], footer: str
 ) -> None:
-  """The first images that have a lesion, then others, `_ROWS` in all."""
+  """`_ROWS` images from all over the set, so that not all are of one patient; lesions preferred."""
   originals = np.concatenate(_originals(batches))
   made = np.concatenate(pictures)
   boxes = [np.asarray(b).reshape(-1, 4) for batch in batches for b in batch["boxes"]]
-  order = sorted(range(len(originals)), key=lambda i: len(boxes[i]) == 0)[:_ROWS]
+  choice = [i for i, own in enumerate(boxes) if len(own)] or list(range(len(originals)))
+  order = (
+    [choice[i * len(choice) // _ROWS] for i in range(_ROWS)] if len(choice) > _ROWS else choice
+  )
   rows = []
   for i in order:
     before, after = _grey_01(originals[i]), _grey_01(made[i])
@@ -139,7 +142,7 @@ def _grid(
     rows,
     columns=("original", "reconstruction", "difference x 4"),
     boxes=[boxes[i] for i in order] if any(len(boxes[i]) for i in order) else None,
-    cell=384,
+    cell=512,
     footer=footer,
   )
 

@@ -2,7 +2,8 @@
 # takes the one that is there and up to date, and activates it. $repo is the checkout's folder.
 #
 #   HIRESMED_VENV     where the environment lies (default: .venv in the checkout)
-#   HIRESMED_PYTHON   the Python to make it with (default: the first of 3.12, 3.11, 3.13, python3)
+#   HIRESMED_PYTHON   the Python to make it with (default: the first of 3.12, 3.11, 3.13, python3; for
+#                     tests 3.11 first, the version that every reference package is built for)
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -15,7 +16,7 @@ environment() {
   local extra=${1:-} venv=${HIRESMED_VENV:-$repo/.venv}
   if [[ ! -x $venv/bin/python ]]; then
     local python
-    python=$(find_python)
+    python=$(find_python "$extra")
     echo "making $venv with $("$python" --version)"
     "$python" -m venv "$venv" ||
       fail "$python has no venv module (on Debian and Ubuntu: apt install python3-venv)"
@@ -34,8 +35,9 @@ environment() {
 }
 
 find_python() {
-  local python
-  for python in ${HIRESMED_PYTHON:-python3.12 python3.11 python3.13 python3}; do
+  local python known="python3.12 python3.11 python3.13 python3"
+  [[ ${1:-} != test ]] || known="python3.11 python3.12 python3.13 python3"
+  for python in ${HIRESMED_PYTHON:-$known}; do
     # Asked and not only looked up: a version manager leaves names on the path that do not run.
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       command -v "$python"

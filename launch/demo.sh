@@ -9,6 +9,6 @@ environment
 workdir=$PWD/runs/demo
 python -m hiresmed_jax.train --config demo.py --workdir "$workdir" "$@"
 
-picture=$(find "$workdir" -name '*.png' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-)
-[[ -n $picture ]] || fail "the demo made no picture in $workdir"
+picture=$workdir/background/figures/held_out.png
+[[ -f $picture ]] || fail "the demo made no picture: $picture"
 echo "the picture: $picture"

@@ -1,6 +1,8 @@
 """What every test gets: eight CPU devices, a strict CI, the shared folder where there is one."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
   # grain's worker processes read absl flags, which a pytest process never parses.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+  # Commands keep weights and programs in the user's cache; tests get one of their own, empty.
+  if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["HIRESMED_CACHE"] = cache = tempfile.mkdtemp(prefix="hiresmed-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
   # No deadline: the first example compiles. In CI the same examples every time.
   in_ci = bool(os.environ.get("CI"))
   hypothesis.settings.register_profile("here", deadline=None, max_examples=50, derandomize=in_ci)

@@ -67,6 +67,7 @@ def load_perceptual(
   *,
   folder: Path | None = None,
   dtype: DTypeLike = jnp.float32,
+  precision: jax.lax.PrecisionLike = "highest",
   at_once: int | None = None,
 ) -> tuple[lpips.Distance, Params]:
   """A perceptual distance with its published weights.
@@ -74,8 +75,9 @@ def load_perceptual(
   Args:
     net: "vgg16" (the loss's default), "alexnet" (the metric's) or "squeezenet".
     folder: where the file lies; the cache folder when None.
-    dtype: of the trunk's convolutions; distances are float32. float32 for metrics, bfloat16 for
-      losses where the device has it.
+    dtype: of the trunk's convolutions; distances are float32.
+    precision: of float32 convolutions. As it is for metrics; None, the device's own way, is enough
+      for losses and faster (nets/features.py has the figures).
     at_once: examples per part, to bound the memory of a gradient (metrics/lpips.py, in_parts);
       None takes the batch at once.
 
@@ -99,7 +101,7 @@ def load_perceptual(
   problem = difference(found, net)
   if problem:
     raise UserError(f"{path}: {problem}; run `python -m hiresmed_jax.weights fetch {net}`")
-  trunk = TRUNKS[net](dtype=dtype)
+  trunk = TRUNKS[net](dtype=dtype, precision=precision)
   number_of_heads = sum(name.startswith("lin") for name in found)
   weights: dict[str, Any] = {
     "heads": [found.pop(f"lin{i}") for i in range(number_of_heads)],

@@ -124,3 +124,18 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     assert (a.dtype, b.dtype) == (jnp.float32, jnp.bfloat16)
     error = np.abs(np.asarray(b, np.float32) - a).max() / a.max()
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_float32_means_float32_unless_the_caller_leaves_it_to_the_device(name):
+  x = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
+
+  def program(**options):
+    net = published.TRUNKS[name](**options)
+    return str(jax.make_jaxpr(lambda x: net.init_with_output(jax.random.key(0), x)[0])(x))
+
+  convolutions = program().count("conv_general_dilated[")
+  assert convolutions == len([k for k in published.layout(name) if k.endswith("kernel")])
+  assert program().count("Precision.HIGHEST, Precision.HIGHEST") == convolutions
+  assert "HIGHEST" not in program(precision=None)
+  assert "HIGHEST" not in program(dtype=jnp.bfloat16)

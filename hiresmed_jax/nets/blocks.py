@@ -17,7 +17,8 @@ Activation = Literal["relu", "gelu"]
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "relu": jax.nn.relu,
-  "gelu": partial(jax.nn.gelu, approximate=False),
+  # Its derivative is cheap beside the full-resolution tensors that it would have stored.
+  "gelu": jax.checkpoint(partial(jax.nn.gelu, approximate=False)),
 }
 
 
@@ -81,9 +82,9 @@ class HDFB(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     """[N,H,W,I] -> [N,H,W,features]."""
     options = inherited(self)
-    h = jax.nn.silu(GroupNorm(self.dtype, name="norm1")(x))
+    h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
     h = conv(self.features, 3, **options, name="conv")(h)
-    h = jax.nn.silu(GroupNorm(self.dtype, name="norm2")(h))
+    h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
     h = MSConvFE(self.activation, self.drop_path_rate, **options, name="msconvfe")(h, train)
     if x.shape[-1] != self.features:
       x = conv(self.features, 1, **options, name="skip")(x)
@@ -106,9 +107,9 @@ class Residual(nn.Module):
     """[N,H,W,I] -> [N,H,W,features]."""
     del train
     options = inherited(self)
-    h = jax.nn.silu(GroupNorm(self.dtype, name="norm1")(x))
+    h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
     h = conv(self.features, 3, **options, name="conv1")(h)
-    h = jax.nn.silu(GroupNorm(self.dtype, name="norm2")(h))
+    h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
     h = conv(self.features, 3, **options, name="conv2")(h)
     if x.shape[-1] != self.features:
       x = conv(self.features, 1, **options, name="skip")(x)
@@ -152,7 +153,7 @@ class DetailEnhancement(nn.Module):
     """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     options = inherited(self)
-    h = jax.nn.silu(GroupNorm(self.dtype, name="norm")(x))
+    h = GroupNorm(self.dtype, silu=True, name="norm")(x)
     separable = DepthwiseConv(3, **options, name="depthwise")(h)
     separable = conv(features, 1, **options, name="pointwise")(separable)
     return separable + (x + conv(features, 3, **options, name="conv")(h))

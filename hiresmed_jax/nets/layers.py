@@ -66,12 +66,13 @@ class DepthwiseConv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation, 32 groups or the largest divisor of C below, eps 1e-6.
+  """Group normalisation, 32 groups or the largest divisor of C below, eps 1e-6; SiLU if `silu`.
 
   [N,...,C] -> the same shape in `dtype`; statistics float32, per example.
   """
 
   dtype: DTypeLike = jnp.float32
+  silu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -79,4 +80,5 @@ class GroupNorm(nn.Module):
     channels = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-    return group_norm(x.astype(self.dtype), scale, bias, groups=group_count(channels))
+    groups = group_count(channels)
+    return group_norm(x.astype(self.dtype), scale, bias, groups=groups, silu=self.silu)

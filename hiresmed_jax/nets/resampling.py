@@ -31,9 +31,11 @@ class Downsample(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
     options = inherited(self)
-    window = (2**self.steps, 2**self.steps)
-    shortcut = nn.avg_pool(x, window, strides=window)
-    shortcut = conv(self.features, 1, **options, name="shortcut")(shortcut)
+    # Not nn.avg_pool: the gradient of its window sum took 17 times as long on the CPU.
+    n, height, width, inputs = x.shape
+    size = 2**self.steps
+    tiles = x.reshape(n, height // size, size, width // size, size, inputs)
+    shortcut = conv(self.features, 1, **options, name="shortcut")(tiles.mean((2, 4)))
     for step in range(self.steps):
       x = conv(self.features, 3, stride=2, **options, name=f"down{step}")(jax.nn.silu(x))
     return shortcut + x

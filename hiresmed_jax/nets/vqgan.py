@@ -2,93 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.blocks import HDFB, Activation, ChannelAttention, DetailEnhancement, Residual
+from hiresmed_jax.nets.blocks import Activation
 from hiresmed_jax.nets.layers import GroupNorm, conv, inherited
-from hiresmed_jax.nets.resampling import Downsample, Upsample, Upsampling
+from hiresmed_jax.nets.resampling import Upsampling
+from hiresmed_jax.nets.stages import Block, DecoderStage, DecoderTail, EncoderStage, Stack
 from hiresmed_jax.types import Array
-
-Block = Literal["hdfb", "residual"]
-
-
-class Stack(nn.Module):
-  """Blocks in sequence, one per drop-path rate. [N,H,W,I] -> [N,H,W,features]."""
-
-  features: int
-  drop_path_rates: tuple[float, ...]
-  block: Block = "hdfb"
-  activation: Activation = "relu"
-  dtype: DTypeLike = jnp.float32
-  kernel_init_std: float | None = None
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features]."""
-    options = inherited(self)
-    for index, rate in enumerate(self.drop_path_rates):
-      name = f"block{index}"
-      if self.block == "hdfb":
-        x = HDFB(self.features, self.activation, rate, **options, name=name)(x, train)
-      elif self.block == "residual":
-        x = Residual(self.features, **options, name=name)(x, train)
-      else:
-        raise ValueError(f"unknown block {self.block!r}: hdfb or residual")
-    return x
-
-
-class EncoderStage(nn.Module):
-  """Downsample by 2^steps, then blocks. [N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
-
-  steps: int
-  blocks: Stack
-  dtype: DTypeLike = jnp.float32
-  kernel_init_std: float | None = None
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
-    if self.steps:
-      options = inherited(self)
-      x = Downsample(self.blocks.features, self.steps, **options, name="down")(x)
-    return self.blocks(x, train)
-
-
-class DecoderStage(nn.Module):
-  """Upsample, blocks, channel attention. [N,H,W,I] -> [N,H*2^k,W*2^k,features[-1]]."""
-
-  features: tuple[int, ...]
-  blocks: Stack
-  upsampling: Upsampling = "transposed"
-  se_ratio: int = 16
-  dtype: DTypeLike = jnp.float32
-  kernel_init_std: float | None = None
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
-    std = self.kernel_init_std
-    x = Upsample(self.features, self.upsampling, self.dtype, std, name="up")(x)
-    x = self.blocks(x, train)
-    return ChannelAttention(self.se_ratio, std, name="attention")(x)
-
-
-class DecoderTail(nn.Module):
-  """Detail enhancement, GN, SiLU: what the head reads. [N,H,W,C] -> the same."""
-
-  dtype: DTypeLike = jnp.float32
-  kernel_init_std: float | None = None
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
-    x = DetailEnhancement(self.dtype, self.kernel_init_std, name="detail")(x)
-    return jax.nn.silu(GroupNorm(self.dtype, name="norm")(x))
 
 
 class VQGAN(nn.Module):
@@ -106,7 +29,7 @@ class VQGAN(nn.Module):
   `drop_path_rate` rises linearly from 0 with depth in the encoder, and falls to 0 in the decoder,
   whose last stage has none; `train=True` then needs the rng "drop_path". `kernel_init_std`: normal
   kernels of that deviation. Computation is in `dtype`; parameters, latents, head and images are
-  float32. `remat` recomputes each stage in the backward pass: same values, same parameter names.
+  float32. `remat` recomputes the blocks in the backward pass: same values and parameter names.
   """
 
   in_channels: int = 3
@@ -130,48 +53,42 @@ class VQGAN(nn.Module):
 
   def setup(self) -> None:
     """Make the layers of both halves."""
-    options = inherited(self)
+    options = {**inherited(self), "remat": self.remat}
+    plain = inherited(self)
     steps = _halvings(self.strides, self.channels)
-    maybe_remat = (lambda cls: nn.remat(cls, static_argnums=(2,))) if self.remat else (lambda c: c)
+    stages, last = len(self.channels), self.channels[-1]
 
+    # Without a parent at first: the stage that runs the blocks owns them.
     def stack(features: int, rates: Sequence[float]) -> Stack:
       return Stack(features, tuple(rates), self.block, self.activation, **options, parent=None)
 
-    rates = encoder_drop_path(
-      self.drop_path_rate, len(self.channels) * self.encoder_blocks + self.middle_blocks
-    )
-    per_stage = self.encoder_blocks
-    self.stem = conv(self.stem_channels, 3, stride=2, **options)
+    n = self.encoder_blocks
+    rates = encoder_drop_path(self.drop_path_rate, stages * n + self.middle_blocks)
+    self.stem = conv(self.stem_channels, 3, stride=2, **plain)
     self.encoder_stages = [
-      maybe_remat(EncoderStage)(
-        n - (i == 0), stack(c, rates[i * per_stage : (i + 1) * per_stage]), **options
-      )
-      for i, (n, c) in enumerate(zip(steps, self.channels, strict=True))
+      EncoderStage(steps[i] - (i == 0), stack(c, rates[i * n : (i + 1) * n]), **options)
+      for i, c in enumerate(self.channels)
     ]
-    last = self.channels[-1]
-    middle = rates[len(self.channels) * per_stage :]
-    self.encoder_middle = maybe_remat(Stack)(last, middle, self.block, self.activation, **options)
-    self.latent_norm = GroupNorm(self.dtype)
+    self.encoder_middle = stack(last, rates[stages * n :])
+    self.latent_norm = GroupNorm(self.dtype, silu=True)
     self.latent_conv = conv(self.code_dim, 1, kernel_init_std=self.kernel_init_std)
 
-    per_stage = self.decoder_blocks
-    rates = decoder_drop_path(
-      self.drop_path_rate, self.middle_blocks + len(self.channels) * per_stage, per_stage
-    )
-    self.code_conv = conv(last, 1, **options)
-    middle, rates = rates[: self.middle_blocks], rates[self.middle_blocks :]
-    self.decoder_middle = maybe_remat(Stack)(last, middle, self.block, self.activation, **options)
+    n = self.decoder_blocks
+    rates = decoder_drop_path(self.drop_path_rate, self.middle_blocks + stages * n, n)
+    self.code_conv = conv(last, 1, **plain)
+    self.decoder_middle = stack(last, rates[: self.middle_blocks])
+    rates = rates[self.middle_blocks :]
     self.decoder_stages = [
-      maybe_remat(DecoderStage)(
+      DecoderStage(
         features,
-        stack(features[-1], rates[i * per_stage : (i + 1) * per_stage]),
+        stack(features[-1], rates[i * n : (i + 1) * n]),
         self.upsampling,
         self.se_ratio,
         **options,
       )
       for i, features in enumerate(self._decoder_features(steps))
     ]
-    self.decoder_tail = (nn.remat(DecoderTail) if self.remat else DecoderTail)(**options)
+    self.decoder_tail = DecoderTail(**options)
     self.output = conv(self.out_channels, 3, kernel_init_std=self.kernel_init_std)
 
   def _decoder_features(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -192,7 +109,7 @@ class VQGAN(nn.Module):
     x = self.stem(images_m11)
     for stage in self.encoder_stages:
       x = stage(x, train)
-    x = jax.nn.silu(self.latent_norm(self.encoder_middle(x, train)))
+    x = self.latent_norm(self.encoder_middle(x, train))
     return self.latent_conv(x.astype(jnp.float32))
 
   def decode_features(self, codes: Array, train: bool = False) -> Array:

@@ -1,6 +1,11 @@
-"""Group normalisation whose statistics take one pass and whose application is one multiply-add."""
+"""Group normalisation, alone or before SiLU, that keeps only its input for the way back.
 
-import math
+The statistics take one pass over the tensor, the application is one multiply-add per value, and
+the backward pass computes the normalised values again instead of storing them: at full resolution
+memory is what a network of these layers is short of.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,33 +18,88 @@ def group_count(channels: int, *, limit: int = 32) -> int:
   return max(n for n in range(1, min(limit, channels) + 1) if channels % n == 0)
 
 
-def group_norm(x: Array, scale: Array, bias: Array, *, groups: int, eps: float = 1e-6) -> Array:
+def group_norm(
+  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = 1e-6, silu: bool = False
+) -> Array:
   """Normalise each group of channels of each example to mean 0, variance 1; then scale and shift.
 
-  x: [N, ..., C], any float dtype; scale, bias: f32[C]. Returns x's shape and dtype. Statistics are
+  x: [N,...,C], any float dtype; scale, bias: f32[C]. Returns x's shape and dtype. Statistics are
   float32 over all positions and the C / groups channels of a group (Wu and He 2018; the paper's
-  Eq. 9). Raises ValueError when C does not divide into `groups`.
+  Eq. 9). `silu` applies y * sigmoid(y) to the result (Eq. 4). Reverse-mode derivatives only.
+  Raises ValueError when C does not divide into `groups`.
   """
-  n, channels = x.shape[0], x.shape[-1]
+  channels = x.shape[-1]
   if channels % groups:
     raise ValueError(f"{channels} channels do not divide into {groups} groups")
-  spatial = tuple(range(1, x.ndim - 1))
-  x32 = x.astype(jnp.float32)
-  # The plain E[x^2] - E[x]^2 cancels when a channel sits far from zero. Measuring from one pixel of
-  # the channel itself keeps the single pass and is safe; the result does not depend on that pixel,
-  # so no gradient flows through it.
-  centre = tuple(slice(s // 2, s // 2 + 1) for s in x.shape[1:-1])
-  pilot = jax.lax.stop_gradient(x32[(slice(None), *centre)])
-  offset = x32 - pilot
-  size = math.prod(x.shape[1:-1])
-  mean = jnp.sum(offset, spatial) / size
-  mean_square = jnp.sum(offset * offset, spatial) / size
-  variance = mean_square - mean * mean
-  channel_mean = (mean + pilot.reshape(n, channels)).reshape(n, groups, -1)
-  group_mean = jnp.mean(channel_mean, -1, keepdims=True)
-  between = jnp.mean(jnp.square(channel_mean - group_mean), -1, keepdims=True)
-  group_variance = jnp.mean(variance.reshape(n, groups, -1), -1, keepdims=True) + between
-  gain = jax.lax.rsqrt(jnp.maximum(group_variance, 0.0) + eps) * scale.reshape(groups, -1)
-  shift = bias.reshape(groups, -1) - group_mean * gain
-  shape = (n, *(1 for _ in spatial), channels)
-  return (x32 * gain.reshape(shape) + shift.reshape(shape)).astype(x.dtype)
+  flat = x.reshape(x.shape[0], -1, channels)
+  return _group_norm(groups, eps, silu, flat, scale, bias).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _group_norm(groups: int, eps: float, silu: bool, x: Array, scale: Array, bias: Array) -> Array:
+  """[N,P,C], f32[C], f32[C] -> [N,P,C]."""
+  return _forward(groups, eps, silu, x, scale, bias)[0]
+
+
+def _forward(
+  groups: int, eps: float, silu: bool, x: Array, scale: Array, bias: Array
+) -> tuple[Array, tuple[Array, ...]]:
+  mean, inverse_deviation = _statistics(x, groups, eps)
+  y = _affine(x, mean, inverse_deviation, scale, bias)
+  out = jax.nn.silu(y) if silu else y
+  return out.astype(x.dtype), (x, mean, inverse_deviation, scale, bias)
+
+
+def _backward(
+  groups: int, eps: float, silu: bool, residuals: tuple[Array, ...], grad: Array
+) -> tuple[Array, Array, Array]:
+  # The barrier keeps the compiler from storing the forward pass's values to spare this arithmetic.
+  x, mean, inverse_deviation, scale, bias = jax.lax.optimization_barrier(residuals)
+  grad = grad.astype(jnp.float32)
+  if silu:
+    y = _affine(x, mean, inverse_deviation, scale, bias)
+    sigmoid = jax.nn.sigmoid(y)
+    grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
+  offset = x.astype(jnp.float32) - mean[:, None]
+  grad_sum = jnp.sum(grad, 1)
+  grad_offset_sum = jnp.sum(grad * offset, 1)
+
+  # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x, per group.
+  count = x.shape[1] * x.shape[2] // groups
+  shift = _group_sum(grad_sum * scale, groups) * inverse_deviation / count
+  slope = _group_sum(grad_offset_sum * scale, groups) * inverse_deviation**3 / count
+  gain = inverse_deviation * scale
+  x_grad = grad * gain[:, None] - offset * slope[:, None] - shift[:, None]
+  scale_grad = jnp.sum(grad_offset_sum * inverse_deviation, 0)
+  return x_grad.astype(x.dtype), scale_grad, jnp.sum(grad_sum, 0)
+
+
+_group_norm.defvjp(_forward, _backward)
+
+
+def _statistics(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
+  """[N,P,C] -> the group's mean and 1 / deviation, for every channel: f32[N,C] each."""
+  # The plain E[x^2] - E[x]^2 cancels when a channel sits far from zero. Squares of the distance to
+  # one value of the channel itself take the same single pass and are safe.
+  pilot = x[:, x.shape[1] // 2].astype(jnp.float32)
+  x = x.astype(jnp.float32)
+  mean = jnp.sum(x, 1) / x.shape[1]
+  mean_square = jnp.sum(jnp.square(x - pilot[:, None]), 1) / x.shape[1]
+  variance = mean_square - jnp.square(mean - pilot)
+  group_mean = _group_sum(mean, groups) * (groups / x.shape[2])
+  # Variance within the channels and between their means.
+  spread = variance + jnp.square(mean - group_mean)
+  group_variance = _group_sum(spread, groups) * (groups / x.shape[2])
+  return group_mean, jax.lax.rsqrt(jnp.maximum(group_variance, 0.0) + eps)
+
+
+def _group_sum(x: Array, groups: int) -> Array:
+  """[N,C] -> [N,C]: every channel gets the sum over its group."""
+  grouped = x.reshape(x.shape[0], groups, -1)
+  return jnp.broadcast_to(jnp.sum(grouped, -1, keepdims=True), grouped.shape).reshape(x.shape)
+
+
+def _affine(x: Array, mean: Array, inverse_deviation: Array, scale: Array, bias: Array) -> Array:
+  """Normalised, scaled and shifted, in float32: one multiply-add per value."""
+  gain = inverse_deviation * scale
+  return x.astype(jnp.float32) * gain[:, None] + (bias - mean * gain)[:, None]

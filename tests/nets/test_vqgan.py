@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from hiresmed_jax.nets.vqgan import VQGAN, decoder_drop_path, encoder_drop_path
 from tests.reference import vqgan_torch
@@ -97,12 +98,13 @@ def test_remat_changes_neither_names_nor_values():
     def loss(variables, net=net, x=x):
       return jnp.square(net.apply(variables, x, True, rngs={"drop_path": key})).mean()
 
-    stages = str(jax.make_jaxpr(loss)(variables)).count("prevent_cse")
-    assert stages == (5 if remat else 0)
+    # Down, two blocks; up, block, detail.
+    checkpoints = str(jax.make_jaxpr(loss)(variables)).count("prevent_cse")
+    assert checkpoints == (6 if remat else 0)
     results.append(quick_jit(jax.value_and_grad(loss))(variables))
   (plain, plain_grad), (remat, remat_grad) = results
   np.testing.assert_allclose(plain, remat, rtol=1e-6)
-  assert jax.tree.structure(plain_grad) == jax.tree.structure(remat_grad)
+  assert set(flatten_dict(plain_grad)) == set(flatten_dict(remat_grad))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain_grad, remat_grad
   )

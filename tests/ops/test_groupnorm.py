@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hiresmed_jax.ops.groupnorm import group_count, group_norm
-from tests.reference.parity import close, images
+from tests.reference.parity import close, images, quick_jit
 
 
 def test_group_count_is_the_largest_divisor_up_to_32():
@@ -15,8 +15,8 @@ def test_group_count_is_the_largest_divisor_up_to_32():
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5, 8), (2, 7, 12), (2, 1, 1, 16)])
-@pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_equals_torch(shape, offset):
+@pytest.mark.parametrize(("offset", "silu"), [(0.0, True), (300.0, False)])
+def test_equals_torch(shape, offset, silu):
   channels = shape[-1]
   # Channels of unlike means, so that the variance between the channels of a group counts too.
   x = images(shape) + np.float32(offset) + np.arange(channels, dtype=np.float32)
@@ -24,16 +24,17 @@ def test_equals_torch(shape, offset):
   cotangent = images(shape, 4)
 
   def loss(x, scale, bias):
-    out = group_norm(x, scale, bias, groups=4)
+    out = group_norm(x, scale, bias, groups=4, silu=silu)
     return (out * cotangent).sum(), out
 
-  grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(x, scale, bias)
+  grads, out = quick_jit(jax.grad(loss, (0, 1, 2), has_aux=True))(x, scale, bias)
 
   tensors = [torch.tensor(a, dtype=torch.float64) for a in (x, scale, bias)]
   for tensor in tensors:
     tensor.requires_grad_()
   last_first = torch.nn.functional.group_norm(tensors[0].movedim(-1, 1), 4, *tensors[1:], eps=1e-6)
   expected = last_first.movedim(1, -1)
+  expected = torch.nn.functional.silu(expected) if silu else expected
   (expected * torch.tensor(cotangent)).sum().backward()
   close(out, expected.detach().numpy(), 5e-5, "output")
   for ours, theirs, name in zip(grads, tensors, ("x", "scale", "bias"), strict=True):

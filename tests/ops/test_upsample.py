@@ -7,8 +7,8 @@ from tests.reference.parity import images
 
 
 def test_transposed_conv_equals_lax_inside():
-  x, kernel = images((2, 5, 6, 3)), images((4, 4, 3, 7), 2)
-  out = upsample.transposed_conv(jnp.asarray(x), jnp.asarray(kernel))
+  x, kernel = jnp.asarray(images((2, 5, 6, 3))), jnp.asarray(images((4, 4, 3, 7), 2))
+  out = upsample.transposed_conv(x, kernel)
   expected = jax.lax.conv_transpose(
     x, kernel[::-1, ::-1], (2, 2), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC")
   )

@@ -3,13 +3,14 @@
 import collections
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 from jax.sharding import AbstractMesh, AxisType
 
 from hiresmed_jax.convert import features
@@ -70,7 +71,7 @@ def explain(config: Any, *, dtype: Any, devices: int, compiled: bool = False) ->
     "networks": networks,
     "parameters": {
       "generator": _count(state.gen["net"]),
-      "codebook": _count(state.gen["codebook"]),
+      "codebook": state.gen["codebook"].size,
       "discriminator": _count(state.disc),
       "perceptual, frozen": _count(task.frozen),
     },
@@ -245,5 +246,7 @@ def _shape(*sides: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(sides, jnp.float32)
 
 
-def _count(tree: Mapping[str, Any]) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+def _count(tree: Any) -> int:
+  # clu counts nested dicts; the heads of the perceptual network are a list.
+  leaves = dict(enumerate(jax.tree.leaves(tree)))
+  return int(parameter_overview.count_parameters(leaves))

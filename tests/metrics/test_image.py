@@ -44,3 +44,9 @@ def test_psnr_gradient():
   a, b = rng.uniform(0, 1, (2, 2, 5, 5, 1)).astype(np.float32)
   check_grads(lambda x: image.psnr(x, b, data_range=1.0), (a,), order=1, rtol=1e-2)
   assert np.isfinite(jax.grad(lambda x: image.psnr(x, b, data_range=1.0).sum())(a)).all()
+
+
+@pytest.mark.parametrize("metric", [lambda a, b: image.psnr(a, b, data_range=1.0), image.l1])
+def test_unequal_shapes_are_refused(metric):
+  with pytest.raises(AssertionError):
+    metric(np.zeros((2, 4, 4, 3), np.float32), np.zeros((2, 4, 4, 1), np.float32))

@@ -11,12 +11,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from hiresmed_jax.ops import depthwise
 from hiresmed_jax.ops.depthwise import depthwise_conv
 from tests.reference import depthwise as reference
+from tests.reference.parity import quick_jit
 
 
 def _draw(shape: tuple, size: tuple, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
-  keys = jax.random.split(jax.random.key(seed), 3)
-  kernel = jax.random.normal(keys[1], (*size, 1, shape[-1]))
-  return jax.random.normal(keys[0], shape), kernel, jax.random.normal(keys[2], shape)
+  rng = np.random.default_rng(seed)
+  shapes = (shape, (*size, 1, shape[-1]), shape)
+  x, kernel, cotangent = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes)
+  return x, kernel, cotangent
 
 
 def _all(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple:
@@ -64,7 +66,7 @@ def test_equals_torch_with_gradients(shape, size):
 def test_equals_torch_at_any_size(shape, size):
   arrays = _draw(shape, size)
   expected = reference.depthwise(*(np.asarray(a) for a in arrays))
-  _assert_close(jax.jit(_all)(*arrays), expected)
+  _assert_close(quick_jit(_all)(*arrays), expected)
 
 
 def test_several_tiles_are_exercised():
@@ -77,8 +79,8 @@ def test_several_tiles_are_exercised():
 def test_branch_of_accelerators_is_the_same_function():
   x, kernel, cotangent = _draw((2, 12, 9, 6), (5, 3))
   expected = reference.depthwise(*(np.asarray(a) for a in (x, kernel, cotangent)))
-  out = jax.jit(depthwise._grouped)(x, kernel)
-  kernel_grad = jax.jit(lambda *a: depthwise._grouped_transpose((5, 3), *a))(x, cotangent)
+  out = quick_jit(depthwise._grouped)(x, kernel)
+  kernel_grad = quick_jit(lambda *a: depthwise._grouped_transpose((5, 3), *a))(x, cotangent)
   _assert_close((out, kernel_grad), (expected[0], expected[2]))
 
 
@@ -94,7 +96,7 @@ def test_bfloat16_is_summed_in_float32(kernel_type):
   x, kernel, cotangent = _draw((4, 32, 32, 3), (5, 5))
   x, cotangent = x.astype(jnp.bfloat16), cotangent.astype(jnp.bfloat16)
   kernel = kernel.astype(kernel_type)
-  out, x_grad, kernel_grad = jax.jit(_all)(x, kernel, cotangent)
+  out, x_grad, kernel_grad = quick_jit(_all)(x, kernel, cotangent)
   assert (out.dtype, x_grad.dtype, kernel_grad.dtype) == (jnp.bfloat16, jnp.bfloat16, kernel_type)
   wide = (np.asarray(a, np.float32) for a in (x, kernel, cotangent))
   expected = reference.depthwise(*wide)
@@ -109,10 +111,11 @@ def test_vmap_and_scan():
   x, kernel, cotangent = _draw((6, 9, 10, 4), (3, 3))
   stack = [a.reshape(3, 2, *a.shape[1:]) for a in (x, cotangent)]
   kernels = jnp.stack([kernel, 2 * kernel, -kernel])
-  every = jax.jit(_all)
+  every = quick_jit(_all)
   expected = [every(stack[0][i], kernels[i], stack[1][i]) for i in range(3)]
-  mapped = jax.jit(jax.vmap(_all))(stack[0], kernels, stack[1])
-  _, scanned = jax.lax.scan(lambda _, a: (None, _all(*a)), None, (stack[0], kernels, stack[1]))
+  mapped = quick_jit(jax.vmap(_all))(stack[0], kernels, stack[1])
+  scan = quick_jit(lambda *a: jax.lax.scan(lambda _, b: (None, _all(*b)), None, a)[1])
+  scanned = scan(stack[0], kernels, stack[1])
   for i in range(3):
     exact = tuple(np.asarray(a) for a in expected[i])
     _assert_close(tuple(a[i] for a in mapped), exact)
@@ -129,7 +132,7 @@ def test_second_derivatives_equal_lax():
     def lengths(x, kernel):
       return sum(jnp.sum(g**3) for g in jax.grad(energy, argnums=(0, 1))(x, kernel))
 
-    return jax.jit(jax.grad(lengths, argnums=(0, 1)))
+    return quick_jit(jax.grad(lengths, argnums=(0, 1)))
 
   expected = penalty(_lax)(x, kernel)
   _assert_close(penalty(depthwise_conv)(x, kernel), tuple(np.asarray(e) for e in expected), 2e-5)

@@ -9,18 +9,24 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hiresmed_jax.ops import quantize as q
 from tests.reference import quantizer as reference
+from tests.reference.parity import quick_jit
+
+normalize = quick_jit(q.normalize)
+quantize = quick_jit(q.quantize)
+kmeans = quick_jit(q.kmeans, static_argnames=("num_codes", "iterations"))
+revive = quick_jit(q.revive, static_argnames="threshold")
 
 
 def _draw(*shape: int, seed: int = 0) -> jax.Array:
-  return jax.random.normal(jax.random.key(seed), shape)
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def test_normalize_is_finite_at_zero():
   x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-  np.testing.assert_allclose(q.normalize(x), np.array([[0, 0], [0.6, 0.8]]), rtol=1e-6)
-  gradient = jax.grad(lambda v: jnp.sum(q.normalize(v)))(x)
+  np.testing.assert_allclose(normalize(x), np.array([[0, 0], [0.6, 0.8]]), rtol=1e-6)
+  gradient = quick_jit(jax.grad(lambda v: jnp.sum(q.normalize(v))))(x)
   assert np.all(np.isfinite(gradient))
-  lengths = jnp.linalg.norm(q.normalize(_draw(1000, 16)), axis=-1)
+  lengths = jnp.linalg.norm(normalize(_draw(1000, 16)), axis=-1)
   np.testing.assert_allclose(lengths, 1.0, rtol=3e-7)
 
 
@@ -33,7 +39,7 @@ def test_equals_torch_with_gradients():
     parts = (out.codes, out.unit_latents, out.unit_codes)
     return sum(jnp.sum(w * p) for w, p in zip(weights, parts, strict=True)), out
 
-  gradients, out = jax.jit(jax.grad(weigh, argnums=(0, 1), has_aux=True))(latents, codebook)
+  gradients, out = quick_jit(jax.grad(weigh, argnums=(0, 1), has_aux=True))(latents, codebook)
   exact = [torch.tensor(np.asarray(a), dtype=torch.float64) for a in (latents, codebook)]
   leaves = [a.requires_grad_() for a in exact]
   codes, indices, unit_latents, unit_codes = reference.quantize(*leaves)
@@ -51,16 +57,18 @@ def test_equals_torch_with_gradients():
 
 def test_straight_through_value_is_the_code_to_the_last_bit():
   codebook = _draw(12, 8, seed=1)
-  out = jax.jit(q.quantize)(_draw(50, 8), codebook)
+  out = quantize(_draw(50, 8), codebook)
   np.testing.assert_array_equal(out.codes, out.unit_codes)
-  np.testing.assert_array_equal(out.codes, jax.jit(lambda i: q.normalize(codebook[i]))(out.indices))
+  np.testing.assert_array_equal(
+    out.codes, quick_jit(lambda i: q.normalize(codebook[i]))(out.indices)
+  )
 
 
 def test_only_used_codes_get_a_gradient():
   latents, codebook = _draw(6, 8), _draw(32, 8, seed=1)
-  indices = q.quantize(latents, codebook).indices
-  through = jax.jit(jax.grad(lambda c: jnp.sum(q.quantize(latents, c).codes ** 3)))(codebook)
-  direct = jax.jit(jax.grad(lambda c: jnp.sum(q.quantize(latents, c).unit_codes ** 3)))(codebook)
+  indices = quantize(latents, codebook).indices
+  through = quick_jit(jax.grad(lambda c: jnp.sum(q.quantize(latents, c).codes ** 3)))(codebook)
+  direct = quick_jit(jax.grad(lambda c: jnp.sum(q.quantize(latents, c).unit_codes ** 3)))(codebook)
   direct = np.asarray(direct)
   assert not np.any(through)
   used = np.isin(np.arange(32), indices)
@@ -71,20 +79,20 @@ def test_only_used_codes_get_a_gradient():
 def test_ties_go_to_the_lowest_index():
   code = _draw(1, 8)
   codebook = jnp.concatenate([-code, code, code, code])
-  np.testing.assert_array_equal(q.nearest(jnp.tile(code, (5, 1)), codebook), 1)
+  np.testing.assert_array_equal(quick_jit(q.nearest)(jnp.tile(code, (5, 1)), codebook), 1)
 
 
 def test_bfloat16_latents_are_compared_in_float32():
   latents, codebook = _draw(4, 9, 8).astype(jnp.bfloat16), _draw(64, 8, seed=1)
-  out = jax.jit(q.quantize)(latents, codebook)
+  out = quantize(latents, codebook)
   assert out.codes.dtype == out.unit_latents.dtype == out.unit_codes.dtype == jnp.float32
-  wide = jax.jit(q.quantize)(latents.astype(jnp.float32), codebook)
+  wide = quantize(latents.astype(jnp.float32), codebook)
   np.testing.assert_array_equal(out.indices, wide.indices)
   np.testing.assert_array_equal(out.unit_latents, wide.unit_latents)
 
 
 def test_distances_are_asked_in_full_precision_of_every_backend():
-  lowered = jax.jit(q.nearest).trace(_draw(4, 8), _draw(6, 8)).lower(lowering_platforms=("tpu",))
+  lowered = quick_jit(q.nearest).trace(_draw(4, 8), _draw(6, 8)).lower(lowering_platforms=("tpu",))
   assert "precision = [HIGHEST, HIGHEST]" in lowered.as_text()
 
 
@@ -112,15 +120,14 @@ def test_counts_perplexity_usage():
 def test_revival(num_latents, dead, seed):
   codebook, latents = _draw(16, 4, seed=1), _draw(num_latents, 4, seed=2)
   usage = np.where(np.isin(np.arange(16), sorted(dead)), np.float32(0.1), np.float32(1.0))
-  redraw = jax.jit(q.revive, static_argnames="threshold")
-  result = redraw(codebook, usage, latents, jax.random.key(seed), threshold=0.5)
+  result = revive(codebook, usage, latents, jax.random.key(seed), threshold=0.5)
   fresh, revived = (np.asarray(a) for a in result)
   assert set(np.flatnonzero(revived)) == dead
   np.testing.assert_array_equal(fresh[~revived], np.asarray(codebook)[~revived])
   if dead:
     rows = fresh[revived]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1.0, rtol=1e-6)
-    distance = np.abs(rows[:, None] - np.asarray(q.normalize(latents))).max(-1)
+    distance = np.abs(rows[:, None] - np.asarray(normalize(latents))).max(-1)
     assert distance.min(1).max() < 1e-6
     # Each latent is taken once before any is taken twice.
     times = np.bincount(distance.argmin(1), minlength=num_latents)
@@ -130,7 +137,7 @@ def test_revival(num_latents, dead, seed):
 def test_revival_draws_anew_with_each_key_and_never_branches():
   codebook, usage, latents = _draw(8, 4), jnp.zeros(8), _draw(50, 4, seed=1)
   keys = jax.random.split(jax.random.key(0))
-  first, second = (q.revive(codebook, usage, latents, k, threshold=1.0)[0] for k in keys)
+  first, second = (revive(codebook, usage, latents, k, threshold=1.0)[0] for k in keys)
   assert np.any(first != second)
   program = jax.make_jaxpr(lambda *a: q.revive(*a, threshold=1.0))(
     codebook, usage, latents, keys[0]
@@ -139,19 +146,19 @@ def test_revival_draws_anew_with_each_key_and_never_branches():
 
 
 def test_kmeans_finds_clusters_and_fills_empty_ones():
-  centres = q.normalize(_draw(8, 16))
+  centres = normalize(_draw(8, 16))
   latents = jnp.repeat(centres, 25, axis=0) * 3 + 0.05 * _draw(200, 16, seed=1)
-  found = q.kmeans(latents, jax.random.key(3), num_codes=24, iterations=10)
+  found = kmeans(latents, jax.random.key(3), num_codes=24, iterations=10)
   np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1.0, rtol=1e-6)
   assert np.max(found @ centres.T, axis=0).min() > 0.999  # every cluster has a centre
   assert np.max(found @ centres.T, axis=1).min() > 0.98  # and every centre is in a cluster
 
 
 def test_kmeans_lowers_the_distance():
-  latents = q.normalize(_draw(300, 6))
+  latents = normalize(_draw(300, 6))
 
   def distance(iterations):
-    codes = q.kmeans(latents, jax.random.key(0), num_codes=12, iterations=iterations)
+    codes = kmeans(latents, jax.random.key(0), num_codes=12, iterations=iterations)
     return float(jnp.mean(1 - jnp.max(latents @ codes.T, axis=1)))
 
   distances = [distance(i) for i in (0, 1, 20)]
@@ -161,8 +168,8 @@ def test_kmeans_lowers_the_distance():
 
 def test_kmeans_with_fewer_latents_than_codes():
   latents = _draw(3, 4)
-  codes = q.kmeans(latents, jax.random.key(0), num_codes=8, iterations=3)
-  np.testing.assert_allclose(np.max(codes @ q.normalize(latents).T, axis=1), 1.0, rtol=1e-6)
+  codes = kmeans(latents, jax.random.key(0), num_codes=8, iterations=3)
+  np.testing.assert_allclose(np.max(codes @ normalize(latents).T, axis=1), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("num_codes", "rare"), [(6, 22.0), (40, 3.0)])
@@ -183,8 +190,8 @@ def test_one_device_equals_eight(num_codes, rare):
 
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-  one = jax.jit(step)(latents, codebook)
-  eight = jax.jit(step)(jax.device_put(latents, split), jax.device_put(codebook, whole))
+  one = quick_jit(step)(latents, codebook)
+  eight = quick_jit(step)(jax.device_put(latents, split), jax.device_put(codebook, whole))
   assert 0 < np.sum(one[4]) < num_codes
   for a, b in zip(eight, one, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)

@@ -86,6 +86,8 @@ def fit(
   (phase,) = task.phases
   done = claim(folder, identity)
   if done is not None:
+    if jax.process_index() == 0:
+      print(f"{task.name} is trained already: {folder / 'DONE.json'}")
     return done
   name, sign = task.select
   alone = jax.process_count() == 1
@@ -97,7 +99,8 @@ def fit(
     )
     iterator = iter(train_data)
     programs = compile_programs(task, mesh, train_data, val_batches)
-    state, step, window = _begin(task, manager, programs, mesh, seed, train_data, iterator)
+    made_by = {"config_hash": identity["config_hash"], "data": identity["data"]}
+    state, step, window = _begin(task, manager, programs, made_by, seed, train_data, iterator)
     truncate(folder / "metrics.jsonl", step)
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
     stop = stack.enter_context(interrupt.Interrupt())
@@ -106,7 +109,7 @@ def fit(
     put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
 
     def save(data_state: Any, metrics: Mapping[str, float] | None) -> None:
-      kept = {"window": [_floats(scalars) for scalars in window]}
+      kept = {**made_by, "window": [_floats(scalars) for scalars in window]}
       checkpoint.save(manager, step, state, data_state=data_state, metadata=kept, metrics=metrics)
 
     if step < phase.steps:
@@ -140,6 +143,7 @@ def fit(
 
     checkpoint.wait(manager)
     best = manager.best_step() or manager.latest_step()
+    state = None  # two of them may not fit
     state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
     results = finish(state, programs)
   return _write_done(folder, identity, best, results)
@@ -188,12 +192,25 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] |
   """Makes the folder this run's. Returns DONE.json's content when the run is already finished.
 
   Raises:
-    UserError: the folder holds a run of another config or of other data.
+    UserError: the folder holds a run of another config or of other data, or cannot be written to.
   """
+  done = _look(folder, identity)
+  meshes.wait_for_all(f"{folder} is looked at")  # before any process writes there
+  if jax.process_index() == 0 and not (folder / "config.json").exists():
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      _write_json(folder / "config.json", identity)
+    except OSError as error:
+      raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+  meshes.wait_for_all(f"{folder} is claimed")
+  return done
+
+
+def _look(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+  """DONE.json's content, None where the run has still to be made; raises where it must not be."""
   remedy = "use another --workdir, or --overwrite to train anew"
-  path = folder / "config.json"
-  if path.is_file():
-    there = json.loads(path.read_text())
+  if (folder / "config.json").is_file():
+    there = _read_json(folder / "config.json", ("config", "data"))
     changed = differences(there["config"], identity["config"])
     if changed:
       more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -201,12 +218,11 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] |
     if there["data"] != identity["data"]:
       raise UserError(f"{folder} holds a run on other data: {remedy}")
     done = folder / "DONE.json"
-    return json.loads(done.read_text()) if done.is_file() else None
+    return _read_json(done, ("best_step", "results")) if done.is_file() else None
   if folder.is_dir() and any(folder.iterdir()):
-    raise UserError(f"{folder} is not empty and holds no run of this program: {remedy}")
-  if jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(path, identity)
+    raise UserError(
+      f"{folder} is not empty and holds no run of this program: use another --workdir"
+    )
   return None
 
 
@@ -223,7 +239,7 @@ def _begin(
   task: Task,
   manager: checkpoint.Manager,
   programs: Programs,
-  mesh: jax.sharding.Mesh,
+  made_by: Mapping[str, Any],
   seed: int,
   train_data: Any,
   iterator: Any,
@@ -231,7 +247,7 @@ def _begin(
   """-> (state, steps done, scalars since the last log line)."""
   latest = manager.latest_step()
   if latest is not None:
-    state, data_state, kept = checkpoint.restore(manager, programs.abstract_state)
+    state, data_state, kept = checkpoint.restore(manager, programs.abstract_state, expect=made_by)
     iterator.set_state(data_state)
     return state, latest, kept["window"]
   shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
@@ -245,11 +261,10 @@ def _begin(
   return state, 0, []
 
 
-def _first_images(train_data: Any, sharding: jax.sharding.NamedSharding, count: int = 4) -> Any:
+def _first_images(train_data: Any, sharding: jax.sharding.NamedSharding) -> list[Any]:
   """The images of the first few batches, for a pass over data before step 0."""
   first = iter(train_data)
-  batches = [next(first)["images_m11"] for _ in range(count)]
-  return meshes.put_batch(np.concatenate(batches), sharding)
+  return [meshes.put_batch(next(first)["images_m11"], sharding) for _ in range(4)]
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -312,6 +327,14 @@ def _write_done(
   if jax.process_index() == 0:
     _write_json(folder / "DONE.json", done)
   return done
+
+
+def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text())
+    return {key: content[key] for key in keys} | content
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} is damaged, or no file of this program") from error
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.tasks import background
+from hiresmed_jax.tasks.checks import check_background
 from hiresmed_jax.tasks.presets import ROUTES
 
 _PLANNED = ("lesion", "location", "danger")
@@ -46,10 +47,11 @@ def train(
     )
   wanted = ROUTES if config.route == "all" else (config.route,)
   _check_workdir(workdir, wanted)
+  meshes.wait_for_all("the workdir is looked at")
   if overwrite and jax.process_index() == 0:
     for route in wanted:
       loop.clear(workdir / route)
-  dataset = _dataset(config, data, workdir)
+  dataset = _dataset(config, data, workdir, overwrite=overwrite)
   results = {}
   for route in wanted:
     results[route] = {"background": train_background}[route](config, dataset, workdir / route)
@@ -61,6 +63,10 @@ def train(
 def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
   """Trains HiResMed-VQGAN on the dataset's training groups; picks by its validation groups."""
   values = config.background
+  crop, size = config.data.crop, tuple(config.data.size)
+  if len(size) != 2:
+    raise UserError(f"data.size={size}: use (rows, columns)")
+  check_background(values, sizes=[size, (crop, crop)] if crop else [size])
   mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
   _check_batch(values.batch_size, mesh)
   sources = {split: records.source(dataset, split) for split in ("train", "val", "test")}
@@ -72,19 +78,21 @@ def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path
       )
   steps_per_epoch = max(1, len(sources["train"]) // values.batch_size)
   view = transforms.View(
-    size=tuple(config.data.size),
+    size=size,
     fit=config.data.fit,
     window=config.data.window,
     channels=config.data.channels,
   )
   distance, weights = (None, None)
   if values.perceptual.net and values.perceptual.weight:
-    distance, weights = load_perceptual(values.perceptual.net, dtype=compute_dtype(values.dtype))
-  crop = config.data.crop
+    # float32 whatever the network computes in: bfloat16 turns this loss's gradient by some 20 degrees.
+    # Its products are the device's own, TF32 where there is one.
+    trunk = jnp.bfloat16 if values.perceptual.bfloat16 else jnp.float32
+    distance, weights = load_perceptual(values.perceptual.net, dtype=trunk, precision=None)
   task = background.build(
     values,
     channels=config.data.channels,
-    size=(crop, crop) if crop else tuple(config.data.size),
+    size=(crop, crop) if crop else size,
     steps=values.steps or values.epochs * steps_per_epoch,
     steps_per_epoch=steps_per_epoch,
     dtype=compute_dtype(values.dtype),
@@ -172,7 +180,9 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def _dataset(config: Any, data: pathlib.Path | None, workdir: pathlib.Path) -> records.Dataset:
+def _dataset(
+  config: Any, data: pathlib.Path | None, workdir: pathlib.Path, *, overwrite: bool
+) -> records.Dataset:
   made = config.data.phantom
   if not made.kind:
     if data is None:
@@ -181,11 +191,22 @@ def _dataset(config: Any, data: pathlib.Path | None, workdir: pathlib.Path) -> r
         "`python -m hiresmed_jax.prepare --kind images --source YOUR_IMAGES --out FOLDER`"
       )
     return records.open_dataset(data)
-  folder = workdir / "data"
-  if jax.process_index() == 0 and not (folder / "card.json").is_file():
+  if made.kind not in phantom.KINDS:
+    raise UserError(f"data.phantom.kind={made.kind!r}: use {' or '.join(phantom.KINDS)}")
+  folder, name = workdir / "data", f"{made.kind} x {made.num}, {made.size} px, seed {made.seed}"
+  there = records.open_dataset(folder) if folder.exists() else None
+  if there and there.card["name"] != name and not overwrite:
+    raise UserError(
+      f"{folder} holds other phantoms ({there.card['name']}) than this config's ({name}): "
+      "use another --workdir, or --overwrite"
+    )
+  meshes.wait_for_all("the phantoms are looked at")
+  if jax.process_index() == 0 and (not there or there.card["name"] != name):
     drawn = phantom.phantoms(made.kind, made.num, made.size, seed=made.seed)
     with Progress(made.num, "phantoms", unit="image") as progress:
-      records.write_dataset(_samples(drawn, progress), folder, kind="phantom")
+      samples = _samples(drawn, progress)
+      records.write_dataset(samples, folder, kind="phantom", name=name, overwrite=overwrite)
+  meshes.wait_for_all("the phantoms are drawn")
   return records.open_dataset(folder)
 
 

@@ -73,8 +73,9 @@ def train_dataset(
     _training_image, view=view, augmentation=dict(augmentation or {}), crop=crop
   )
   dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(make)
-  # Sliced after the random map: before it, every process would draw the same random numbers.
-  dataset = dataset[process_index::process_count].batch(local, drop_remainder=True)
+  # Shared out after the random map: before it, every process would draw the same random numbers.
+  # Each takes its rows of the batch that one process would make, in its place.
+  dataset = dataset.batch(local, drop_remainder=True)[process_index::process_count]
   side = (crop, crop) if crop else view.shape
   ready = max(2, _BUFFER_BYTES // (local * side[0] * side[1] * 4 * view.channels))
   threads = min(_THREADS, os.cpu_count() or 1, ready) if workers == 0 else 2

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -48,6 +49,16 @@ def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
       "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
     ) from error
   return jax.process_count() > 1
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process of this run has come here; at once where there is one.
+
+  Args:
+    name: the same on all of them.
+  """
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def make_mesh(

@@ -6,7 +6,7 @@ Source: Tang et al. 2025, section 2.2; Esser et al. 2021 (VQGAN).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -160,11 +160,18 @@ def _init(
 
 
 def _warm_start(
-  state: State, images_m11: Array, frozen: Params, *, net: VQGAN, channels: int, num_codes: int
+  state: State,
+  batches_m11: Sequence[Array],
+  frozen: Params,
+  *,
+  net: VQGAN,
+  channels: int,
+  num_codes: int,
 ) -> State:
   """The codebook becomes the k-means centres of the first batches' latents."""
   del frozen
-  images = _to_channels(images_m11, channels)
+  # One image that is not finite would spoil every centre; training leaves its batch out.
+  images = jnp.nan_to_num(_to_channels(jnp.concatenate(batches_m11), channels), nan=-1.0)
   latents = net.apply({"params": state.gen["net"]}, images, train=False, method="encode")
   flat = latents.reshape(-1, latents.shape[-1])
   key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
@@ -238,10 +245,12 @@ def _train_step(
     disc_params, disc_opt = _update(txs[1], disc_grads, disc_params, disc_opt, trains)
   ema = optim.ema_update(state.ema, _pack(gen), config.ema, state.step) if config.ema else {}
 
-  counts = quantize.code_counts(aux["indices"], config.codebook.num_codes)
+  # Latents that are not finite choose a code all the same; that is no use of it.
+  counts = finite * quantize.code_counts(aux["indices"], config.codebook.num_codes)
   usage = quantize.update_usage(
     state.usage, counts / aux["indices"].size, config.codebook.usage_decay
   )
+  usage = optim.select(finite, usage, state.usage)
   gen, gen_opt, ema, usage, revived = codebook_care.revive(
     finite & ((state.step + 1) % config.codebook.revive_every == 0),
     gen,

@@ -1,6 +1,6 @@
 """What the loop needs to know of a thing that is trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hiresmed_jax.types import Array, Batch, Metrics, Params
@@ -22,7 +22,8 @@ class Task(NamedTuple):
     phases: trained one after another.
     frozen: weights that are read but never trained; they are not in checkpoints.
     init: key -> state, with no data.
-    warm_start: (state, images_m11 of some first batches, frozen) -> state, once before step 0.
+    warm_start: (state, [images_m11 of each of the first batches], frozen) -> state, once before
+      step 0.
     train_step: (state, batch, frozen) -> (state, scalars).
     eval_step: (state, batch, frozen) -> (totals, pictures_m11). Totals of batches add up, so that
       padding (batch["weight"] 0) stays exact; pictures are f32[N, H, W, C], for figures.
@@ -34,7 +35,7 @@ class Task(NamedTuple):
   phases: tuple[Phase, ...]
   frozen: Params
   init: Callable[[Array], Any]
-  warm_start: Callable[[Any, Array, Params], Any] | None
+  warm_start: Callable[[Any, Sequence[Array], Params], Any] | None
   train_step: Callable[[Any, Batch, Params], tuple[Any, Metrics]]
   eval_step: Callable[[Any, Batch, Params], tuple[Mapping[str, Array], Array]]
   summarise: Callable[[Mapping[str, Any]], dict[str, float]]

@@ -1,0 +1,89 @@
+"""What the values of route `background` may be: a wrong one is told before anything is compiled."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime.overrides import leaves
+
+_ONE_OF = {
+  "net.block": ("hdfb", "residual"),
+  "net.activation": ("relu", "gelu"),
+  "net.upsampling": ("transposed", "resize", "subpixel"),
+  "codebook.init": ("random", "kmeans"),
+  "loss.reconstruction": ("l1", "mse"),
+  "gan.augment": ("color", "translation", "cutout"),
+}
+_AT_LEAST_ONE = (
+  "net.stem_channels net.full_resolution_channels net.code_dim codebook.num_codes "
+  "codebook.revive_every batch_size log_every eval_every eval_images keep_checkpoints max_skipped"
+).split()
+_SHARES = ("codebook.usage_decay", "gan.start", "gan.warmup", "optimizer.warmup", "ema")
+
+
+def check_background(config: Any, *, sizes: Sequence[tuple[int, int]]) -> None:
+  """Refuses what the route cannot train with, or would read otherwise than it is meant.
+
+  Args:
+    config: nested values of `presets.background`.
+    sizes: height and width of all images that the network will see.
+
+  Raises:
+    UserError: a word that is none of the known ones, a number out of its range, strides or a
+      discriminator that do not fit the images.
+  """
+  values = dict(leaves(config))
+  for key, known in _ONE_OF.items():
+    for word in values[key] if isinstance(values[key], tuple) else (values[key],):
+      _check_word(key, word, known)
+  for key in _AT_LEAST_ONE:
+    if values[key] < 1:
+      raise UserError(f"background.{key}={values[key]}: use 1 or more")
+  for key in _SHARES:
+    if not 0 <= values[key] <= 1:
+      raise UserError(f"background.{key}={values[key]} is a share: use 0 to 1")
+  if (values["steps"] or values["epochs"]) < 1:
+    raise UserError("background.steps and background.epochs: one of them must be above 0")
+  _check_strides(config.net, sizes)
+  if config.gan.weight:
+    _check_discriminator(config.gan, min(min(size) for size in sizes))
+
+
+def _check_word(key: str, word: Any, known: Sequence[str]) -> None:
+  if word in known:
+    return
+  near = difflib.get_close_matches(str(word), known, n=1)
+  hint = f"; did you mean {near[0]!r}?" if near else ""
+  raise UserError(f"background.{key}={word!r}: use {', '.join(map(repr, known))}{hint}")
+
+
+def _check_strides(net: Any, sizes: Sequence[tuple[int, int]]) -> None:
+  strides = tuple(net.strides)
+  if len(strides) != len(net.channels) or any(s < 2 or s & (s - 1) for s in strides):
+    raise UserError(
+      f"background.net.strides={strides}: use powers of two from 2, one for each of "
+      f"background.net.channels={tuple(net.channels)}"
+    )
+  factor = math.prod(strides)
+  for height, width in sizes:
+    if height % factor or width % factor:
+      raise UserError(
+        f"images of {height} x {width} do not divide by background.net.strides={strides}: make "
+        f"data.size and data.crop multiples of {factor}"
+      )
+
+
+def _check_discriminator(gan: Any, side: int) -> None:
+  """Its coarsest scale must be left with at least one logit."""
+  if gan.scales < 1 or not gan.features:
+    raise UserError(
+      "background.gan: use at least one of `scales` and one of `features`, or weight=0"
+    )
+  least = 2 ** (gan.scales - 1) * 2 ** len(gan.features) * 2
+  if side < least:
+    raise UserError(
+      f"background.gan.scales={gan.scales} needs images of {least} px or more, not {side}: "
+      "use fewer scales"
+    )

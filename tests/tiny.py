@@ -1,0 +1,38 @@
+"""The smallest config with every part of the route in it: a run of it takes a second, compiled.
+
+python -m hiresmed_jax.train --config tests/tiny.py:background
+"""
+
+from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.tasks import presets
+
+STEPS, BATCH, CROP, CODES = 10, 8, 16, 16
+GAN_START, GAN_WARMUP = 2, 2  # steps
+REVIVE_EVERY = 3
+
+
+def get_config(arg: str = "all"):
+  route, _ = route_and_preset(arg, presets=("best",))
+  config = presets.base("tiny", route=route, preset="best")
+  config.data.phantom.update({"kind": "kub", "num": 40, "size": 32, "seed": 0})
+  config.data.update({"size": (32, 32), "crop": CROP, "channels": 1, "fit": "pad"})
+  route = config.background
+  route.net.update({"stem_channels": 4, "channels": (8,), "strides": (4,), "encoder_blocks": 1})
+  route.net.update({"full_resolution_channels": 4, "code_dim": 4, "kernel_init_std": 0.0})
+  route.net.update({"block": "hdfb", "upsampling": "resize", "activation": "gelu"})
+  route.net.update({"drop_path_rate": 0.1, "remat": False})
+  # Most codes count as dead, so that every revival redraws some.
+  route.codebook.update({"num_codes": CODES, "init": "kmeans", "usage_decay": 0.9})
+  route.codebook.update({"revive_every": REVIVE_EVERY, "revive_threshold": 1.0})
+  route.loss.update({"reconstruction": "l1", "commitment": 1.0, "codebook": 0.33})
+  route.loss.update({"entropy": 0.02, "entropy_temperature": 0.1})
+  route.perceptual.net = None
+  route.gan.update({"start": GAN_START / STEPS, "warmup": GAN_WARMUP / STEPS, "weight": 0.1})
+  route.gan.update({"features": (4, 8), "scales": 2, "adaptive": False})
+  route.gan.augment = ("color", "translation", "cutout")
+  route.optimizer.update({"name": "adamw", "learning_rate": 1e-3, "b1": 0.5, "b2": 0.99})
+  route.optimizer.update({"schedule": "constant", "warmup": 0.0, "accumulate": 2, "clip": 1.0})
+  route.ema = 0.9
+  route.update({"dtype": "float32", "batch_size": BATCH, "steps": STEPS, "eval_images": 4})
+  route.update({"log_every": 4, "eval_every": 5, "keep_checkpoints": 2, "max_skipped": 4})
+  return config

@@ -1,0 +1,140 @@
+"""What a tiny run is made of, for tests. The compiler takes the time, so tests share programs."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from hiresmed_jax import loop
+from hiresmed_jax.loop import compile_programs  # tests put another in its place in `loop`
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.config import hash_values
+from hiresmed_jax.tasks import background
+from hiresmed_jax.tasks.task import Task
+from tests.tiny import BATCH, CROP, STEPS, get_config
+
+EPOCH = 2
+# Figures of a clock, not of the run.
+TIMINGS = {"time", "images_per_second", "tflops_per_second", "peak_resident_memory_bytes"}
+# Halves the time to compile; what it makes is slow.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def task(*changes: tuple[str, Any], channels: int = 1, **options: Any) -> Task:
+  """The route's task; `changes` are ("optimizer.accumulate", 1) and the like."""
+  config = get_config("background").background
+  config.update_from_flattened_dict(dict(changes))
+  known: dict[str, Any] = {"size": (CROP, CROP), "steps": STEPS, "steps_per_epoch": EPOCH}
+  return background.build(config, channels=channels, **{**known, **options})
+
+
+def mesh(data: int = 1, fsdp: int = 1) -> jax.sharding.Mesh:
+  return meshes.make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
+
+
+def images(count: int = 24, size: int = CROP, seed: int = 0) -> np.ndarray:
+  """A bright spot on a slope: f32[count, size, size, 1] in [-1, 1]."""
+  rng = np.random.default_rng(seed)
+  row, column = np.mgrid[:size, :size] / size
+  spot = rng.uniform(0.2, 0.8, (2, count, 1, 1))
+  width = rng.uniform(0.1, 0.4, (count, 1, 1))
+  slope = rng.uniform(-0.5, 0.5, (2, count, 1, 1))
+  bright = np.exp(-((column - spot[0]) ** 2 + (row - spot[1]) ** 2) / width**2)
+  shapes = 1.2 * bright - 0.6 + slope[0] * column + slope[1] * row
+  return np.clip(shapes, -1, 1).astype(np.float32)[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Images of which those in `broken` are NaN."""
+
+  broken: tuple[int, ...] = ()
+  size: int = CROP
+
+  def __len__(self) -> int:
+    return len(_images(size=self.size))
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {"images_m11": _images(size=self.size)[index] * (np.nan if index in self.broken else 1)}
+
+
+_images = functools.cache(images)
+
+
+def train_data(broken: tuple[int, ...] = (), size: int = CROP) -> grain.IterDataset:
+  """Endless batches whose iterator has a state, as those of the pipeline."""
+  dataset = grain.MapDataset.source(Source(broken, size)).seed(0).shuffle().repeat()
+  batches = dataset.batch(BATCH, drop_remainder=True)
+  return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+
+
+def val_batches(count: int = 5) -> list[dict[str, Any]]:
+  """One batch of whole images of 32 px, filled up with what must not count."""
+  batch = {
+    "images_m11": np.full((BATCH, 32, 32, 1), 0.9, np.float32),
+    "weight": np.zeros(BATCH, np.float32),
+    "valid": np.ones((BATCH, 32, 32), bool),
+    "boxes": [np.zeros((0, 4), np.float32)] * count,
+  }
+  batch["images_m11"][:count], batch["weight"][:count] = images(count, 32, seed=1), 1.0
+  return [batch]
+
+
+@contextlib.contextmanager
+def quick_compiler() -> Iterator[None]:
+  """What is compiled within is soon ready, and slow."""
+  whole = jax.stages.Lowered.compile
+  jax.stages.Lowered.compile = lambda self, options=None: whole(self, QUICK | (options or {}))
+  try:
+    yield
+  finally:
+    jax.stages.Lowered.compile = whole
+
+
+_programs: dict[tuple[int, ...], loop.Programs] = {}
+
+
+def programs(task: Task, data: int = 1, fsdp: int = 1, size: int = CROP) -> loop.Programs:
+  """What `fit` compiles for a task (one that is kept) on so many devices; only once."""
+  key = (id(task), data, fsdp, size)
+  if key not in _programs:
+    with quick_compiler():
+      made = compile_programs(task, mesh(data, fsdp), train_data(size=size), val_batches())
+    _programs[key] = made
+  return _programs[key]
+
+
+def begin(task: Task, programs: loop.Programs) -> Any:
+  """A state to start from, new each time, since steps consume it."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
+  init = jax.jit(task.init, out_shardings=shardings, compiler_options=QUICK)
+  return init(jax.random.key(0))
+
+
+def batch(
+  programs: loop.Programs, number: int = 0, *, broken: bool = False, size: int = CROP
+) -> Any:
+  """A training batch on the devices; in a broken one a single pixel is not a number."""
+  rows = np.arange(number * BATCH, (number + 1) * BATCH) % len(_images(size=size))
+  pixels = _images(size=size)[rows]
+  pixels[-1, 3, 4] = np.nan if broken else pixels[-1, 3, 4]
+  return meshes.put_batch({"images_m11": pixels}, programs.batch_sharding)
+
+
+def identity(**changes: Any) -> dict[str, Any]:
+  values = {"background": get_config("background").background.to_dict(), **changes}
+  return {"config": values, "config_hash": hash_values(values), "data": "a fingerprint"}
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+  """The lines of metrics.jsonl, without the figures of a clock."""
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]

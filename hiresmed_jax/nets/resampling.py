@@ -31,7 +31,7 @@ class Downsample(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
     options = inherited(self)
-    # Not nn.avg_pool: the gradient of its window sum took 17 times as long on the CPU.
+    # Not nn.avg_pool: on the CPU the gradient of its window sum takes over ten times as long.
     n, height, width, inputs = x.shape
     size = 2**self.steps
     tiles = x.reshape(n, height // size, size, width // size, size, inputs)

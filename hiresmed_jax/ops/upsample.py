@@ -70,7 +70,8 @@ def depth_to_space(x: Array) -> Array:
 def bilinear(x: Array) -> Array:
   """Bilinear upsampling by two, half-pixel centres, border repeated. [N,H,W,C] -> [N,2H,2W,C].
 
-  Its own reverse-mode derivative: left to the compiler, that takes ten times as long.
+  The reverse-mode derivative is its own: derived from the slices, it takes five times as long on
+  the CPU.
   """
   for axis in (1, 2):
     size = x.shape[axis]

@@ -7,10 +7,10 @@
 
 Cost: about 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.3 steps per second, 35 s to compile).
 Measured on 2026-11-23, 3 seeds, 111 held-out images (benchmarks/results/blocks_cpu.json): PSNR
-26.4 +- 0.8 dB (floors: training mean 12.7, nearest training image 12.0), L1 0.031, 99 % of the
-codes in use; contrast kept, median: 62 % of stones below 5 px, 83 % of 5 to 8, 89 % of 8 to 12, 93 %
-above. With residual blocks 26.8 +- 0.6 dB: no difference (HDFB - residual -0.4 dB, 95 % interval
--2.9 to 2.1), and 4.5 steps per second.
+26.4 dB, SD 0.8 (floors: training mean 12.7, nearest training image 12.0), L1 0.031, 99 % of the
+codes in use; contrast kept, median: 63 % of stones below 5 px, 83 % of 5 to 8, 89 % of 8 to 12,
+93 % above. With residual blocks 26.8 dB, SD 0.6: no difference was found (HDFB less residual
+-0.4 dB, 95 % interval -2.9 to 2.1), at 4.4 steps per second.
 """
 
 from hiresmed_jax.runtime.config import route_and_preset

@@ -85,7 +85,7 @@ def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path
   )
   distance, weights = (None, None)
   if values.perceptual.net and values.perceptual.weight:
-    # float32 whatever the network computes in: bfloat16 turns this loss's gradient by some 20 degrees.
+    # float32 whatever the network computes in: bfloat16 turns the gradient by some 20 degrees.
     # Its products are the device's own, TF32 where there is one.
     trunk = jnp.bfloat16 if values.perceptual.bfloat16 else jnp.float32
     distance, weights = load_perceptual(values.perceptual.net, dtype=trunk, precision=None)

@@ -155,7 +155,7 @@ def _readings(config: Any) -> Iterator[Departure]:
       "start of the adversarial loss",
       "not given",
       f"the discriminator trains from {config.gan.start:.0%} of the run; the generator feels it "
-      f"in full {config.gan.warmup:.0%} later, after a ramp",
+      f"{config.gan.warmup:.0%} later, in full after a ramp of as much",
       "an untrained discriminator's gradient ruins the reconstruction",
     )
     yield Departure(

@@ -99,8 +99,8 @@ def background(preset: str) -> ConfigDict:
   config.gan = ConfigDict(
     {
       "weight": 0.1,
-      "start": 0.2,  # share of the run after which the discriminator trains
-      "warmup": 0.1,  # share of the run until the generator feels it in full
+      "start": 0.2,  # share of the run after which the discriminator trains, alone at first
+      "warmup": 0.1,  # share of the run until the generator feels it; a ramp as long follows
       "adaptive": False,
       "adaptive_cap": 10.0,
       "features": (64, 128),

@@ -9,9 +9,7 @@ Order of a run, the same whether it is new or goes on:
 
 import contextlib
 import functools
-import json
 import pathlib
-import shutil
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,9 +18,8 @@ import jax
 import numpy as np
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import checkpoint, interrupt, throughput
+from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, throughput
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.runtime.config import differences
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.runtime.writer import Writer, truncate
 from hiresmed_jax.tasks.task import Task
@@ -84,7 +81,7 @@ def fit(
     Stopped: SIGTERM or Ctrl-C, after saving.
   """
   (phase,) = task.phases
-  done = claim(folder, identity)
+  done = run_folder.claim(folder, identity)
   if done is not None:
     if jax.process_index() == 0:
       print(f"{task.name} is trained already: {folder / 'DONE.json'}")
@@ -146,7 +143,7 @@ def fit(
     state = None  # two of them may not fit
     state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
     results = finish(state, programs)
-  return _write_done(folder, identity, best, results)
+  return run_folder.write_done(folder, identity, best, results)
 
 
 def compile_programs(
@@ -186,53 +183,6 @@ def evaluate(
     totals = more if totals is None else jax.tree.map(np.add, totals, jax.device_get(more))
     pictures.append(np.array(drawn)[np.asarray(batch["weight"]) > 0])
   return task.summarise(jax.device_get(totals)), pictures
-
-
-def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Makes the folder this run's. Returns DONE.json's content when the run is already finished.
-
-  Raises:
-    UserError: the folder holds a run of another config or of other data, or cannot be written to.
-  """
-  done = _look(folder, identity)
-  meshes.wait_for_all(f"{folder} is looked at")  # before any process writes there
-  if jax.process_index() == 0 and not (folder / "config.json").exists():
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      _write_json(folder / "config.json", identity)
-    except OSError as error:
-      raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-  meshes.wait_for_all(f"{folder} is claimed")
-  return done
-
-
-def _look(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-  """DONE.json's content, None where the run has still to be made; raises where it must not be."""
-  remedy = "use another --workdir, or --overwrite to train anew"
-  if (folder / "config.json").is_file():
-    there = _read_json(folder / "config.json", ("config", "data"))
-    changed = differences(there["config"], identity["config"])
-    if changed:
-      more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-      raise UserError(f"{folder} holds a run of another config ({changed[0]}{more}): {remedy}")
-    if there["data"] != identity["data"]:
-      raise UserError(f"{folder} holds a run on other data: {remedy}")
-    done = folder / "DONE.json"
-    return _read_json(done, ("best_step", "results")) if done.is_file() else None
-  if folder.is_dir() and any(folder.iterdir()):
-    raise UserError(
-      f"{folder} is not empty and holds no run of this program: use another --workdir"
-    )
-  return None
-
-
-def clear(folder: pathlib.Path) -> None:
-  """Removes an earlier run, for --overwrite; refuses what no run of ours made."""
-  if not folder.exists():
-    return
-  if not (folder / "config.json").is_file():
-    raise UserError(f"{folder} holds no run of this program: nothing was removed")
-  shutil.rmtree(folder)
 
 
 def _begin(
@@ -317,28 +267,3 @@ def _line(values: Mapping[str, float]) -> str:
     "code_usage": "codes",
   }
   return " ".join(f"{short} {values[key]:.3g}" for key, short in names.items() if key in values)
-
-
-def _write_done(
-  folder: pathlib.Path, identity: Mapping[str, Any], best: int, results: Mapping[str, Any]
-) -> dict[str, Any]:
-  done = {"best_step": best, "data": identity["data"], "config_hash": identity["config_hash"]}
-  done["results"] = dict(results)
-  if jax.process_index() == 0:
-    _write_json(folder / "DONE.json", done)
-  return done
-
-
-def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text())
-    return {key: content[key] for key in keys} | content
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} is damaged, or no file of this program") from error
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Whole or not at all: a half-written file would make the run unreadable."""
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(content, indent=2, sort_keys=True))
-  partial.replace(path)

@@ -16,6 +16,7 @@ from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.tasks import background
 from hiresmed_jax.tasks.checks import check_background
@@ -47,10 +48,12 @@ def train(
     )
   wanted = ROUTES if config.route == "all" else (config.route,)
   _check_workdir(workdir, wanted)
-  meshes.wait_for_all("the workdir is looked at")
-  if overwrite and jax.process_index() == 0:
-    for route in wanted:
-      loop.clear(workdir / route)
+  _check_values(config)
+  if overwrite:
+    meshes.wait_for_all("before an earlier run is removed")
+    for route in wanted if jax.process_index() == 0 else ():
+      run_folder.clear(workdir / route)
+    meshes.wait_for_all("an earlier run is removed")
   dataset = _dataset(config, data, workdir, overwrite=overwrite)
   results = {}
   for route in wanted:
@@ -62,13 +65,9 @@ def train(
 
 def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
   """Trains HiResMed-VQGAN on the dataset's training groups; picks by its validation groups."""
-  values = config.background
-  crop, size = config.data.crop, tuple(config.data.size)
-  if len(size) != 2:
-    raise UserError(f"data.size={size}: use (rows, columns)")
-  check_background(values, sizes=[size, (crop, crop)] if crop else [size])
+  values, crop = config.background, config.data.crop
   mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  _check_batch(values.batch_size, mesh)
+  view = _view(config.data)
   sources = {split: records.source(dataset, split) for split in ("train", "val", "test")}
   for split, need in (("train", values.batch_size), ("val", 1)):
     if len(sources[split]) < need:
@@ -77,12 +76,6 @@ def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path
         "prepare more images, name their patients by --groups, or lower background.batch_size"
       )
   steps_per_epoch = max(1, len(sources["train"]) // values.batch_size)
-  view = transforms.View(
-    size=size,
-    fit=config.data.fit,
-    window=config.data.window,
-    channels=config.data.channels,
-  )
   distance, weights = (None, None)
   if values.perceptual.net and values.perceptual.weight:
     # float32 whatever the network computes in: bfloat16 turns the gradient by some 20 degrees.
@@ -92,7 +85,7 @@ def train_background(config: Any, dataset: records.Dataset, folder: pathlib.Path
   task = background.build(
     values,
     channels=config.data.channels,
-    size=(crop, crop) if crop else size,
+    size=(crop, crop) if crop else view.shape,
     steps=values.steps or values.epochs * steps_per_epoch,
     steps_per_epoch=steps_per_epoch,
     dtype=compute_dtype(values.dtype),
@@ -193,6 +186,8 @@ def _dataset(
     return records.open_dataset(data)
   if made.kind not in phantom.KINDS:
     raise UserError(f"data.phantom.kind={made.kind!r}: use {' or '.join(phantom.KINDS)}")
+  if made.num < 1 or made.size < phantom.LEAST_SIDE:
+    raise UserError(f"data.phantom: use num >= 1 and size >= {phantom.LEAST_SIDE}")
   folder, name = workdir / "data", f"{made.kind} x {made.num}, {made.size} px, seed {made.seed}"
   there = records.open_dataset(folder) if folder.exists() else None
   if there and there.card["name"] != name and not overwrite:
@@ -220,8 +215,9 @@ def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:
   """A dataset, or some other program's folder, is not a workdir."""
   if (workdir / "card.json").is_file():
     raise UserError(f"{workdir} is a dataset, not a workdir: --data {shlex.quote(str(workdir))}")
-  if workdir.is_file():
-    raise UserError(f"{workdir} is a file: --workdir takes a folder")
+  for path in (workdir, *workdir.parents):
+    if path.is_file():
+      raise UserError(f"{path} is a file: --workdir takes a folder")
   if (workdir / "config.json").is_file():
     raise UserError(
       f"{workdir} is the folder of one route ({wanted[0]} would go below it): "
@@ -229,9 +225,22 @@ def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:
     )
 
 
-def _check_batch(batch_size: int, mesh: jax.sharding.Mesh) -> None:
-  if batch_size % mesh.size:
+def _check_values(config: Any) -> None:
+  """What can be told before there are data: nothing is drawn, read or compiled in vain."""
+  values, crop = config.background, config.data.crop
+  view = _view(config.data)
+  check_background(values, sizes=[view.shape, (crop, crop)] if crop else [view.shape])
+  compute_dtype(values.dtype)
+  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+  if values.batch_size % mesh.size:
     raise UserError(
-      f"background.batch_size={batch_size} cannot be split over {mesh.size} devices: "
+      f"background.batch_size={values.batch_size} cannot be split over {mesh.size} devices: "
       f"use a multiple of {mesh.size}"
     )
+
+
+def _view(data: Any) -> transforms.View:
+  size = tuple(data.size)
+  if len(size) != 2:
+    raise UserError(f"data.size={size}: use (rows, columns)")
+  return transforms.View(size=size, fit=data.fit, window=data.window, channels=data.channels)

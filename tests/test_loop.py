@@ -16,7 +16,7 @@ import pytest
 
 from hiresmed_jax import loop
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import checkpoint, interrupt, writer
+from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, writer
 from tests import tiny, tiny_run
 
 CADENCE = loop.Cadence(log=4, evaluate=5, keep=2, max_skipped=4)
@@ -292,53 +292,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_loses_nothing(tmp_path, whole,
 def test_the_checkpoints_of_another_config_are_refused(tmp_path, whole):
   folder = tmp_path / "background"
   other = tiny_run.identity(seed=1)
-  loop.claim(folder, other)
+  run_folder.claim(folder, other)
   shutil.copytree(whole / "checkpoints", folder / "checkpoints")
   with pytest.raises(UserError, match=r"were made by another config \(config_hash"):
     fit(folder, identity=other)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-  return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_a_folder_of_another_run_is_refused_and_untouched(whole):
-  before = files(whole)
-  values = tiny_run.identity()["config"]["background"]
-  loud = {**values, "optimizer": {**values["optimizer"], "learning_rate": 0.5}}
-  for identity, says in (
-    (tiny_run.identity(background=loud), r"another config \(background.optimizer.learning_rate: 0"),
-    (tiny_run.identity(background=loud, seed=3), r"-> 0.5 and 1 more\)"),
-    ({**tiny_run.identity(), "data": "more"}, "on other data"),
-  ):
-    with pytest.raises(UserError, match=says) as told:
-      fit(whole, identity=identity)
-    assert "--workdir" in str(told.value)
-  assert files(whole) == before
-
-
-def test_a_folder_that_is_none_of_ours_is_refused_and_untouched(tmp_path):
-  (tmp_path / "holiday.jpg").write_bytes(b"sea")
-  with pytest.raises(UserError, match="holds no run of this program"):
-    fit(tmp_path)
-  with pytest.raises(UserError, match="nothing was removed"):
-    loop.clear(tmp_path)
-  for text in ("{", "[]", '{"config": {}}'):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config.json is damaged, or no file of this program"):
-      fit(tmp_path)
-  assert sorted(files(tmp_path)) == ["config.json", "holiday.jpg"]
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-  (tmp_path / "file").touch()
-  with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
-    fit(tmp_path / "file" / "background")
-
-
-def test_clearing_removes_a_run(tmp_path):
-  folder = tmp_path / "background"
-  loop.clear(folder)
-  loop.claim(folder, tiny_run.identity())
-  loop.clear(folder)
-  assert not folder.exists()

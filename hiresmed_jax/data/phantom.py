@@ -18,7 +18,7 @@ from hiresmed_jax.data.sample import Sample
 KINDS = ("kub", "chest_ct")
 STONES_MM = (2.0, 15.0)
 NODULES_MM = (3.0, 25.0)
-_LEAST = 32  # pixels along the short side: less shows no anatomy
+LEAST_SIDE = 32  # pixels: less shows no anatomy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,8 +168,8 @@ def _begin(
   rng: np.random.Generator, size: int | tuple[int, int], patient: int | None
 ) -> tuple[tuple[int, int], int, list[np.random.Generator]]:
   height, width = (size, size) if isinstance(size, int) else size
-  if min(height, width) < _LEAST:
-    raise ValueError(f"a phantom of {width} x {height} pixels: {_LEAST} or more are needed")
+  if min(height, width) < LEAST_SIDE:
+    raise ValueError(f"a phantom of {width} x {height} pixels: {LEAST_SIDE} or more are needed")
   seeds = rng.integers(0, 2**63, 4)
   drawn = int(seeds[3] % 1_000_000) if patient is None else patient
   return (int(height), int(width)), drawn, [np.random.default_rng(int(s)) for s in seeds[:3]]

@@ -1,0 +1,208 @@
+"""A mistake costs a user one line, never data, and never the wait for a compiler."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiresmed_jax import loop, prepare, routes, train
+from hiresmed_jax.data import records
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli, run_folder
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.tasks import background
+from tests import tiny
+
+TINY = f"{tiny.__file__}:background"
+REAL = [TINY, "--data", "data", "--config.data.phantom.kind="]
+
+
+def write_images(folder: Path, count: int) -> Path:
+  """Grey PNG images of sizes that differ."""
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for number in range(count):
+    shape = (30 + number % 5, 36 - number % 7)
+    smooth = cv2.GaussianBlur(rng.uniform(0, 255, shape), (0, 0), 3)
+    stretched = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    cv2.imwrite(str(folder / f"scan-{number:02d}.png"), stretched)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+  """raw: a few images; data: they prepared; empty: nothing; run: of another config."""
+  place = tmp_path_factory.mktemp("place")
+  write_images(place / "raw", 40)
+  prepare.main(["--kind", "images", "--source", str(place / "raw"), "--out", str(place / "data")])
+  (place / "empty").mkdir()
+  (place / "file").touch()
+  config = load_config(TINY, ["seed=5"])
+  data = records.open_dataset(place / "data")
+  run_folder.claim(place / "run" / "background", routes.identity(config, "background", data))
+  return place
+
+
+def files(folder: Path) -> dict[str, bytes]:
+  return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    (["--config", "kub.py"], "kub needs images: --data FOLDER, made by `python -m hiresmed_jax."),
+    (["--config", "kub.py", "--data", "nowhere"], "nowhere is not there"),
+    (["--config", "kub.py", "--data", "empty"], "empty is empty"),
+    (["--config", "kub.py", "--data", "file"], "file is not a folder"),
+    (["--config", "kub.py", "--data", "raw"], "is not prepared; run: python -m hiresmed_jax.prep"),
+    (["--config", "kubb.py"], "did you mean kub.py?"),
+    (["--config", "kub.py:backgruond"], "did you mean background?"),
+    (["--config", "kub.py:background,bets"], "did you mean best?"),
+    (["--config", "kub.py:lesion"], "route 'lesion' is not in this version; it trains: background"),
+    (["--config", "kub.py:location"], "route 'location' is not in this version"),
+    (["--config", "kub.py:danger"], "route 'danger' is not in this version"),
+    (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
+    (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
+    (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1', 'mse'"),
+    (["--config", *REAL, "--config.background.optimizer.name=sgd"], "use 'adam' or 'adamw'"),
+    (["--config", TINY, "--config.background.dtype=float16"], "'auto', 'float32' or 'bfloat16'"),
+    (["--config", TINY, "--config.data.fit=strech"], "use 'stretch', 'pad', 'crop'"),
+    (["--config", TINY, "--config.data.size=64"], "use (rows, columns)"),
+    (["--config", TINY, "--config.data.window=(5,5)"], "low must be below high"),
+    (["--config", TINY, "--config.data.crop=18"], "images of 18 x 18 do not divide"),
+    (["--config", *REAL, "--config.data.crop=64"], "crops of 64 px do not fit"),
+    (["--config", TINY, "--config.mesh.fsdp=3"], "does not divide the 8 device(s)"),
+    (["--config", TINY, "--config.background.batch_size=12"], "use a multiple of 8"),
+    (
+      ["--config", *REAL, "--config.background.batch_size=64"],
+      "train images and this run needs 64",
+    ),
+    (["--config", *REAL, "--config.background.perceptual.net=vgg16"], "hiresmed_jax.weights fetch"),
+    (["--config", *REAL, "--config.background.perceptual.net=vgg"], "no perceptual network is"),
+    (["--config", TINY, "--config.data.phantom.kind=knee"], "use kub or chest_ct"),
+    (["--config", TINY, "--config.data.phantom.num=0"], "num >= 1"),
+    (["--config", TINY, "--config.data.phantom.size=8"], "size >= 32"),
+    (["--config", TINY, "--data", "data"], "makes its own phantom: leave out --data"),
+    (["--config", TINY, "--workdir", "data"], "data is a dataset, not a workdir: --data"),
+    (["--config", TINY, "--workdir", "file"], "file is a file: --workdir takes a folder"),
+    (["--config", TINY, "--workdir", "file/below"], "file is a file"),
+    (["--config", TINY, "--workdir", "run/background"], "use --workdir run"),
+    (
+      ["--config", *REAL, "--workdir", "run"],
+      "holds a run of another config (",
+    ),
+    (["--config", TINY, "--wrkdir", "run"], "did you mean --workdir?"),
+    (["--workdir", "run"], "required: --config"),
+  ],
+  ids=lambda value: None if isinstance(value, str) else " ".join(value).replace(TINY, "tiny"),
+)
+def test_a_mistake_is_one_line_and_costs_nothing(
+  place, tmp_path, monkeypatch, capsys, arguments, says
+):
+  monkeypatch.chdir(place)
+  monkeypatch.setattr(loop, "compile_programs", lambda *_: pytest.fail("compiled"))
+  before = files(place)
+  if "--workdir" not in arguments:
+    arguments = [*arguments, "--workdir", str(tmp_path / "work")]
+  with pytest.raises(SystemExit) as left:
+    cli.run(train.main, arguments)
+  told = capsys.readouterr().err.strip().splitlines()
+  assert says in told[-1]
+  assert told[-1].startswith("error: ")
+  assert [line for line in told[:-1] if not line.startswith("phantoms ")] == []
+  assert left.value.code == 2
+  assert files(place) == before
+  assert not (tmp_path / "work" / "background").exists()
+
+
+def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, monkeypatch):
+  class Compiling(Exception):
+    pass
+
+  def compiling(*_):
+    raise Compiling
+
+  monkeypatch.setattr(loop, "compile_programs", compiling)
+
+  def go(*overrides, overwrite=False):
+    config = load_config(TINY, ["background.batch_size=8", *overrides])
+    with pytest.raises(Compiling):
+      routes.train(config, data=None, workdir=tmp_path, overwrite=overwrite)
+    return records.open_dataset(tmp_path / "data").card
+
+  first = go()
+  assert first["images"] == 40
+  stamp = (tmp_path / "data" / "card.json").stat().st_mtime_ns
+  assert go() == first
+  assert (tmp_path / "data" / "card.json").stat().st_mtime_ns == stamp
+  with pytest.raises(UserError, match=r"other phantoms \(kub x 40, 32 px, seed 0\) than this conf"):
+    go("data.phantom.seed=1")
+  assert records.open_dataset(tmp_path / "data").card == first
+  second = go("data.phantom.seed=1", overwrite=True)
+  assert second["fingerprint"] != first["fingerprint"]
+
+
+def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place):
+  data = records.open_dataset(place / "data")
+
+  def hash_of(*overrides):
+    return routes.identity(load_config(TINY, overrides), "background", data)["config_hash"]
+
+  plain = hash_of()
+  for same in ("mesh.fsdp=2", "data.workers=3"):
+    assert hash_of(same) == plain
+  for other in ("seed=1", "data.crop=8", "background.steps=11", "background.net.block=residual"):
+    assert hash_of(other) != plain
+  assert routes.identity(load_config(TINY), "background", data)["data"] == data.card["fingerprint"]
+
+
+def test_the_type_to_compute_in():
+  assert routes.compute_dtype("float32") == jnp.float32
+  assert routes.compute_dtype("bfloat16") == jnp.bfloat16
+  assert routes.compute_dtype("auto") == jnp.float32  # on a CPU
+
+
+@pytest.mark.parametrize(
+  ("platform", "capability", "expected"),
+  [
+    ("gpu", "7.0", jnp.float32),  # V100: no bfloat16 units
+    ("gpu", "8.0", jnp.bfloat16),
+    ("gpu", "10.0", jnp.bfloat16),
+    ("tpu", None, jnp.bfloat16),
+  ],
+)
+def test_the_type_to_compute_in_follows_the_device(monkeypatch, platform, capability, expected):
+  device = SimpleNamespace(platform=platform, compute_capability=capability)
+  monkeypatch.setattr(jax, "devices", lambda: [device])
+  assert routes.compute_dtype("auto") == expected
+
+
+@pytest.mark.parametrize("preset", ["paper", pytest.param("best", marks=pytest.mark.slow)])
+def test_a_step_at_full_size_can_be_lowered(preset):
+  config = load_config(f"kub.py:background,{preset}", ["background.perceptual.net=None"])
+  values = config.background
+  task = background.build(
+    values, channels=config.data.channels, size=config.data.size, steps=1000, steps_per_epoch=10
+  )
+  mesh = meshes.make_mesh()
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  shardings = meshes.state_shardings(shapes, mesh)
+  images = jax.ShapeDtypeStruct(
+    (values.batch_size, *config.data.size, 1),
+    jnp.float32,
+    sharding=meshes.batch_sharding(mesh),
+  )
+  assert images.shape == (8, 1024, 1024, 1)
+  out = (shardings, meshes.replicated(mesh))
+  step = jax.jit(task.train_step, donate_argnums=0, out_shardings=out)
+  lowered = step.lower(meshes.with_shardings(shapes, shardings), {"images_m11": images}, {})
+  state, scalars = lowered.out_info
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), shapes
+  )
+  assert all(scalar.shape == () for scalar in scalars.values())

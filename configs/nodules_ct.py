@@ -12,7 +12,7 @@ from hiresmed_jax.tasks import presets
 def get_config(arg: str = "all"):
   route, _ = route_and_preset(arg, presets=("best",))
   config = presets.base("nodules_ct", route=route, preset="best")
-  config.data.update({"size": (384, 384), "crop": 96})
+  config.data.update({"size": (480, 480), "crop": 96})
   route = config.background
   route.net.update({"stem_channels": 16, "channels": (32, 64), "strides": (2, 2)})
   route.net.update({"full_resolution_channels": 16, "encoder_blocks": 1, "remat": False})

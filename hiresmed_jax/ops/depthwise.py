@@ -17,7 +17,7 @@ from hiresmed_jax.types import Array
 
 # One step of the kernel's gradient on the CPU, as measured: 8 rows hide the writing of the running
 # sums; up to 80,000 products per sum stay in a core's cache, and below the size at which XLA splits
-# a sum over threads, which here costs more than it saves.
+# a sum into parts, which inside a loop run one after the other and slower.
 _TILE_ROWS = 8
 _PRODUCTS = 80_000
 

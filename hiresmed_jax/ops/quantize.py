@@ -67,7 +67,6 @@ def quantize(latents: Array, codebook: Array) -> Quantized:
   """
   unit_latents = normalize(latents)
   indices = jax.lax.stop_gradient(nearest(latents, codebook))
-  # Rows are normalised after the lookup: an unused row then has a gradient of exactly zero.
   unit_codes = normalize(codebook[indices])
   # In this order the value is the code to the last bit, as decoding stored indices gives it.
   codes = jax.lax.stop_gradient(unit_codes) + (unit_latents - jax.lax.stop_gradient(unit_latents))

@@ -156,6 +156,7 @@ def test_a_run_killed_at_its_very_end_is_finished(whole, tmp_path):
   assert_same_run(whole, folder)
 
 
+@pytest.mark.slow
 def test_eight_devices_begin_and_one_goes_on(whole, tmp_path):
   folder = tmp_path / "background"
   stop(folder, 3, data=8)

@@ -1,5 +1,6 @@
 """A mistake costs a user one line, never data, and never the wait for a compiler."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,19 +121,22 @@ def test_a_mistake_is_one_line_and_costs_nothing(
   assert not (tmp_path / "work" / "background").exists()
 
 
-def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, monkeypatch):
-  class Compiling(Exception):
-    pass
+class Compiling(Exception):
+  """The run has come so far that it compiles."""
 
-  def compiling(*_):
+
+@pytest.fixture
+def compiling(monkeypatch):
+  def compile_programs(*_):
     raise Compiling
 
-  monkeypatch.setattr(loop, "compile_programs", compiling)
+  monkeypatch.setattr(loop, "compile_programs", compile_programs)
 
+
+def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, compiling):
   def go(*overrides, overwrite=False):
-    config = load_config(TINY, ["background.batch_size=8", *overrides])
     with pytest.raises(Compiling):
-      routes.train(config, data=None, workdir=tmp_path, overwrite=overwrite)
+      routes.train(load_config(TINY, overrides), data=None, workdir=tmp_path, overwrite=overwrite)
     return records.open_dataset(tmp_path / "data").card
 
   first = go()
@@ -143,8 +147,22 @@ def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, monkeypatc
   with pytest.raises(UserError, match=r"other phantoms \(kub x 40, 32 px, seed 0\) than this conf"):
     go("data.phantom.seed=1")
   assert records.open_dataset(tmp_path / "data").card == first
-  second = go("data.phantom.seed=1", overwrite=True)
-  assert second["fingerprint"] != first["fingerprint"]
+  assert go("data.phantom.seed=1", overwrite=True)["fingerprint"] != first["fingerprint"]
+
+
+def test_overwriting_removes_the_run_and_nothing_else(place, tmp_path, compiling):
+  (tmp_path / "lesion").mkdir()
+  (tmp_path / "lesion" / "config.json").write_text("{}")
+  for seed, overwrite in ((1, False), (2, True)):
+    config = load_config(TINY, [f"seed={seed}", "data.phantom.kind="])
+    with pytest.raises(Compiling):
+      routes.train(config, data=place / "data", workdir=tmp_path, overwrite=overwrite)
+    assert (
+      json.loads((tmp_path / "background" / "config.json").read_text())["config"]["seed"] == seed
+    )
+    assert not (tmp_path / "background" / "metrics.jsonl").exists()
+    (tmp_path / "background" / "metrics.jsonl").touch()
+  assert (tmp_path / "lesion" / "config.json").exists()
 
 
 def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place):

@@ -128,7 +128,7 @@ def test_one_backward_pass_gives_the_gradients_of_the_whole_loss():
   config = tiny.get_config("background").background
   net, disc = background.networks(config, channels=1, dtype=jnp.float32)
   loss = functools.partial(whole_loss, net=net, disc=disc, config=config)
-  both = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=tiny_run.QUICK)
+  both = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=tiny_run.quick())
   expected = []
   for number in (start, start + 1):
     images = tiny_run.batch(tiny_run.programs(task), number)["images_m11"]
@@ -167,7 +167,7 @@ def test_the_adaptive_weight_balances_the_gradients_at_the_last_convolution():
   )
   images = tiny_run.batch(tiny_run.programs(task), 6)["images_m11"]
   keys = step_keys(states[0], 6)
-  found = jax.jit(ratio, compiler_options=tiny_run.QUICK)(
+  found = jax.jit(ratio, compiler_options=tiny_run.quick())(
     states[0].gen, states[0].disc, images, keys
   )
   assert 1e-3 < found < 1e4
@@ -271,7 +271,7 @@ def test_the_codebook_begins_as_centres_of_latents():
   program = tiny_run.programs(task)
   state = tiny_run.begin(task, program)
   images = [tiny_run.batch(program, number)["images_m11"] for number in range(3)]
-  warm = jax.jit(task.warm_start, compiler_options=tiny_run.QUICK)(state, images, {})
+  warm = jax.jit(task.warm_start, compiler_options=tiny_run.quick())(state, images, {})
   codes = np.asarray(warm.gen["codebook"])
   np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-5)
   np.testing.assert_array_equal(codes, warm.ema["codebook"])
@@ -334,8 +334,8 @@ PLAIN = (("gan.weight", 0.0), ("net.block", "residual"), ("optimizer.accumulate"
 @pytest.mark.slow
 def test_a_grey_batch_is_three_equal_channels():
   task = tiny_run.task(*PLAIN, channels=3)
-  step = jax.jit(task.train_step, compiler_options=tiny_run.QUICK)
-  state = jax.jit(task.init, compiler_options=tiny_run.QUICK)(jax.random.key(0))
+  step = jax.jit(task.train_step, compiler_options=tiny_run.quick())
+  state = jax.jit(task.init, compiler_options=tiny_run.quick())(jax.random.key(0))
   grey = tiny_run.images(4)
   one, _ = step(state, {"images_m11": grey}, {})
   three, _ = step(state, {"images_m11": np.repeat(grey, 3, axis=-1)}, {})

@@ -9,6 +9,7 @@ from tests.test_floors import MODULES, REPO, imports
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 # Distributions that are imported under another name.
 IMPORTED_AS = {
+  "absl-py": "absl",
   "opencv-python-headless": "cv2",
   "orbax-checkpoint": "orbax",
   "pillow": "PIL",

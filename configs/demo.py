@@ -5,8 +5,8 @@
 It prepares its own phantom in the workdir (runs/demo), uses no perceptual weights, and shows every
 part of the route at work. The model is far too small and too briefly trained for anything else.
 Measured on 2026-11-23, 2 cores, one run, one seed: 2 min 35 s with an empty cache of programs;
-19 held-out phantoms: PSNR 26.4 dB (floors: training mean 18.9, nearest 21.6), all codes in use. Body,
-spine and pelvis are to be seen, but softly: no vertebra or rib is sharp.
+19 held-out phantoms: PSNR 26.4 dB (floors: training mean 18.9, nearest 21.6), all codes in use.
+Body, spine and pelvis are to be seen, but softly: no vertebra or rib is sharp.
 """
 
 from hiresmed_jax.runtime.config import route_and_preset

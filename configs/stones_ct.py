@@ -5,8 +5,8 @@
   python -m hiresmed_jax.weights convert lpips_squeeze_v0.1.npz --net squeezenet
   python -m hiresmed_jax.train --config stones_ct.py:background --data data/stones_ct
 
-Cost: about 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.5 steps per second; the step compiles in
-some 35 s).
+Cost: about 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.5 steps per second; the step
+compiles in some 35 s).
 Measured on 2026-11-23, 3 seeds, 111 held-out images (benchmarks/results/blocks_cpu.json): PSNR
 26.4 dB, SD 0.8 (floors: training mean 12.7, nearest training image 12.0), L1 0.031, 99 % of the
 codes in use; contrast kept, median: 63 % of stones below 5 px, 83 % of 5 to 8, 89 % of 8 to 12,

@@ -8,6 +8,7 @@ Order of a run, the same whether it is new or goes on:
 """
 
 import contextlib
+import copy
 import functools
 import pathlib
 import signal
@@ -94,10 +95,18 @@ def fit(
         folder / "checkpoints", keep=cadence.keep, best=name, best_mode="max" if sign > 0 else "min"
       )
     )
-    iterator = iter(train_data)
-    programs = compile_programs(task, mesh, train_data, val_batches)
+    iterator: Any = iter(train_data)
+    stack.callback(iterator.close)
+    first = _next_batches(iterator, 4)
+    programs = compile_programs(task, mesh, first[0], val_batches)
     made_by = {"config_hash": identity["config_hash"], "data": identity["data"]}
-    state, step, window = _begin(task, manager, programs, made_by, seed, train_data, iterator)
+    if manager.latest_step() is None:
+      state, step, window = _begin(task, programs, seed, first), 0, []
+    else:
+      state, data_state, kept = checkpoint.restore(manager, programs.abstract_state, expect=made_by)
+      iterator.set_state(data_state)
+      step, window = manager.latest_step(), kept["window"]
+    del first
     truncate(folder / "metrics.jsonl", step)
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
     stop = stack.enter_context(interrupt.Interrupt())
@@ -147,18 +156,19 @@ def fit(
 
 
 def compile_programs(
-  task: Task, mesh: jax.sharding.Mesh, train_data: Any, val_batches: Sequence[Mapping[str, Any]]
+  task: Task,
+  mesh: jax.sharding.Mesh,
+  batch: Mapping[str, Any],
+  val_batches: Sequence[Mapping[str, Any]],
 ) -> Programs:
-  """Compiles the step and the evaluation ahead of time, for the shapes of these batches."""
+  """Compiles the step and the evaluation ahead of time, for the shapes of these host batches."""
   split, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   shardings = meshes.state_shardings(shapes, mesh)
   abstract_state = meshes.with_shardings(shapes, shardings)
   frozen = jax.device_put(task.frozen, whole)
-  local = next(iter(train_data))
-  batch = _global_shapes(local, split)
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shardings, whole))
-  lowered = step.lower(abstract_state, batch, frozen)
+  lowered = step.lower(abstract_state, _global_shapes(batch, split), frozen)
   held = _global_shapes(_local_share(_arrays(val_batches[0])), split)
   evaluate = jax.jit(task.eval_step, out_shardings=whole)
   return Programs(
@@ -185,36 +195,26 @@ def evaluate(
   return task.summarise(jax.device_get(totals)), pictures
 
 
-def _begin(
-  task: Task,
-  manager: checkpoint.Manager,
-  programs: Programs,
-  made_by: Mapping[str, Any],
-  seed: int,
-  train_data: Any,
-  iterator: Any,
-) -> tuple[Any, int, list[Any]]:
-  """-> (state, steps done, scalars since the last log line)."""
-  latest = manager.latest_step()
-  if latest is not None:
-    state, data_state, kept = checkpoint.restore(manager, programs.abstract_state, expect=made_by)
-    iterator.set_state(data_state)
-    return state, latest, kept["window"]
+def _begin(task: Task, programs: Programs, seed: int, first: Sequence[Mapping[str, Any]]) -> Any:
+  """The state before step 0, born on the mesh."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
   # Runs once: what the compiler would make faster is not worth the wait (53 s against 11 s).
   quick = {"xla_backend_optimization_level": 0}
   init = jax.jit(task.init, out_shardings=shardings, compiler_options=quick)
   state = init(jax.random.key(seed))
-  if task.warm_start is not None:
-    images = _first_images(train_data, programs.batch_sharding)
-    state = jax.jit(task.warm_start, out_shardings=shardings)(state, images, programs.frozen)
-  return state, 0, []
+  if task.warm_start is None:
+    return state
+  put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
+  images = [put(batch["images_m11"]) for batch in first]
+  return jax.jit(task.warm_start, out_shardings=shardings)(state, images, programs.frozen)
 
 
-def _first_images(train_data: Any, sharding: jax.sharding.NamedSharding) -> list[Any]:
-  """The images of the first few batches, for a pass over data before step 0."""
-  first = iter(train_data)
-  return [meshes.put_batch(next(first)["images_m11"], sharding) for _ in range(4)]
+def _next_batches(iterator: Any, count: int) -> list[Any]:
+  """Batches that the iterator will give again. There is but one: each reads ahead for itself."""
+  here = copy.deepcopy(iterator.get_state())
+  batches = [next(iterator) for _ in range(count)]
+  iterator.set_state(here)
+  return batches
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
-from absl import flags
 
 REPO = Path(__file__).resolve().parents[1]
 ALLOWED_SKIPS = REPO / "tests" / "allowed_skips.txt"
@@ -20,9 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
   # Eight devices, so that meshes are real in every test; it must precede the first computation.
   jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
   jax.config.update("jax_num_cpu_devices", 8)
-  # grain's worker processes read absl flags, which a pytest process never parses.
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
   # Commands keep weights and programs in the user's cache; tests get one of their own, empty.
   if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HIRESMED_CACHE"] = cache = tempfile.mkdtemp(prefix="hiresmed-tests-")

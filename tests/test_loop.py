@@ -22,14 +22,14 @@ from tests import tiny, tiny_run
 CADENCE = loop.Cadence(log=4, evaluate=5, keep=2, max_skipped=4)
 
 
-def compiled_before(task, mesh, train_data, val_batches):
-  return tiny_run.programs(task, mesh.shape["data"], mesh.shape["fsdp"])
+def compiled_before(task, mesh, batch, val_batches):
+  return tiny_run.programs(tiny_run.task(), mesh.shape["data"], mesh.shape["fsdp"])
 
 
 def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = None, **changes: Any):
   """`loop.fit` of the tiny run. `at_step`: called once after every step; true asks it to stop."""
-  task = tiny_run.task()
   known = {
+    "task": tiny_run.task(),
     "folder": folder,
     "identity": tiny_run.identity(),
     "seed": 0,
@@ -44,7 +44,7 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
     mock.patch.object(loop, "compile_programs", programs or compiled_before),
     mock.patch.object(interrupt, "agree", at_step or (lambda flag: flag)),
   ):
-    return loop.fit(task, **{**known, **changes})
+    return loop.fit(**{**known, **changes})
 
 
 def after(steps: int, act: Any = lambda: True):
@@ -110,6 +110,18 @@ def test_what_a_run_leaves_behind(whole):
     "a fingerprint",
     tiny_run.identity()["config_hash"],
   )
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_best_weights_are_judged_whichever_way_is_better(tmp_path, sign):
+  task = tiny_run.task()._replace(select=("l1", sign))
+  done = fit(tmp_path / "background", task=task)
+  losses = [
+    (-sign * line["val_l1"], line["step"])
+    for line in tiny_run.metrics(tmp_path / "background")
+    if "val_l1" in line
+  ]
+  assert done["best_step"] == min(losses)[1] == done["results"]["best_is_at"]
 
 
 # After 3 steps: the discriminator trains, half of an update is accumulated, a revival has just
@@ -216,8 +228,8 @@ def test_nothing_is_compiled_after_the_first_steps(whole, tmp_path):
 def test_a_line_is_the_mean_since_the_line_before_and_counters_are_the_newest(tmp_path):
   rows: list[dict[str, float]] = []
 
-  def recording(task, mesh, train_data, val_batches):
-    programs = compiled_before(task, mesh, train_data, val_batches)
+  def recording(*arguments):
+    programs = compiled_before(*arguments)
 
     def step(*arguments):
       state, scalars = programs.step(*arguments)

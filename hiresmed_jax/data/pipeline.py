@@ -2,11 +2,13 @@
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from hiresmed_jax.data.augment import augment
 from hiresmed_jax.data.transforms import View, load
@@ -57,7 +59,7 @@ def train_dataset(
 
   Returns:
     grain dataset of {"images_m11": f32[batch_size / process_count, rows, columns, C]}; its
-    iterator has get_state and set_state.
+    iterator has get_state and set_state. A state fits any number of workers and of processes.
 
   Raises:
     UserError: no images, or a batch that the processes cannot share evenly.
@@ -80,10 +82,69 @@ def train_dataset(
   ready = max(2, _BUFFER_BYTES // (local * side[0] * side[1] * 4 * view.channels))
   threads = min(_THREADS, os.cpu_count() or 1, ready) if workers == 0 else 2
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(ready, 2 * threads))
-  batches = dataset.to_iter_dataset(options)
+  return _Batches(dataset, functools.partial(_read_ahead, options=options, workers=workers))
+
+
+def _read_ahead(
+  batches: grain.MapDataset, *, options: grain.ReadOptions, workers: int
+) -> grain.IterDataset:
+  ahead = batches.to_iter_dataset(options)
   if workers == 0:
-    return batches
-  return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return ahead
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain asks flags of its own, which only an absl program has read
+  processes = grain.MultiprocessingOptions(num_workers=workers)
+  return ahead.mp_prefetch(processes, worker_init_fn=_leave_signals_to_the_main_process)
+
+
+def _leave_signals_to_the_main_process(index: int, count: int) -> None:
+  """Ctrl-C reaches every process of a terminal; batches are needed until the run has saved."""
+  del index, count
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+
+
+class _Batches(grain.IterDataset):
+  """Batches whose iterator's state is how many it has given, whatever reads ahead.
+
+  The state of grain's own iterators depends on the number of workers: a run could not go on with
+  another one.
+  """
+
+  def __init__(
+    self, batches: grain.MapDataset, read: Callable[[grain.MapDataset], grain.IterDataset]
+  ):
+    super().__init__()
+    self._batches, self._read = batches, read
+
+  def __iter__(self) -> "_BatchIterator":
+    return _BatchIterator(lambda given: iter(self._read(self._batches[given:])))
+
+
+class _BatchIterator(grain.DatasetIterator):
+  def __init__(self, read_from: Callable[[int], grain.DatasetIterator]):
+    super().__init__()
+    self._read_from, self._given = read_from, 0
+    self._reading: grain.DatasetIterator | None = None
+
+  def __next__(self) -> Any:
+    if self._reading is None:
+      self._reading = self._read_from(self._given)
+    batch = next(self._reading)
+    self._given += 1
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    return {"batches": self._given}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    self.close()
+    self._given = state["batches"]
+
+  def close(self) -> None:
+    if self._reading is not None:
+      self._reading.close()
+      self._reading = None
 
 
 def eval_batches(

@@ -160,7 +160,32 @@ def test_two_workers_give_the_same_batches(tmp_path: Path) -> None:
   }  # fmt: skip
   plain = pipeline.train_dataset(source, **options)
   parallel = pipeline.train_dataset(source, **options, workers=2)
-  np.testing.assert_array_equal(_take(parallel, 12), _take(plain, 12))
+  expected = _take(plain, 12)
+  iterator = iter(parallel)
+  found = [next(iterator)["images_m11"] for _ in range(5)]
+  goes_on = iter(plain)  # and without them from there
+  goes_on.set_state(pickle.loads(pickle.dumps(iterator.get_state())))
+  iterator.close()
+  found += [next(goes_on)["images_m11"] for _ in range(7)]
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_a_state_fits_another_number_of_processes() -> None:
+  iterator = iter(_dataset(augmentation=AUGMENTATION))
+  for _ in range(3):
+    next(iterator)
+  expected = next(_after(iterator.get_state()))["images_m11"]
+  halves = [
+    next(_after(iterator.get_state(), process_index=p, process_count=2))["images_m11"]
+    for p in range(2)
+  ]
+  np.testing.assert_array_equal(np.concatenate(halves), expected)
+
+
+def _after(state: Any, **options: Any) -> Any:
+  iterator = iter(_dataset(augmentation=AUGMENTATION, **options))
+  iterator.set_state(state)
+  return iterator
 
 
 def test_evaluation_shows_every_image_once_and_fills_up() -> None:

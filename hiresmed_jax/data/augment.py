@@ -54,7 +54,8 @@ def augment(
   if gain or offset or gamma:
     tone = (1.0 + gain * contrast, offset * brightness, (1.0 + gamma) ** exponent)
     toned = _exposed(example["images_m11"], *tone)
-    toned[~example["valid"]] = -1.0  # before the warp, `valid` is False on padding alone
+    if not example["valid"].all():
+      toned[~example["valid"]] = -1.0  # before the warp, `valid` is False on padding alone
     example = {**example, "images_m11": toned}
   if not np.allclose(linear, np.eye(2)) or moved.any():
     example = _warped(example, linear, moved)
@@ -64,10 +65,17 @@ def augment(
 
 def _exposed(images_m11: np.ndarray, gain: float, offset: float, gamma: float) -> np.ndarray:
   """gain * x ** gamma + offset of x in [0, 1], clipped."""
-  unit = (images_m11 + 1.0) * np.float32(0.5)
-  if gamma != 1.0:
-    unit = np.power(unit, np.float32(gamma))
-  return np.clip(unit * np.float32(2.0 * gain) + np.float32(2.0 * offset - 1.0), -1.0, 1.0)
+  # In place: fresh memory for every step costs more than the arithmetic.
+  if gamma == 1.0:
+    out = images_m11 * np.float32(gain)
+    out += np.float32(gain + 2.0 * offset - 1.0)
+  else:
+    out = images_m11 + np.float32(1.0)
+    out *= np.float32(0.5)
+    np.power(out, np.float32(gamma), out=out)
+    out *= np.float32(2.0 * gain)
+    out += np.float32(2.0 * offset - 1.0)
+  return np.clip(out, -1.0, 1.0, out=out)
 
 
 def _warped(example: Example, linear: np.ndarray, moved: np.ndarray) -> Example:

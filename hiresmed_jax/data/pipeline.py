@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from hiresmed_jax.data.augment import augment
+from hiresmed_jax.data.records import Records
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
@@ -70,6 +71,8 @@ def train_dataset(
     raise UserError(f"a batch of {batch_size} cannot be shared by {process_count} processes")
   if crop > min(view.shape):
     raise UserError(f"crops of {crop} px do not fit in a view of {view.shape[0]} x {view.shape[1]}")
+  if isinstance(source, Records):
+    source = source.without_masks()
   local = batch_size // process_count
   make = functools.partial(
     _training_image, view=view, augmentation=dict(augmentation or {}), crop=crop

@@ -16,6 +16,22 @@ def encode(image: np.ndarray) -> bytes:
   return data.tobytes()
 
 
+def decode_image(data: bytes, *, dtype: type[np.generic], channels: int) -> np.ndarray:
+  """Image of `dtype` [H, W, channels] of a PNG: fewer bits or channels are widened.
+
+  Args:
+    data: an 8 or 16 bit PNG, grey or RGB.
+    dtype: uint8, or uint16, in which 8 bits keep their values.
+    channels: 1, or 3, for which grey is repeated.
+  """
+  image = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+  if image.ndim == 3:
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  elif channels == 3:
+    image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+  return image.reshape(*image.shape[:2], channels).astype(dtype, copy=False)
+
+
 def decode_mask(data: bytes, dtype: type[np.generic]) -> np.ndarray:
   """Mask [H, W] of a PNG, (0, 0) for b""."""
   if not data:

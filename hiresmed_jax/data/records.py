@@ -18,6 +18,7 @@ from hiresmed_jax.data.card import CARD, SourceReport, make_card
 from hiresmed_jax.data.identity import NOBODY, Identity
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.record_format import (
+  AS_BYTES,
   SCHEMA_VERSION,
   Encoded,
   dataset_info,
@@ -173,7 +174,14 @@ class Records:
 
   def __init__(self, folder: Path, split: Split, length: int):
     self._folder, self._split, self._length = folder, split, length
+    self._masks = True
     self._opened: Any = None
+
+  def without_masks(self) -> "Records":
+    """The same records with masks of (0, 0), for training, which looks at the image alone."""
+    bare = Records(self._folder, self._split, self._length)
+    bare._masks = False
+    return bare
 
   def __len__(self) -> int:
     return self._length
@@ -185,8 +193,11 @@ class Records:
     if not 0 <= index < self._length:
       raise IndexError(index)
     if self._opened is None:
-      self._opened = tfds.builder_from_directory(self._folder).as_data_source(self._split)
-    return decode(self._opened[index])
+      builder = tfds.builder_from_directory(self._folder)
+      opened = builder.as_data_source(self._split, decoders=AS_BYTES)
+      self._opened = opened, builder.info.features["image"]
+    examples, image = self._opened
+    return decode(examples[index], image, masks=self._masks)
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_opened": None}

@@ -78,6 +78,28 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert item["group"] == KEY.group_id(sample.group)
 
 
+def test_without_masks_all_else_is_the_same(tmp_path: Path) -> None:
+  mask = np.ones((21, 25), np.uint16)
+  one = _sample(
+    1,
+    boxes=np.array([[0, 0, 9, 6]], np.float32),
+    lesion_mask=mask,
+    forbidden_mask=mask.astype(np.uint8),
+  )
+  _write(tmp_path / "out", [one])
+  dataset = records.open_dataset(tmp_path / "out")
+  (whole,) = records.source(dataset, split_of(one.group))
+  source = pickle.loads(pickle.dumps(records.source(dataset, split_of(one.group)).without_masks()))
+  (bare,) = source
+  assert bare.keys() == whole.keys()
+  for name in ("lesion_mask", "forbidden_mask"):
+    assert whole[name].shape == (21, 25)
+    assert bare[name].shape == (0, 0)
+    assert bare[name].dtype == whole[name].dtype
+  for name in whole.keys() - {"lesion_mask", "forbidden_mask"}:
+    np.testing.assert_array_equal(bare[name], whole[name])
+
+
 def test_a_group_is_in_the_split_of_its_raw_name(tmp_path: Path) -> None:
   samples = [_sample(i) for i in range(30)]
   card = _write(tmp_path / "out", samples)

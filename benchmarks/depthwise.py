@@ -7,13 +7,10 @@ warmed up, one call of each side in turn. Prints a table and one JSON line.
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.environment import environment
 from hiresmed_jax.ops.depthwise import depthwise_conv
 
 # [N, H, W, C] and kernel side: two well-known cases, then the networks' own at 1,024 x 1,024.
@@ -47,12 +45,12 @@ def main() -> None:
   print(
     f"{'N H W C, kernel':26}{'pass':18}{'side':8}{'median ms':>10}{'least ms':>10}{'compile s':>10}"
   )
-  load = os.getloadavg()[0]
+  about = environment()
   rows = [row for shape in SHAPES for row in _measure(shape, arguments.rounds)]
   result = {
     "benchmark": "depthwise",
-    **_machine(),
-    "load_average_before_and_after": [round(load, 2), round(os.getloadavg()[0], 2)],
+    **about,
+    "load_average_after": round(os.getloadavg()[0], 2),
     "rows": rows,
   }
   line = json.dumps(result)
@@ -146,29 +144,6 @@ def _torch_call(backward: bool, *arrays: np.ndarray) -> Call:
       torch.cuda.synchronize()
 
   return call
-
-
-def _machine() -> dict[str, Any]:
-  device = jax.devices()[0]
-  packages = [p for p in ("jax", "jaxlib", "torch") if importlib.util.find_spec(p)]
-  commit = subprocess.run(
-    ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-  )
-  return {
-    "device": device.device_kind if device.platform != "cpu" else _processor(),
-    "cores": os.cpu_count(),
-    "versions": {p: importlib.metadata.version(p) for p in packages},
-    "python": platform.python_version(),
-    "commit": commit.stdout.strip() or None,
-    "date": time.strftime("%Y-%m-%d"),
-  }
-
-
-def _processor() -> str:
-  cpuinfo = Path("/proc/cpuinfo")
-  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-  return f"cpu, {names[0] if names else platform.processor()}"
 
 
 if __name__ == "__main__":

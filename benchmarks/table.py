@@ -1,0 +1,168 @@
+"""The results table of benchmarks/README.md, made from benchmarks/results/*.json.
+
+  python -m benchmarks.table            rewrites the part between the two markers
+  python -m benchmarks.table --check    exit 2 when the README does not say what the results say
+
+A benchmark's result becomes rows by the function that SUMMARIES names for it.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli
+
+FOLDER = Path(__file__).parent
+BEGIN = "<!-- results: written by `python -m benchmarks.table` -->"
+END = "<!-- end of results -->"
+Result = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+  """One line of the table."""
+
+  what: str
+  figure: str
+
+
+def main(argv: list[str]) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser.add_argument("--check", action="store_true")
+  options = parser.parse_args(argv)
+  readme = FOLDER / "README.md"
+  there = readme.read_text()
+  wanted = rewritten(there, table(FOLDER / "results"))
+  if options.check:
+    if there != wanted:
+      raise UserError("benchmarks/README.md is not what results/ say: python -m benchmarks.table")
+  elif there != wanted:
+    readme.write_text(wanted)
+
+
+def table(folder: Path) -> str:
+  """Markdown of all results of a folder, files in the order of their names.
+
+  Raises:
+    UserError: a file that is no JSON, or of a benchmark that SUMMARIES does not name.
+  """
+  lines = ["| benchmark | what | figure | device | date | commit |", "|---|---|---|---|---|---|"]
+  for path in sorted(folder.glob("*.json")):
+    try:
+      result = json.loads(path.read_text())
+    except ValueError as error:
+      raise UserError(f"{path.name} is not JSON: {error}") from error
+    # Files older than the key are called by their benchmark: <benchmark>_<device>.json.
+    name = result.get("benchmark") or path.stem.rpartition("_")[0]
+    if name not in SUMMARIES:
+      known = ", ".join(sorted(SUMMARIES))
+      raise UserError(
+        f"{path.name} is of an unknown benchmark {name!r}: benchmarks/table.py has {known}"
+      )
+    about = [f"{result['device']}, {_devices(result)}", result["date"], f"`{result['commit']}`"]
+    for row in SUMMARIES[name](result):
+      lines.append("| " + " | ".join([f"[{name}](results/{path.name})", *row, *about]) + " |")
+  return "\n".join(lines)
+
+
+def rewritten(readme: str, between: str) -> str:
+  """`readme` with the part between the markers replaced.
+
+  Raises:
+    UserError: a marker is missing.
+  """
+  head, begin, rest = readme.partition(BEGIN)
+  _, end, tail = rest.partition(END)
+  if not begin or not end:
+    raise UserError(f"benchmarks/README.md has lost a marker: {BEGIN} ... {END}")
+  return f"{head}{BEGIN}\n\n{between}\n\n{END}{tail}"
+
+
+def _devices(result: Result) -> str:
+  if str(result["device"]).startswith("cpu"):
+    return f"{result['cores']} cores"
+  count = result.get("devices", 1)
+  return f"{count} device{'s' if count > 1 else ''}"
+
+
+def _blocks(result: Result) -> Iterator[Row]:
+  for name, unit in (("psnr", " dB"), ("l1", "")):
+    numbers = result["numbers"][name]
+    low, high = numbers["interval_95"]
+    yield Row(
+      f"{result['config']}: HDFB less residual, held-out {name}, {result['seeds']} seeds",
+      f"{numbers['difference']:+.2g}{unit} (95 % interval {low:+.2g} to {high:+.2g})",
+    )
+  seconds = result["seconds_per_step"]
+  yield Row(
+    "seconds per step, HDFB and residual", f"{seconds['hdfb']:.2f} and {seconds['residual']:.2f}"
+  )
+
+
+def _depthwise(result: Result) -> Iterator[Row]:
+  for name in ("forward", "forward+backward"):
+    rows = [row for row in result["rows"] if row["pass"] == name]
+    for side in ("lax", "torch"):
+      ratios = [row[side]["median_ms"] / row["ours"]["median_ms"] for row in rows if side in row]
+      if ratios:
+        other = {"lax": "XLA", "torch": "PyTorch"}[side]
+        yield Row(
+          f"{name}: time of {other} over ours, {len(ratios)} shapes",
+          f"median {statistics.median(ratios):.2g}x, {min(ratios):.2g}x to {max(ratios):.2g}x",
+        )
+
+
+def _input_pipeline(result: Result) -> Iterator[Row]:
+  for row in result["feeding"]["rows"]:
+    of_depth = [r for r in result["rates"] if r["bits"] == row["bits"]]
+    best = max(
+      (r for r in of_depth if r["augmentation"] == "best"), key=lambda r: r["images_per_second"]
+    )
+    stages = next(s for s in result["stages"] if s["bits"] == row["bits"])["milliseconds"]
+    first = max(stages, key=lambda stage: stages[stage])
+    yield Row(
+      f"{result['size']} px, {row['bits']} bits, augmented, {best['workers']} workers",
+      f"{best['images_per_second']:.0f} images/s; most of it {first}, {stages[first]:.1f} of "
+      f"{sum(stages.values()):.1f} ms",
+    )
+    gpu = result["feeding"]["gpu_images_per_second"]
+    need = f"; a train step of {gpu:.1f}/s takes {row['cores_for_the_gpu']:.1f}" if gpu else ""
+    yield Row(
+      f"16 cores would feed, {row['bits']} bits",
+      f"{row['images_per_second_of_16_cores']} images/s{need}",
+    )
+
+
+def _convergence(result: Result) -> Iterator[Row]:
+  images = f"{result['images']['train']} images of {result['images']['size']} px"
+  for row in result["comparison"]:
+    if row["images"] != "train" or row["ours_seconds"] is None:
+      continue
+    than = "" if row["reached"] else ">= "
+    yield Row(
+      f"{images}: seconds to an error under {row['threshold']}, {row['recipe']} over ours",
+      f"{than}{row['times_seconds']:.1f}x ({row['baseline_seconds']:.0f} s and "
+      f"{row['ours_seconds']:.0f} s)",
+    )
+  for name, recipe in result["recipes"].items():
+    finals = [run["final"] for run in recipe["runs"]]
+    train, held = (statistics.mean(f[key] for f in finals) for key in ("train", "held_out"))
+    yield Row(
+      f"{images}, {result['seconds_per_run']:g} s, {len(finals)} seeds: error of {name}",
+      f"training {train:.4f}, held out {held:.4f}",
+    )
+
+
+SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
+  "blocks": _blocks,
+  "convergence": _convergence,
+  "depthwise": _depthwise,
+  "input_pipeline": _input_pipeline,
+}
+
+if __name__ == "__main__":
+  cli.run(main, sys.argv[1:])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.torch_baseline import losses as reference
 from hiresmed_jax.losses import adversarial, codebook, reconstruction
 from hiresmed_jax.ops.quantize import normalize
-from tests.reference import vqgan_losses as reference
 from tests.reference.parity import quick_jit
 
 

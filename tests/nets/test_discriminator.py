@@ -1,14 +1,14 @@
 import jax
 import jax.numpy as jnp
 
+from benchmarks.torch_baseline import discriminator
 from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
-from tests.reference import vqgan_torch
 from tests.reference.parity import assert_same, images, quick_jit
 
 
 def test_equals_torch():
   net = MultiScaleDiscriminator(scales=2, features=(4, 8))
-  twin = vqgan_torch.MultiScaleDiscriminator(3, 2, (4, 8))
+  twin = discriminator.MultiScaleDiscriminator(3, 2, (4, 8))
   assert_same(net, twin, images((2, 16, 24, 3)))
 
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.torch_baseline import hiresmed
 from hiresmed_jax.nets.resampling import Downsample, UpConv, Upsample
-from tests.reference import vqgan_torch
 from tests.reference.parity import assert_same, images, quick_jit
 
 METHODS = ["transposed", "resize", "subpixel"]
@@ -12,18 +12,18 @@ METHODS = ["transposed", "resize", "subpixel"]
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_downsample_equals_torch(steps):
-  twin = vqgan_torch.Downsample(5, 7, steps)
+  twin = hiresmed.Downsample(5, 7, steps)
   assert_same(Downsample(7, steps), twin, images((2, 8, 12, 5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_upsample_equals_torch(method):
-  twin = vqgan_torch.Upsample(5, (6, 3), method)
+  twin = hiresmed.Upsample(5, (6, 3), method)
   assert_same(Upsample((6, 3), method), twin, images((2, 4, 3, 5)))
 
 
 def test_upsampling_one_pixel_equals_torch():
-  twin = vqgan_torch.Upsample(3, (4,), "transposed")
+  twin = hiresmed.Upsample(3, (4,), "transposed")
   assert_same(Upsample((4,), "transposed"), twin, images((2, 1, 1, 3)))
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from benchmarks.torch_baseline import hiresmed
 from hiresmed_jax.nets.vqgan import VQGAN, decoder_drop_path, encoder_drop_path
-from tests.reference import vqgan_torch
-from tests.reference.linen_to_torch import random_params
-from tests.reference.parity import assert_same, images, quick_jit
+from tests.reference.parity import assert_same, images, quick_jit, random_params
 
 PAPER = {"drop_path_rate": 0.1}
 BEST = {
@@ -67,7 +66,7 @@ def test_counts_and_shapes_at_1024(config, count, latent):
   assert latents.dtype == out.dtype == jnp.float32
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
   options = {k: v for k, v in config.items() if k != "drop_path_rate"}
-  with_torch = vqgan_torch.VQGAN(**options)
+  with_torch = hiresmed.VQGAN(**options)
   assert sum(p.numel() for p in with_torch.parameters()) == count
 
 
@@ -86,7 +85,7 @@ def test_any_multiple_of_the_strides():
 )
 def test_equals_torch(block, activation, upsampling):
   options = {**SMALL, "block": block, "activation": activation, "upsampling": upsampling}
-  assert_same(VQGAN(**options), vqgan_torch.VQGAN(**options), images((2, 16, 24, 3)), rtol=1e-4)
+  assert_same(VQGAN(**options), hiresmed.VQGAN(**options), images((2, 16, 24, 3)), rtol=1e-4)
 
 
 def test_remat_changes_neither_names_nor_values():

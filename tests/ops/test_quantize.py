@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from benchmarks.torch_baseline import quantizer as reference
 from hiresmed_jax.ops import quantize as q
-from tests.reference import quantizer as reference
 from tests.reference.parity import quick_jit
 
 normalize = quick_jit(q.normalize)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import torch
 
-from tests.reference.linen_to_torch import random_params, state_dict
+from benchmarks.torch_baseline.convert import state_dict
 
 # A program that runs once is better compiled fast than well: a third of the time.
 quick_jit = functools.partial(
@@ -19,6 +19,24 @@ quick_jit = functools.partial(
 
 def images(shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def random_params(shapes: Any, seed: int = 0) -> Any:
+  """Values for abstract parameters: no bias is zero, no scale one, kernels keep the variance."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    noise = rng.standard_normal(leaf.shape)
+    name = path[-1].key
+    if name == "kernel":
+      noise = noise / np.sqrt(np.prod(leaf.shape[:-1]))
+    elif name == "scale":
+      noise = 1.0 + 0.3 * noise
+    else:
+      noise = 0.3 * noise
+    return noise.astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def assert_same(

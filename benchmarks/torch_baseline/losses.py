@@ -1,4 +1,6 @@
-"""Losses of the background route in PyTorch, one number per example where there is one."""
+"""Losses of the VQGANs in PyTorch, one number per example where there is one."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,14 +27,23 @@ def codebook(unit_latents: Tensor, unit_codes: Tensor) -> Tensor:
 def entropy(unit_latents: Tensor, codebook: Tensor, temperature: float) -> Tensor:
   """Mean entropy of the positions' assignments minus the entropy of the mean assignment."""
   unit_codes = functional.normalize(codebook, dim=-1)
-  distance = torch.cdist(unit_latents.flatten(0, -2), unit_codes) ** 2
-  share = torch.softmax(-distance / temperature, -1)
-  each = torch.distributions.Categorical(probs=share).entropy().mean()
-  together = torch.distributions.Categorical(probs=share.mean(0)).entropy()
-  return each - together
+  cosine = unit_latents.flatten(0, -2) @ unit_codes.T
+  log_share = torch.log_softmax(2 * cosine / temperature, -1)
+  share = log_share.exp()
+  each = -(share * log_share).sum(-1).mean()
+  return each + torch.xlogy(share.mean(0), share.mean(0)).sum()
 
 
-def hinge_discriminator(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def legacy_codebook(latents: Tensor, codes: Tensor, beta: float = 0.25) -> Tensor:
+  """The VQGAN's published order: the weight `beta` is on the codes' side, 1 on the latents'.
+
+  Means over all numbers: f32[].
+  """
+  latents_move = functional.mse_loss(latents, codes.detach())
+  return latents_move + beta * functional.mse_loss(codes, latents.detach())
+
+
+def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
   scales = [
     (functional.relu(1 - r) / 2).flatten(1).mean(1)
     + (functional.relu(1 + f) / 2).flatten(1).mean(1)
@@ -41,7 +52,7 @@ def hinge_discriminator(real: list[Tensor], fake: list[Tensor]) -> Tensor:
   return torch.stack(scales).mean(0)
 
 
-def hinge_generator(fake: list[Tensor]) -> Tensor:
+def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
   return -torch.stack([f.flatten(1).mean(1) for f in fake]).mean(0)
 
 

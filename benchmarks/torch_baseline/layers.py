@@ -7,14 +7,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 class GroupNorm(nn.GroupNorm):
-  """32 groups, or the largest divisor of the channels below; statistics float32.
+  """`groups`, or the largest divisor of the channels below; statistics float32.
 
   Autocast would hand float32 on to whatever follows, twice the traffic at full resolution: the
   result keeps the type of the input.
   """
 
-  def __init__(self, channels: int) -> None:
-    groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+  def __init__(self, channels: int, groups: int = 32) -> None:
+    groups = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
     super().__init__(groups, channels, eps=1e-6)
 
   def forward(self, x: Tensor) -> Tensor:

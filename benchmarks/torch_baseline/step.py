@@ -1,6 +1,6 @@
 """The two baselines, ready to train: `hiresmed_step` and `published_step`.
 
-`cudnn.benchmark` is switched on for CUDA devices: shapes do not change from step to step.
+Both take images_m11 [N,C,H,W] in [-1, 1]; see `training.Step` for what they return.
 """
 
 from typing import Any
@@ -14,7 +14,10 @@ from benchmarks.torch_baseline import convert, discriminator, optim, quantizer
 from benchmarks.torch_baseline.autoencoder import Autoencoder
 from benchmarks.torch_baseline.discriminator import MultiScaleDiscriminator
 from benchmarks.torch_baseline.hiresmed import VQGAN
-from benchmarks.torch_baseline.training import Perceptual, Revival, Rules, Step
+from benchmarks.torch_baseline.published import FAULTS, published_step
+from benchmarks.torch_baseline.training import Perceptual, Revival, Rules, Step, prepare
+
+__all__ = ["FAULTS", "Step", "hiresmed_step", "linen", "published_step"]
 
 
 def hiresmed_step(
@@ -61,7 +64,7 @@ def hiresmed_step(
   factor = int(np.prod(config.net.strides))
   if any(side % factor for side in sides):
     raise ValueError(f"images of {sides[0]} x {sides[1]}: both must be multiples of {factor}")
-  _prepare(device, seed)
+  prepare(device, seed)
   generator = _generator(config, channels, params, codebook, remat)
   disc = _discriminator(config, channels, disc_params) if config.gan.weight else None
   place: dict[str, Any] = {"device": device}
@@ -93,7 +96,7 @@ def hiresmed_step(
     compiled=compiled,
     revival=revive if revival else None,
     warm_start=warm_start if codebook is None and values.init == "kmeans" else None,
-    description=_description(config.loss.reconstruction, perceptual),
+    total_steps=steps,
   )
 
 
@@ -173,16 +176,3 @@ def _perceptual(config: Any, device: str | torch.device) -> Perceptual:
 
   dtype = torch.bfloat16 if config.perceptual.bfloat16 else torch.float32
   return lpips.load(config.perceptual.net, dtype=dtype).to(device)
-
-
-def _description(reconstruction: str, perceptual: Perceptual | None) -> str:
-  parts = [reconstruction, "codebook", "adversarial"]
-  if perceptual is None:
-    return f"{' + '.join(parts)}; no perceptual term, for no weights were given"
-  return f"{' + '.join([*parts[:1], 'perceptual', *parts[1:]])}"
-
-
-def _prepare(device: str | torch.device, seed: int) -> None:
-  torch.manual_seed(seed)
-  if torch.device(device).type == "cuda":
-    torch.backends.cudnn.benchmark = True

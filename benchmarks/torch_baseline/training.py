@@ -84,12 +84,12 @@ class Step:
     compiled: bool | str = False,
     revival: Revival | None = None,
     warm_start: Callable[[Tensor], None] | None = None,
-    description: str = "",
+    total_steps: int,
     shuffle: bool = True,
   ) -> None:
     self.generator, self.discriminator = generator.train(), discriminator
     self.parameters_count = sum(p.numel() for p in generator.parameters())
-    self.description, self.shuffle = description, shuffle
+    self.description, self.shuffle = _describe(rules, discriminator, total_steps), shuffle
     self.calls = 0
     self._updates, self._rules, self._revival = updates, rules, revival
     self._channels, self._device, self._dtype = channels, torch.device(device), dtype
@@ -227,3 +227,24 @@ class Step:
   def _autocast(self) -> contextlib.AbstractContextManager[Any]:
     enabled = self._dtype != torch.float32
     return torch.autocast(self._device.type, dtype=self._dtype, enabled=enabled)
+
+
+def prepare(device: str | torch.device, seed: int) -> None:
+  """Seeds PyTorch and lets cuDNN try its algorithms: shapes do not change from step to step."""
+  torch.manual_seed(seed)
+  if torch.device(device).type == "cuda":
+    torch.backends.cudnn.benchmark = True
+
+
+def _describe(rules: Rules, discriminator: nn.Module | None, steps: int) -> str:
+  parts = [rules.reconstruction, "codebook"]
+  if rules.perceptual is not None:
+    parts.append("perceptual")
+  if discriminator is not None and rules.gan_start < steps:
+    parts.append(f"adversarial from step {rules.gan_start:,}")
+  text = " + ".join(parts)
+  if rules.perceptual is None:
+    text += "; no perceptual term, for no weights were given"
+  if discriminator is not None and rules.gan_start >= steps:
+    text += f"; no adversarial term, which would start at step {rules.gan_start:,}"
+  return text

@@ -1,0 +1,215 @@
+"""What does a training step cost, as it is traced and as it is compiled?
+
+  python -m benchmarks.programs --out benchmarks/results/programs_cpu.json
+
+Nothing is run or timed. Of the trace, on one device: FLOPs and the most bytes of intermediates (as
+`explain` tells them). Of the compiled step: the compiler's FLOPs, bytes accessed and memory; and
+for meshes of 8, 64 and 256 devices, which need not exist, memory and collectives of one device.
+Tests compare them with the committed file, so that a dearer program is caught without a clock; the
+command above accepts a change. It takes 2 minutes on 2 cores, most of them the compiler's.
+
+The compiler is XLA's for the CPU, whatever else is here. It partitions as every backend does, but
+what follows differs: a GPU's or a TPU's makes one reduce-scatter of an all-reduce and a slice, and
+overlaps what it sends with what it computes.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.collectives import collectives
+from benchmarks.environment import environment
+from hiresmed_jax import explanation
+from hiresmed_jax.runtime import config as configs
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.tasks import background
+
+COMMITTED = pathlib.Path(__file__).parent / "results" / "programs_cpu.json"
+PARTS = ("traced", "compiled")
+_COMMAND = "python -m benchmarks.programs --out benchmarks/results/programs_cpu.json"
+# Sooner compiled, and the figures are the same: all that they count is decided before.
+_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+
+
+class Program(NamedTuple):
+  """A training step: its config, what is changed in it, and the devices it is for."""
+
+  config: str
+  changes: tuple[str, ...] = ()
+  data: int = 1
+  fsdp: int = 1
+  compiled: bool = True
+
+
+def _wide(data: int, fsdp: int) -> Program:
+  """Parameters large enough that an axis "fsdp" splits them; one small image a device."""
+  changes = ("net.channels=512,", f"batch_size={data * fsdp}")
+  return Program(
+    "demo.py", ("data.size=(32,32)", *(f"background.{c}" for c in changes)), data, fsdp
+  )
+
+
+PROGRAMS = {
+  "demo, hdfb": Program("demo.py"),
+  "demo, residual": Program("demo.py", ("background.net.block=residual",)),
+  "kub, paper": Program("kub.py:background,paper", compiled=False),
+  "kub, best": Program("kub.py:background,best", compiled=False),
+  "wide, 8 x 1": _wide(8, 1),
+  "wide, 2 x 4": _wide(2, 4),
+  "wide, 8 x 8": _wide(8, 8),
+  "wide, 32 x 8": _wide(32, 8),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="NAME", help="some programs")
+  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+  options = parser.parse_args(argv)
+  chosen = {name: PROGRAMS[name] for name in options.only or PROGRAMS}
+  jax.config.update("jax_platforms", "cpu")
+  most = max(program.data * program.fsdp for program in chosen.values())
+  jax.config.update("jax_num_cpu_devices", most)
+  facts = {
+    "question": "what a training step costs, traced and compiled",
+    **environment(),
+    "compiler": compiler(),
+    "programs": {name: figures(program) for name, program in chosen.items()},
+  }
+  _print(facts["programs"])
+  print(json.dumps(facts))
+  if options.out:
+    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def compiler() -> dict[str, str]:
+  """Compiled figures can be compared where this agrees."""
+  return {"jaxlib": jaxlib.__version__, "machine": platform.machine()}
+
+
+def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+  """{"traced": of the whole step on one device, "compiled": of one device's share}."""
+  config = configs.load_config(program.config, program.changes)
+  facts: dict[str, Any] = {
+    "mesh": {"data": program.data, "fsdp": program.fsdp},
+    "images": config.background.batch_size,
+    "size": list(config.data.size),
+  }
+  if "traced" in parts and program.data * program.fsdp == 1:
+    facts["traced"] = traced(config)
+  if "compiled" in parts and program.compiled:
+    facts["compiled"] = compiled(compile_step(config, data=program.data, fsdp=program.fsdp))
+  return facts
+
+
+def traced(config: Any) -> dict[str, Any]:
+  """What `explain` tells of the step, on one device, in bfloat16."""
+  facts = explanation.explain(config, dtype=jnp.bfloat16, devices=1)
+  return {
+    "flops": facts["flops_per_image"]["training step"] * config.background.batch_size,
+    "intermediate_bytes": facts["memory_per_device"]["intermediates and gradients"],
+    "parameters": facts["parameters"]["generator"] + facts["parameters"]["discriminator"],
+  }
+
+
+def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> Any:
+  """The training step in float32 without a perceptual loss, for the first devices there are."""
+  values, size = config.background, tuple(config.data.size)
+  task = background.build(
+    values,
+    channels=config.data.channels,
+    size=size,
+    steps=1000,
+    steps_per_epoch=100,
+  )
+  mesh = meshes.make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  shards = meshes.state_shardings(shapes, mesh)
+  images = jax.ShapeDtypeStruct(
+    (values.batch_size, *size, 1), jnp.float32, sharding=meshes.batch_sharding(mesh)
+  )
+  step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, meshes.replicated(mesh)))
+  lowered = step.lower(meshes.with_shardings(shapes, shards), {"images_m11": images}, {})
+  return lowered.compile(_QUICK if quick else None)
+
+
+def compiled(step: Any) -> dict[str, Any]:
+  """The compiler's account of one device's share of a step."""
+  analysis, memory = step.cost_analysis(), step.memory_analysis()
+  return {
+    "flops": analysis["flops"],
+    "bytes_accessed": analysis["bytes accessed"],
+    "state_and_batch_bytes": memory.argument_size_in_bytes,
+    "intermediate_bytes": memory.temp_size_in_bytes,
+    "collectives": {k: t._asdict() for k, t in collectives(step.as_text()).items()},
+  }
+
+
+def dearer(
+  name: str, now: Mapping[str, Any], committed: Mapping[str, Any], *, tolerance: float = 0.02
+) -> list[str]:
+  """A line for each figure that has grown by more than `tolerance`, and each new collective."""
+  old = dict(_flat(committed))
+  lines = [
+    f"{name}: {key} was {old.get(key, 0):,.0f} and is {value:,.0f}"
+    for key, value in _flat(now)
+    if value > old.get(key, 0) * (1 + tolerance)
+  ]
+  return [*lines, f"if this is meant: {_COMMAND}"] if lines else []
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+  for key, value in figures.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{prefix}{key} ")
+    else:
+      yield prefix + key, value
+
+
+def _print(programs: Mapping[str, Any]) -> None:
+  one = Table(
+    "program", "", "GFLOPs", "GB accessed", "MB between", title="one device, a whole step"
+  )
+  many = Table(
+    "data x fsdp", "MB state", "MB between", "MB sent", "collectives", title="one of many"
+  )
+  for name, facts in programs.items():
+    sides, trace, program = facts["mesh"], facts.get("traced"), facts.get("compiled")
+    if trace:
+      one.add_row(name, "traced", _scaled(trace["flops"], 1e9), "", _mega(trace))
+    if program and not program["collectives"]:
+      cells = (_scaled(program["flops"], 1e9), _scaled(program["bytes_accessed"], 1e9))
+      one.add_row(name, "compiled", *cells, _mega(program))
+    elif program:
+      kinds = program["collectives"]
+      many.add_row(
+        f"{sides['data']} x {sides['fsdp']}",
+        _scaled(program["state_and_batch_bytes"], 1e6),
+        _mega(program),
+        _scaled(sum(t["bytes"] for t in kinds.values()), 1e6),
+        ", ".join(f"{t['times']} {kind}" for kind, t in kinds.items()),
+      )
+  for table in (one, many):
+    if table.row_count:
+      Console().print(table)
+
+
+def _mega(figures: Mapping[str, Any]) -> str:
+  return _scaled(figures["intermediate_bytes"], 1e6)
+
+
+def _scaled(value: float, unit: float) -> str:
+  return f"{value / unit:,.1f}"
+
+
+if __name__ == "__main__":
+  main()

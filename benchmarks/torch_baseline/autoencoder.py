@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.torch_baseline import losses, quantizer
 from benchmarks.torch_baseline.hiresmed import VQGAN
-from benchmarks.torch_baseline.training import Made
+from benchmarks.torch_baseline.rules import Made
 
 
 class Autoencoder(nn.Module):

@@ -8,7 +8,8 @@ from torch import nn
 
 from benchmarks.torch_baseline import discriminator, lpips, optim, vqgan
 from benchmarks.torch_baseline.discriminator import PatchGAN
-from benchmarks.torch_baseline.training import Perceptual, Rules, Step, prepare
+from benchmarks.torch_baseline.rules import Perceptual, Rules
+from benchmarks.torch_baseline.training import Step, prepare
 from hiresmed_jax.errors import UserError
 
 LEARNING_RATE = 2.25e-5  # batch 5 x 4.5e-6

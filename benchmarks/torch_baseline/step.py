@@ -15,7 +15,8 @@ from benchmarks.torch_baseline.autoencoder import Autoencoder
 from benchmarks.torch_baseline.discriminator import MultiScaleDiscriminator
 from benchmarks.torch_baseline.hiresmed import VQGAN
 from benchmarks.torch_baseline.published import FAULTS, published_step
-from benchmarks.torch_baseline.training import Perceptual, Revival, Rules, Step, prepare
+from benchmarks.torch_baseline.rules import Perceptual, Revival, Rules
+from benchmarks.torch_baseline.training import Step, prepare
 
 __all__ = ["FAULTS", "Step", "hiresmed_step", "linen", "published_step"]
 

@@ -7,53 +7,16 @@ step makes the host wait for the device.
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.torch_baseline import diffaugment, losses, quantizer
 from benchmarks.torch_baseline.optim import Updates, ema_update
+from benchmarks.torch_baseline.rules import Made, Revival, Rules
 from hiresmed_jax.errors import UserError
-
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # (prediction_m11, target_m11) -> f32[N]
-
-
-class Made(NamedTuple):
-  """What a generator's forward pass returns, in training."""
-
-  recon: Tensor  # f32[N, C, H, W]
-  features: Tensor  # what the last convolution reads
-  code_loss: Tensor  # f32[]
-  losses: dict[str, Tensor]  # f32[] each, without gradients
-  latents: Tensor  # [N, h, w, D]
-  indices: Tensor  # i64[N, h, w]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-  """How the pixels are graded, and when and how much the discriminator counts."""
-
-  reconstruction: str  # "l1" or "mse"
-  perceptual: Perceptual | None
-  perceptual_weight: float
-  gan_start: int  # the step from which the discriminator trains
-  gan_weight: Callable[[int], float]  # of the generator's GAN loss, by step
-  adaptive_cap: float | None  # None: the weight is not adaptive
-  augment: Sequence[str] = ()
-  ema: float = 0.0
-
-
-@dataclasses.dataclass
-class Revival:
-  """Usage of the codes, and how often the unused ones are redrawn."""
-
-  usage: Tensor  # f32[K], running share
-  decay: float
-  every: int
-  threshold: float  # of an evenly used code's share
 
 
 class Step:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.torch_baseline import losses, quantizer
 from benchmarks.torch_baseline.layers import GroupNorm
-from benchmarks.torch_baseline.training import Made
+from benchmarks.torch_baseline.rules import Made
 
 NUM_CODES = 1024
 COMMITMENT = 0.25  # "beta"

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.torch_baseline import hiresmed
+from benchmarks.torch_baseline import blocks
 from hiresmed_jax.nets.blocks import (
   HDFB,
   ChannelAttention,
@@ -38,26 +38,26 @@ def test_counts_where_channels_change():
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_msconvfe_equals_torch(activation):
-  twin = hiresmed.MSConvFE(6, activation)
+  twin = blocks.MSConvFE(6, activation)
   assert_same(MSConvFE(activation), twin, images((2, 7, 9, 6)), False)
 
 
 @pytest.mark.parametrize("inputs", [36, 8])
 def test_hdfb_equals_torch(inputs):
-  assert_same(HDFB(36), hiresmed.HDFB(inputs, 36), images((2, 6, 7, inputs)), False)
+  assert_same(HDFB(36), blocks.HDFB(inputs, 36), images((2, 6, 7, inputs)), False)
 
 
 @pytest.mark.parametrize("inputs", [36, 8])
 def test_residual_equals_torch(inputs):
-  assert_same(Residual(36), hiresmed.Residual(inputs, 36), images((2, 6, 7, inputs)), False)
+  assert_same(Residual(36), blocks.Residual(inputs, 36), images((2, 6, 7, inputs)), False)
 
 
 def test_channel_attention_equals_torch():
-  assert_same(ChannelAttention(4), hiresmed.ChannelAttention(12, 4), images((3, 5, 4, 12)))
+  assert_same(ChannelAttention(4), blocks.ChannelAttention(12, 4), images((3, 5, 4, 12)))
 
 
 def test_detail_enhancement_equals_torch():
-  assert_same(DetailEnhancement(), hiresmed.DetailEnhancement(6), images((2, 7, 6, 6)))
+  assert_same(DetailEnhancement(), blocks.DetailEnhancement(6), images((2, 7, 6, 6)))
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.torch_baseline import hiresmed
+from benchmarks.torch_baseline import blocks
 from hiresmed_jax.nets.resampling import Downsample, UpConv, Upsample
 from tests.reference.parity import assert_same, images, quick_jit
 
@@ -12,18 +12,18 @@ METHODS = ["transposed", "resize", "subpixel"]
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_downsample_equals_torch(steps):
-  twin = hiresmed.Downsample(5, 7, steps)
+  twin = blocks.Downsample(5, 7, steps)
   assert_same(Downsample(7, steps), twin, images((2, 8, 12, 5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_upsample_equals_torch(method):
-  twin = hiresmed.Upsample(5, (6, 3), method)
+  twin = blocks.Upsample(5, (6, 3), method)
   assert_same(Upsample((6, 3), method), twin, images((2, 4, 3, 5)))
 
 
 def test_upsampling_one_pixel_equals_torch():
-  twin = hiresmed.Upsample(3, (4,), "transposed")
+  twin = blocks.Upsample(3, (4,), "transposed")
   assert_same(Upsample((4,), "transposed"), twin, images((2, 1, 1, 3)))
 
 

@@ -157,11 +157,30 @@ def _convergence(result: Result) -> Iterator[Row]:
     )
 
 
+def _programs(result: Result) -> Iterator[Row]:
+  for name, program in result["programs"].items():
+    size = " x ".join(str(side) for side in program["size"])
+    what = f"{name}: {program['images']} images of {size}"
+    if "traced" in program:
+      cost = program["traced"]
+      gflop, gib = cost["flops"] / 1e9, cost["intermediate_bytes"] / 2**30
+      yield Row(f"{what}, traced", f"{gflop:,.0f} GFLOP a step, {gib:.2f} GiB of intermediates")
+    cost = program.get("compiled")
+    if cost and cost["collectives"]:
+      held = cost["state_and_batch_bytes"] + cost["intermediate_bytes"]
+      sent = sum(kind["bytes"] for kind in cost["collectives"].values())
+      yield Row(
+        f"{what}, compiled, per device",
+        f"{held / 2**20:,.0f} MiB held, {sent / 2**20:,.0f} MiB in collectives a step",
+      )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
   "depthwise": _depthwise,
   "input_pipeline": _input_pipeline,
+  "programs": _programs,
 }
 
 if __name__ == "__main__":

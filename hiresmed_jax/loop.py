@@ -19,7 +19,14 @@ import jax
 import numpy as np
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, throughput
+from hiresmed_jax.runtime import (
+  checkpoint,
+  compilation,
+  interrupt,
+  peers,
+  run_folder,
+  throughput,
+)
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.runtime.writer import Writer, truncate
@@ -95,6 +102,8 @@ def fit(
         folder / "checkpoints", keep=cadence.keep, best=name, best_mode="max" if sign > 0 else "min"
       )
     )
+    # Left before the checkpoints are: closing them waits for a process that may be gone.
+    stack.enter_context(peers.leave_together(unless=(Stopped,)))
     iterator: Any = iter(train_data)
     stack.callback(iterator.close)
     first = _next_batches(iterator, 4)
@@ -171,9 +180,10 @@ def compile_programs(
   lowered = step.lower(abstract_state, _global_shapes(batch, split), frozen)
   held = _global_shapes(_local_share(_arrays(val_batches[0])), split)
   evaluate = jax.jit(task.eval_step, out_shardings=whole)
+  options = compilation.options()
   return Programs(
-    step=lowered.compile(),
-    evaluate=evaluate.lower(abstract_state, held, frozen).compile(),
+    step=lowered.compile(options),
+    evaluate=evaluate.lower(abstract_state, held, frozen).compile(options),
     flops_per_step=throughput.flops(lowered),
     abstract_state=abstract_state,
     batch_sharding=split,

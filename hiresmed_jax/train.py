@@ -7,7 +7,7 @@ from hiresmed_jax import routes
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.loop import Stopped
-from hiresmed_jax.runtime import cli, compilation, config, mesh
+from hiresmed_jax.runtime import cli, compilation, config, mesh, peers
 
 _EXAMPLE = """\
   python -m hiresmed_jax.train --config demo.py
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
   compilation.keep_programs(cache_folder())
   mesh.initialize_distributed()
   try:
-    routes.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
+    with peers.leave_together(unless=(Stopped,)):
+      routes.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
     print(stopped, file=sys.stderr, flush=True)
     return stopped.code

@@ -20,6 +20,8 @@ from hiresmed_jax.errors import UserError
 
 # 4 MiB of float32. Smaller leaves cost more in gathering than they save in memory.
 MIN_SHARDED_ELEMENTS = 1 << 20
+# A process that has not been heard of for so long is gone, and the run ends. JAX's default is 100.
+_HEARTBEAT_SECONDS = 30
 
 
 def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
@@ -42,7 +44,7 @@ def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
     return False
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
-    jax.distributed.initialize(**settings)
+    jax.distributed.initialize(**settings, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
   except ValueError as error:
     raise UserError(
       f"this run looks like one of several processes, but {str(error).rstrip('.')}: set "

@@ -29,6 +29,7 @@ def published_step(
   *,
   channels: int,
   width: int = 128,
+  levels: Sequence[int] = vqgan.LEVELS,
   learning_rate: float | None = None,
   steps: int,
   disc_start: int | None = None,
@@ -50,6 +51,7 @@ def published_step(
     recipe: "taming", the fair one, or "dome272", which the paper started from.
     channels: of the images; sides are multiples of 16.
     width: channels of the first layers; 128 as published, less where a CPU must do.
+    levels: widths by resolution, finest first, in `width`s; fewer than published shorten less.
     learning_rate: None for the published 2.25e-5.
     steps: length of the run, for the description alone: the rate is constant.
     disc_start: step from which both players feel the discriminator. None: 10,000, but 250,001 for
@@ -71,9 +73,10 @@ def published_step(
   if isinstance(perceptual, nn.Module):
     perceptual = perceptual.to(device)
   if recipe == "taming":
-    generator = vqgan.taming(channels, width)
+    generator = vqgan.taming(channels, width, levels=levels)
   else:
-    generator = vqgan.dome272(channels, width, attn_proj_off="attn_proj_off" in faults)
+    off = "attn_proj_off" in faults
+    generator = vqgan.dome272(channels, width, levels=levels, attn_proj_off=off)
   disc = PatchGAN(channels, width // 2)
   discriminator.initialise(disc)
   place: dict[str, Any] = {"device": device}

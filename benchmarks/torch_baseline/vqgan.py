@@ -1,9 +1,9 @@
 """The VQGAN of Esser et al. 2021 (arXiv 2012.09841) in its two published recipes, PyTorch, NCHW.
 
 Written from the description of the networks and their counts of parameters. Images are 16 times
-as long as latents; sides are multiples of 16. `width` is that of the first layers, 128 as
-published: it scales every layer, the codes and, below 128, the groups of the normalisation, so that
-a group keeps four channels.
+as long as latents, sides are multiples of 16; with fewer `levels`, 2 for each but one. `width` is
+that of the first layers, 128 as published: it scales every layer, the codes and, below 128, the
+groups of the normalisation, so that a group keeps four channels.
 """
 
 from collections.abc import Sequence
@@ -82,13 +82,15 @@ class Up(nn.Conv2d):
     return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def encoder(channels: int, width: int, *, projects: bool = True) -> nn.Sequential:
+def encoder(
+  channels: int, width: int, *, levels: Sequence[int] = LEVELS, projects: bool = True
+) -> nn.Sequential:
   """Images -> what the 1x1 before the codes reads, 2 x width channels."""
   groups, last = _groups(width), 2 * width
   layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
   inputs = width
-  for level, factor in enumerate(LEVELS):
-    coarsest = level == len(LEVELS) - 1
+  for level, factor in enumerate(levels):
+    coarsest = level == len(levels) - 1
     layers += _level(inputs, factor * width, 2, groups, attends=coarsest, projects=projects)
     inputs = factor * width
     if not coarsest:
@@ -98,22 +100,24 @@ def encoder(channels: int, width: int, *, projects: bool = True) -> nn.Sequentia
   return nn.Sequential(*layers)
 
 
-def decoder_taming(width: int) -> nn.Sequential:
+def decoder_taming(width: int, *, levels: Sequence[int] = LEVELS) -> nn.Sequential:
   """Codes, 2 x width channels -> what the last convolution reads, `width` at full resolution.
 
   A level doubles after its blocks.
   """
-  factors = LEVELS[::-1]
-  return _decoder(width, factors, attends=(0,), doubles=(0, 1, 2, 3))
+  return _decoder(width, levels[::-1], attends=(0,), doubles=range(len(levels) - 1))
 
 
-def decoder_dome272(width: int, *, projects: bool = True) -> nn.Sequential:
+def decoder_dome272(
+  width: int, *, levels: Sequence[int] = LEVELS, projects: bool = True
+) -> nn.Sequential:
   """As `decoder_taming`, but the first level does not double and the last one does.
 
   The finest blocks run at half the resolution, and the first two levels, of different widths,
   attend at the coarsest.
   """
-  return _decoder(width, (4, 2, 2, 1, 1), attends=(0, 1), doubles=(1, 2, 3, 4), projects=projects)
+  doubles = range(1, len(levels))
+  return _decoder(width, levels[::-1], attends=(0, 1), doubles=doubles, projects=projects)
 
 
 class VQGAN(nn.Module):
@@ -139,27 +143,34 @@ class VQGAN(nn.Module):
     return Made(self.last(features).float(), features, code_loss, scalars, latents, indices)
 
 
-def taming(channels: int, width: int = 128) -> VQGAN:
+def taming(channels: int, width: int = 128, *, levels: Sequence[int] = LEVELS) -> VQGAN:
   """The recipe with all layers in use: 72,141,699 parameters for three channels."""
-  return VQGAN(channels, width, encoder(channels, width), decoder_taming(width))
+  front = encoder(channels, width, levels=levels)
+  return VQGAN(channels, width, front, decoder_taming(width, levels=levels))
 
 
-def dome272(channels: int, width: int = 128, *, attn_proj_off: bool = False) -> VQGAN:
+def dome272(
+  channels: int,
+  width: int = 128,
+  *,
+  levels: Sequence[int] = LEVELS,
+  attn_proj_off: bool = False,
+) -> VQGAN:
   """The recipe that the paper started from: 70,720,515 parameters for three channels.
 
   `attn_proj_off`: attention is added without its projection, as published.
   """
   projects = not attn_proj_off
-  front = encoder(channels, width, projects=projects)
-  return VQGAN(channels, width, front, decoder_dome272(width, projects=projects))
+  front = encoder(channels, width, levels=levels, projects=projects)
+  return VQGAN(channels, width, front, decoder_dome272(width, levels=levels, projects=projects))
 
 
 def _decoder(
   width: int,
   factors: Sequence[int],
   *,
-  attends: tuple[int, ...],
-  doubles: tuple[int, ...],
+  attends: Sequence[int],
+  doubles: Sequence[int],
   projects: bool = True,
 ) -> nn.Sequential:
   groups, inputs = _groups(width), factors[0] * width

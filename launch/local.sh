@@ -62,8 +62,18 @@ for ((index = 0; index < count; index++)); do
 done
 set +m
 
+# One that ends because another is gone (75, or JAX's own abort, 134) is not the one to name.
+second_hand() { (($1 == 75 || $1 == 134)); }
+tell() {
+  [[ -s $said/$failed ]] && tail -n 30 "$said/$failed" >&3
+  local told="process $failed of $count ended with status $status"
+  ((status > 128)) && told+=" (signal $((status - 128)): $(kill -l $((status - 128))))"
+  ((status == 2)) || told+="; the same command goes on from the last checkpoint"
+  echo "local.sh: $told" >&3
+}
+
 left=("${!pids[@]}")
-status=0 deadline=
+status=0 failed= deadline=
 while ((${#left[@]})); do
   running=()
   for index in "${left[@]}"; do
@@ -73,17 +83,15 @@ while ((${#left[@]})); do
     fi
     wait "${pids[index]}"
     code=$?
-    ((code == 0 || status != 0)) && continue
-    status=$code deadline=$((SECONDS + GRACE))
-    [[ -n $asked ]] && deadline= && continue
-    [[ -s $said/$index ]] && tail -n 30 "$said/$index" >&3
-    told="process $index of $count ended with status $code"
-    ((code > 128)) && told+=" (signal $((code - 128)): $(kill -l $((code - 128))))"
-    ((code == 2)) || told+="; the same command goes on from the last checkpoint"
-    echo "local.sh: $told" >&3
+    ((code)) || continue
+    if [[ -z $failed ]] || { second_hand "$status" && ! second_hand "$code"; }; then
+      failed=$index status=$code
+    fi
+    [[ -n $asked ]] || : "${deadline:=$((SECONDS + GRACE))}"
   done
   left=(${running[@]+"${running[@]}"})
-  [[ -n $deadline ]] && ((SECONDS >= deadline && ${#left[@]})) && break
+  [[ -n $deadline ]] && ((SECONDS >= deadline)) && break
   sleep 0.2
 done
+[[ -z $failed || -n $asked ]] || tell
 exit "$status"

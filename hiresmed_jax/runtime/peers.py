@@ -11,6 +11,7 @@ import jax
 
 from hiresmed_jax.errors import UserError
 
+GONE = 75  # the status of a process that ends because another has: for whoever started them
 # How gloo, NCCL and JAX's coordination service speak of a process that is gone.
 _GONE = re.compile(r"gloo|nccl|(closed|reset) by peer|heartbeat|coordination ?service", re.I)
 
@@ -23,7 +24,7 @@ def leave_together(
 
   A process ends only when all the others have come to their end too, and these wait for it in the
   next collective: without this they would wait for minutes. A collective that failed because
-  another process is gone becomes one line, and status 1, at once. With any other exception, which
+  another process is gone becomes one line, and status 75, at once. With any other exception, which
   passes through, the others have `patience` seconds to make the same mistake; then this process
   ends, and they see that it is gone. In a run of one process nothing is changed.
 
@@ -44,7 +45,7 @@ def leave_together(
         file=sys.stderr,
         flush=True,
       )
-      _end(1)
+      _end(GONE)
     timer = threading.Timer(patience, _end, (2 if isinstance(error, UserError) else 1,))
     timer.daemon = True
     timer.start()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import DepthwiseConv, GroupNorm, conv, inherited
+from hiresmed_jax.nets.layers import Conv, DepthwiseConv, GroupNorm, inherited
 from hiresmed_jax.types import Array
 
 Activation = Literal["relu", "gelu"]
@@ -58,9 +58,9 @@ class MSConvFE(nn.Module):
     features = x.shape[-1]
     options = inherited(self)
     h = GroupNorm(self.dtype, name="norm")(x)
-    h = _ACTIVATIONS[self.activation](conv(features, 3, **options, name="conv")(h))
+    h = _ACTIVATIONS[self.activation](Conv(features, 3, **options, name="conv")(h))
     h = DepthwiseConv(5, **options, name="depthwise")(h)
-    h = conv(features, 1, **options, name="pointwise")(h)
+    h = Conv(features, 1, **options, name="pointwise")(h)
     return x + DropPath(self.drop_path_rate, name="drop_path")(h, train)
 
 
@@ -83,11 +83,11 @@ class HDFB(nn.Module):
     """[N,H,W,I] -> [N,H,W,features]."""
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
-    h = conv(self.features, 3, **options, name="conv")(h)
+    h = Conv(self.features, 3, **options, name="conv")(h)
     h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
     h = MSConvFE(self.activation, self.drop_path_rate, **options, name="msconvfe")(h, train)
     if x.shape[-1] != self.features:
-      x = conv(self.features, 1, **options, name="skip")(x)
+      x = Conv(self.features, 1, **options, name="skip")(x)
     return x + h
 
 
@@ -108,11 +108,11 @@ class Residual(nn.Module):
     del train
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
-    h = conv(self.features, 3, **options, name="conv1")(h)
+    h = Conv(self.features, 3, **options, name="conv1")(h)
     h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
-    h = conv(self.features, 3, **options, name="conv2")(h)
+    h = Conv(self.features, 3, **options, name="conv2")(h)
     if x.shape[-1] != self.features:
-      x = conv(self.features, 1, **options, name="skip")(x)
+      x = Conv(self.features, 1, **options, name="skip")(x)
     return x + h
 
 
@@ -131,10 +131,10 @@ class ChannelAttention(nn.Module):
     """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     h = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
-    h = conv(
+    h = Conv(
       max(features // self.ratio, 1), 1, kernel_init_std=self.kernel_init_std, name="squeeze"
     )(h)
-    h = conv(features, 1, kernel_init_std=self.kernel_init_std, name="excite")(jax.nn.relu(h))
+    h = Conv(features, 1, kernel_init_std=self.kernel_init_std, name="excite")(jax.nn.relu(h))
     return x * jax.nn.sigmoid(h).astype(x.dtype)
 
 
@@ -155,5 +155,5 @@ class DetailEnhancement(nn.Module):
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm")(x)
     separable = DepthwiseConv(3, **options, name="depthwise")(h)
-    separable = conv(features, 1, **options, name="pointwise")(separable)
-    return separable + (x + conv(features, 3, **options, name="conv")(h))
+    separable = Conv(features, 1, **options, name="pointwise")(separable)
+    return separable + (x + Conv(features, 3, **options, name="conv")(h))

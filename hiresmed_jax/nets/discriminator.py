@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import GroupNorm, conv
+from hiresmed_jax.nets.layers import Conv, GroupNorm
 from hiresmed_jax.types import Array
 
 _INIT_STD = 0.02
@@ -28,11 +28,11 @@ class PatchDiscriminator(nn.Module):
     """[N,H,W,C] -> logits f32[N,h,w,1]."""
     options: dict[str, Any] = {"dtype": self.dtype, "kernel_init_std": _INIT_STD}
     for index, features in enumerate(self.features):
-      x = conv(features, 4, stride=2, **options, name=f"layer{index}")(x)
+      x = Conv(features, 4, stride=2, **options, name=f"layer{index}")(x)
       if index == len(self.features) - 1:
         x = GroupNorm(self.dtype, name="norm")(x)
       x = jax.nn.leaky_relu(x, 0.2)
-    return conv(1, 4, **options, name="head")(x).astype(jnp.float32)
+    return Conv(1, 4, **options, name="head")(x).astype(jnp.float32)
 
 
 class MultiScaleDiscriminator(nn.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.depthwise import depthwise_conv
 from hiresmed_jax.ops.groupnorm import group_count, group_norm
 from hiresmed_jax.types import Array
@@ -22,30 +23,33 @@ def inherited(module: nn.Module) -> dict[str, Any]:
   return {name: getattr(module, name) for name in ("dtype", "kernel_init_std")}
 
 
-def conv(
-  features: int,
-  size: int,
-  *,
-  stride: int = 1,
-  dtype: DTypeLike = jnp.float32,
-  kernel_init_std: float | None = None,
-  name: str | None = None,
-) -> nn.Conv:
+class Conv(nn.Module):
   """size x size convolution with bias: [N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features].
 
   Padding is (size - 1) // 2 on every side also when strided (Flax's SAME would pad one side only).
   Parameters float32, computed in `dtype`.
   """
-  pad = (size - 1) // 2
-  return nn.Conv(
-    features,
-    (size, size),
-    strides=(stride, stride),
-    padding=((pad, pad), (pad, pad)),
-    dtype=dtype,
-    kernel_init=kernel_init(kernel_init_std),
-    name=name,
-  )
+
+  features: int
+  size: int
+  stride: int = 1
+  dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features] in `dtype`."""
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+    pad = (self.size - 1) // 2
+    return convolution.conv(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      bias,
+      stride=(self.stride, self.stride),
+      padding=((pad, pad), (pad, pad)),
+    )
 
 
 class DepthwiseConv(nn.Module):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import conv, inherited, kernel_init
-from hiresmed_jax.ops import upsample
+from hiresmed_jax.nets.layers import Conv, inherited, kernel_init
+from hiresmed_jax.ops import convolution, upsample
 from hiresmed_jax.types import Array
 
 Upsampling = Literal["transposed", "resize", "subpixel"]
@@ -35,9 +35,9 @@ class Downsample(nn.Module):
     n, height, width, inputs = x.shape
     size = 2**self.steps
     tiles = x.reshape(n, height // size, size, width // size, size, inputs)
-    shortcut = conv(self.features, 1, **options, name="shortcut")(tiles.mean((2, 4)))
+    shortcut = Conv(self.features, 1, **options, name="shortcut")(tiles.mean((2, 4)))
     for step in range(self.steps):
-      x = conv(self.features, 3, stride=2, **options, name=f"down{step}")(jax.nn.silu(x))
+      x = Conv(self.features, 3, stride=2, **options, name=f"down{step}")(jax.nn.silu(x))
     return shortcut + x
 
 
@@ -100,11 +100,7 @@ class UpConv(nn.Module):
     elif self.method == "resize":
       out = upsample.transposed_conv(x, upsample.nearest_kernel(kernel))
     else:
-      padded = upsample.edge_pad(x)
-      out = jax.lax.conv_general_dilated(
-        padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-      )
-      out = upsample.depth_to_space(out)
+      out = upsample.depth_to_space(convolution.conv(upsample.edge_pad(x), kernel))
     return out + bias.astype(self.dtype)
 
 
@@ -124,7 +120,7 @@ class Upsample(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
     options = inherited(self)
-    shortcut = conv(self.features[-1], 1, **options, name="shortcut")(x)
+    shortcut = Conv(self.features[-1], 1, **options, name="shortcut")(x)
     for step, features in enumerate(self.features):
       x = UpConv(features, self.method, **options, name=f"up{step}")(jax.nn.silu(x))
       shortcut = upsample.bilinear(shortcut)

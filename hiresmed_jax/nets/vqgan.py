@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hiresmed_jax.nets.blocks import Activation
-from hiresmed_jax.nets.layers import GroupNorm, conv, inherited
+from hiresmed_jax.nets.layers import Conv, GroupNorm, inherited
 from hiresmed_jax.nets.resampling import Upsampling
 from hiresmed_jax.nets.stages import Block, DecoderStage, DecoderTail, EncoderStage, Stack
 from hiresmed_jax.types import Array
@@ -64,18 +64,18 @@ class VQGAN(nn.Module):
 
     n = self.encoder_blocks
     rates = encoder_drop_path(self.drop_path_rate, stages * n + self.middle_blocks)
-    self.stem = conv(self.stem_channels, 3, stride=2, **plain)
+    self.stem = Conv(self.stem_channels, 3, stride=2, **plain)
     self.encoder_stages = [
       EncoderStage(steps[i] - (i == 0), stack(c, rates[i * n : (i + 1) * n]), **options)
       for i, c in enumerate(self.channels)
     ]
     self.encoder_middle = stack(last, rates[stages * n :])
     self.latent_norm = GroupNorm(self.dtype, silu=True)
-    self.latent_conv = conv(self.code_dim, 1, kernel_init_std=self.kernel_init_std)
+    self.latent_conv = Conv(self.code_dim, 1, kernel_init_std=self.kernel_init_std)
 
     n = self.decoder_blocks
     rates = decoder_drop_path(self.drop_path_rate, self.middle_blocks + stages * n, n)
-    self.code_conv = conv(last, 1, **plain)
+    self.code_conv = Conv(last, 1, **plain)
     self.decoder_middle = stack(last, rates[: self.middle_blocks])
     rates = rates[self.middle_blocks :]
     self.decoder_stages = [
@@ -89,7 +89,7 @@ class VQGAN(nn.Module):
       for i, features in enumerate(self._decoder_features(steps))
     ]
     self.decoder_tail = DecoderTail(**options)
-    self.output = conv(self.out_channels, 3, kernel_init_std=self.kernel_init_std)
+    self.output = Conv(self.out_channels, 3, kernel_init_std=self.kernel_init_std)
 
   def _decoder_features(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Channels after each doubling, one tuple per decoder stage, coarsest first."""

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops.convolution import conv
 from hiresmed_jax.types import Array
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def edge_pad(x: Array) -> Array:
@@ -30,13 +29,7 @@ def transposed_conv(x: Array, kernel: Array) -> Array:
   # laid out as [window row, phase].
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
   phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
-  out = jax.lax.conv_general_dilated(
-    edge_pad(x),
-    phases.reshape(2, 2, kernel.shape[2], -1),
-    (1, 1),
-    "VALID",
-    dimension_numbers=_DIMENSIONS,
-  )
+  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1))
   size = kernel.shape[3]
   aligned = [
     out[:, r : r + height, c : c + width, (2 * r + c) * size : (2 * r + c + 1) * size]

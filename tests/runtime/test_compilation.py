@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.runtime import compilation
+
 _PROGRAM = """
 import pathlib, sys
 import jax, jax.numpy as jnp
@@ -29,3 +34,18 @@ def test_the_second_process_compiles_nothing(tmp_path):
   assert hits() > 0
   (folder,) = tmp_path.iterdir()
   assert folder.name.startswith("xla-")
+
+
+def test_the_compiler_takes_the_options():
+  product = jax.jit(lambda x: x @ x, compiler_options=compilation.options())
+  assert product(jnp.full((1, 1), 2.0)) == 4.0
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
+  def refuse(*_, **__):
+    raise jax.errors.JaxRuntimeError("No such compile option")
+
+  compilation.options.cache_clear()
+  monkeypatch.setattr(jax, "jit", refuse)
+  assert compilation.options() == {}
+  compilation.options.cache_clear()

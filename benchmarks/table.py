@@ -175,12 +175,34 @@ def _programs(result: Result) -> Iterator[Row]:
       )
 
 
+def _scaling(result: Result) -> Iterator[Row]:
+  rows = result["rows"]
+  most = max(row["devices"] for row in rows)
+  alone = {row["scaling"]: row["images_per_second"] for row in rows if row["devices"] == 1}
+  kind = "virtual devices, which share the cores" if result["virtual_devices"] else "devices"
+  for row in rows:
+    if row["devices"] != most or row["devices"] == 1:
+      continue
+    several = f", {row['processes']} processes" if row["processes"] > 1 else ""
+    # The largest case is in the file once, as weak scaling's: its batch is strong scaling's too.
+    one = "; ".join(
+      f"{rate:.1f} on one with {'its share' if name == 'weak' else 'all'} of the images"
+      for name, rate in alone.items()
+    )
+    yield Row(
+      f"{most} {kind}: data {row['data']} x fsdp {row['fsdp']}{several}, {row['batch']} images",
+      f"{row['images_per_second']:.1f} images/s ({one}); {row['bytes_sent_per_device'] / 1e6:.1f} "
+      "MB sent by each a step",
+    )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
   "depthwise": _depthwise,
   "input_pipeline": _input_pipeline,
   "programs": _programs,
+  "scaling": _scaling,
 }
 
 if __name__ == "__main__":

@@ -3,18 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import input_pipeline
+from benchmarks import input_pipeline, table
 from hiresmed_jax.errors import UserError
 
 
 def test_a_tiny_run_counts_every_case_and_stage(
   tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  out = tmp_path / "out.json"
+  out = tmp_path / "input_pipeline_cpu.json"
   arguments = "--size 32 --images 3 --workers 0 --seconds 0.05 --gpu-images-per-second 10"
   input_pipeline.main([*arguments.split(), "--out", str(out)])
   result = json.loads(out.read_text())
   assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+  assert "most of it" in table.table(tmp_path)
   cases = [(r["bits"], r["augmentation"], r["workers"]) for r in result["rates"]]
   assert cases == [(16, "none", 0), (16, "best", 0), (8, "none", 0), (8, "best", 0)]
   for row in result["stages"]:

@@ -41,6 +41,20 @@ def test_a_changed_result_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     table.main(["--check"])
 
 
+def test_virtual_devices_are_called_so(tmp_path: Path) -> None:
+  def row(scaling: str, devices: int, batch: int, rate: float) -> dict[str, Any]:
+    known = {"data": devices, "fsdp": 1, "processes": 1, "bytes_sent_per_device": 2e6}
+    known |= {"scaling": scaling, "devices": devices, "batch": batch, "images_per_second": rate}
+    return known
+
+  rows = [row("strong", 1, 8, 40.0), row("weak", 1, 1, 30.0), row("weak", 8, 8, 20.0)]
+  result = {**ABOUT, "virtual_devices": True, "rows": rows}
+  _write(tmp_path, "scaling_cpu.json", result)
+  (line,) = table.table(tmp_path).splitlines()[2:]
+  assert "8 virtual devices, which share the cores: data 8 x fsdp 1, 8 images" in line
+  assert "20.0 images/s (40.0 on one with all of the images; 30.0 on one with its share" in line
+
+
 def test_what_is_unknown_or_broken_is_one_line(tmp_path: Path) -> None:
   _write(tmp_path, "guess_cpu.json", ABOUT)
   with pytest.raises(UserError, match=r"guess_cpu\.json is of an unknown benchmark 'guess'"):

@@ -95,13 +95,12 @@ class UpConv(nn.Module):
     kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
     x = x.astype(self.dtype)
-    if self.method == "transposed":
-      out = upsample.transposed_conv(x, kernel)
-    elif self.method == "resize":
-      out = upsample.transposed_conv(x, upsample.nearest_kernel(kernel))
-    else:
-      out = upsample.depth_to_space(convolution.conv(upsample.edge_pad(x), kernel))
-    return out + bias.astype(self.dtype)
+    if self.method == "subpixel":
+      phases = convolution.conv(upsample.edge_pad(x), kernel, jnp.tile(bias, 4))
+      return upsample.depth_to_space(phases)
+    if self.method == "resize":
+      kernel = upsample.nearest_kernel(kernel)
+    return upsample.transposed_conv(x, kernel, bias)
 
 
 class Upsample(nn.Module):

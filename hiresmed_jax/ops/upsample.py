@@ -7,17 +7,36 @@ from hiresmed_jax.ops.convolution import conv
 from hiresmed_jax.types import Array
 
 
+@jax.custom_vjp
 def edge_pad(x: Array) -> Array:
-  """Repeat the border pixels once on each side. [N,H,W,C] -> [N,H+2,W+2,C]."""
+  """Repeat the border pixels once on each side. [N,H,W,C] -> [N,H+2,W+2,C].
+
+  Reverse-mode derivatives only; derived from the padding they take several passes on the CPU.
+  """
   return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
 
 
-def transposed_conv(x: Array, kernel: Array) -> Array:
+def _edge_pad_backward(_: None, grad: Array) -> tuple[Array]:
+  for axis in (1, 2):
+    size = grad.shape[axis]
+    if size == 3:
+      grad = jnp.sum(grad, axis, keepdims=True)
+      continue
+    first = _part(grad, axis, 0, 1) + _part(grad, axis, 1, 2)
+    last = _part(grad, axis, size - 2, size - 1) + _part(grad, axis, size - 1, size)
+    grad = jax.lax.concatenate([first, _part(grad, axis, 2, size - 2), last], axis)
+  return (grad,)
+
+
+edge_pad.defvjp(lambda x: (edge_pad(x), None), _edge_pad_backward)
+
+
+def transposed_conv(x: Array, kernel: Array, bias: Array) -> Array:
   """Transposed convolution, kernel 4, stride 2, of the edge-padded input.
 
-  x [N,H,W,I], kernel [4,4,I,O] of the same dtype -> [N,2H,2W,O]. Output row 2i + r (r in {0, 1})
-  is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]: inside, a transposed convolution with
-  padding 1. Rows and columns beyond the border repeat the border, so that a constant image stays
+  x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias [O] -> [N,2H,2W,O]. Before the
+  bias, output row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]:
+  inside, a transposed convolution with padding 1. Rows and columns beyond the border repeat the border, so that a constant image stays
   constant to the last pixel whenever the kernel's four phases have equal sums.
 
   The four phases are one 2x2 convolution to 4 O channels; a quarter of the multiplications of a
@@ -29,7 +48,7 @@ def transposed_conv(x: Array, kernel: Array) -> Array:
   # laid out as [window row, phase].
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
   phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
-  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1))
+  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1), jnp.tile(bias, 4))
   size = kernel.shape[3]
   aligned = [
     out[:, r : r + height, c : c + width, (2 * r + c) * size : (2 * r + c + 1) * size]

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from hiresmed_jax.ops import upsample
 from tests.reference.parity import images
@@ -8,11 +9,26 @@ from tests.reference.parity import images
 
 def test_transposed_conv_equals_lax_inside():
   x, kernel = jnp.asarray(images((2, 5, 6, 3))), jnp.asarray(images((4, 4, 3, 7), 2))
-  out = upsample.transposed_conv(x, kernel)
+  bias = jnp.arange(7.0)
+  out = upsample.transposed_conv(x, kernel, bias)
   expected = jax.lax.conv_transpose(
     x, kernel[::-1, ::-1], (2, 2), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
+  expected += bias
   np.testing.assert_allclose(out[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (7, 4)])
+def test_edge_pad_and_its_gradient_equal_the_padding(size):
+  def padded(x):
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+  x = jnp.asarray(images((2, *size, 3)))
+  found, backward = jax.vjp(upsample.edge_pad, x)
+  expected, expected_backward = jax.vjp(padded, x)
+  np.testing.assert_array_equal(found, expected)
+  grad = jnp.asarray(images(found.shape, 1))
+  np.testing.assert_allclose(backward(grad)[0], expected_backward(grad)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_depth_to_space_puts_phases_side_by_side():

@@ -43,19 +43,19 @@ def _color(shape: torch.Size, device: torch.device) -> Change:
 
 
 def _translation(shape: torch.Size, device: torch.device) -> Change:
-  indices, reaches = [], []
+  pads, places = [], []
   for side in shape[2:]:
     reach = int(side / 8 + 0.5)
     start = torch.randint(0, 2 * reach + 1, (shape[0], 1), device=device)
-    indices.append(start + torch.arange(side, device=device))
-    reaches.append(reach)
-  rows, columns = indices
-  example = torch.arange(shape[0], device=device)[:, None, None]
+    places.append(start + torch.arange(side, device=device))
+    pads.append(reach)
+  rows, columns = places[0][:, None, :, None], places[1][:, None, None, :]
 
   def change(x: Tensor) -> Tensor:
-    padded = F.pad(x, (reaches[1], reaches[1], reaches[0], reaches[0])).permute(0, 2, 3, 1)
-    moved = padded[example, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    # Two gathers: their gradients need no sorting, as that of an index into both axes does.
+    x = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
+    x = x.gather(2, rows.expand(-1, x.shape[1], -1, x.shape[3]))
+    return x.gather(3, columns.expand(-1, x.shape[1], x.shape[2], -1))
 
   return change
 

@@ -17,7 +17,7 @@ import numpy as np
 from hiresmed_jax.convert.features import load_perceptual
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import compute_dtype
-from hiresmed_jax.runtime import throughput
+from hiresmed_jax.runtime import compilation, throughput
 from hiresmed_jax.tasks import background
 
 WARM_BATCHES = 4  # of which k-means makes the first codebook, as the train command does
@@ -108,7 +108,7 @@ def ours(
     quick = {"xla_backend_optimization_level": 0}  # runs once, as in the loop
     made: dict[str, Any] = {
       "init": jax.jit(task.init, compiler_options=quick).lower(jax.random.key(0)).compile(),
-      "step": lowered.compile(),
+      "step": lowered.compile(compilation.options()),
     }
     if task.warm_start is not None:
       warm_start = task.warm_start
@@ -116,12 +116,14 @@ def ours(
       def warm(state: Any, images: Any, frozen: Any, rows: Any) -> Any:
         return warm_start(state, [images[r] for r in rows], frozen)
 
-      made["warm"] = jax.jit(warm).lower(shapes, on_device, frozen, [rows] * WARM_BATCHES).compile()
+      lowered = jax.jit(warm).lower(shapes, on_device, frozen, [rows] * WARM_BATCHES)
+      made["warm"] = lowered.compile(compilation.options())
     made["seconds"] = time.perf_counter() - start
     return made
 
   reconstruct = jax.jit(
-    lambda gen, images: background.reconstruct(gen, _repeated(images, channels), net=net)[0]
+    lambda gen, images: background.reconstruct(gen, _repeated(images, channels), net=net)[0],
+    compiler_options=compilation.options(),
   )
 
   def start(seed: int, steps: int) -> Run:

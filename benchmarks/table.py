@@ -196,6 +196,24 @@ def _scaling(result: Result) -> Iterator[Row]:
     )
 
 
+def _train_step(result: Result) -> Iterator[Row]:
+  for case in result["cases"]:
+    shape = " x ".join(str(side) for side in case["images"])
+    for part, name in (("step", "a whole step"), ("network", "the network alone")):
+      ours = case[part]["ours"]
+      share = f"{100 * ours['share_of_matrix_peak']:.0f} % of the measured matrix peak"
+      others = "".join(
+        f"; {side} {other['images_per_second']:.2f}, ours "
+        f"{ours['images_per_second'] / other['images_per_second']:.2f}x"
+        for side, other in case[part].items()
+        if side != "ours"
+      )
+      yield Row(
+        f"{case['block']}, {shape}, {result['precision']}: {name}, images/s",
+        f"{ours['images_per_second']:.2f}, {share}{others}",
+      )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
@@ -203,6 +221,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "input_pipeline": _input_pipeline,
   "programs": _programs,
   "scaling": _scaling,
+  "train_step": _train_step,
 }
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_a_tiny_run_counts_every_case_and_stage(
 def test_the_gpu_rate_is_read_from_results_of_accelerators(tmp_path: Path) -> None:
   assert input_pipeline._measured_gpu_rate(tmp_path) == (None, None)
   for name, device, rate in (("cpu", "cpu, A", 900.0), ("h100", "NVIDIA H100", 60.0)):
-    content = {"device": device, "rows": [{"ours": {"images_per_second": rate}}]}
+    content = {"device": device, "cases": [{"step": {"ours": {"images_per_second": rate}}}]}
     (tmp_path / f"train_step_{name}.json").write_text(json.dumps(content))
   assert input_pipeline._measured_gpu_rate(tmp_path) == (60.0, "train_step_h100.json")
 

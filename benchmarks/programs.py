@@ -58,12 +58,21 @@ def _wide(data: int, fsdp: int) -> Program:
   )
 
 
+class Step(NamedTuple):
+  """A compiled step, (state, batch, {}) -> (state, scalars), and what makes a state from a key."""
+
+  mesh: jax.sharding.Mesh
+  init: Any
+  step: Any
+
+
 PROGRAMS = {
   "demo, hdfb": Program("demo.py"),
   "demo, residual": Program("demo.py", ("background.net.block=residual",)),
   "kub, paper": Program("kub.py:background,paper", compiled=False),
   "kub, best": Program("kub.py:background,best", compiled=False),
   "wide, 8 x 1": _wide(8, 1),
+  "wide, 1 x 8": _wide(1, 8),
   "wide, 2 x 4": _wide(2, 4),
   "wide, 8 x 8": _wide(8, 8),
   "wide, 32 x 8": _wide(32, 8),
@@ -107,7 +116,7 @@ def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]
   if "traced" in parts and program.data * program.fsdp == 1:
     facts["traced"] = traced(config)
   if "compiled" in parts and program.compiled:
-    facts["compiled"] = compiled(compile_step(config, data=program.data, fsdp=program.fsdp))
+    facts["compiled"] = compiled(compile_step(config, data=program.data, fsdp=program.fsdp).step)
   return facts
 
 
@@ -121,7 +130,7 @@ def traced(config: Any) -> dict[str, Any]:
   }
 
 
-def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> Any:
+def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> Step:
   """The training step in float32 without a perceptual loss, for the first devices there are."""
   values, size = config.background, tuple(config.data.size)
   task = background.build(
@@ -139,7 +148,8 @@ def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> An
   )
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, meshes.replicated(mesh)))
   lowered = step.lower(meshes.with_shardings(shapes, shards), {"images_m11": images}, {})
-  return lowered.compile(_QUICK if quick else None)
+  init = jax.jit(task.init, out_shardings=shards, compiler_options=_QUICK)
+  return Step(mesh, init, lowered.compile(_QUICK if quick else None))
 
 
 def compiled(step: Any) -> dict[str, Any]:

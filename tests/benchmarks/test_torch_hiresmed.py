@@ -146,19 +146,25 @@ def test_forward_and_all_gradients_equal_ours(preset, block):
 @pytest.mark.parametrize(
   ("preset", "changes"),
   [
-    ("best", {"gan.adaptive": True, "optimizer.warmup": 0.2, "optimizer.clip": 0.5}),
-    pytest.param("paper", {"net.block": "residual"}, marks=pytest.mark.slow),
+    (
+      "best",
+      {"gan.adaptive": True, "optimizer.warmup": 0.2, "optimizer.clip": 0.5}
+      | {"net.block": "residual", "net.middle_blocks": 0, "ema": 0.0, "gan.scales": 1},
+    ),
+    pytest.param("paper", {}, marks=pytest.mark.slow),
+    pytest.param("best", {"gan.adaptive": True}, marks=pytest.mark.slow),
   ],
 )
 def test_whole_steps_equal_ours(preset, changes):
   config = settings(preset, **changes)
   task = background.build(config, channels=1, size=(SIZE, SIZE), steps=10, steps_per_epoch=100)
-  state = jax.jit(task.init, compiler_options={"xla_backend_optimization_level": 0})(
-    jax.random.key(1)
-  ).replace(step=jnp.int32(GAN_STEP))
-  # All of it on, nothing at a kink, and logits that are large enough for the players to feel.
-  gen = {"net": random_params(state.gen["net"]), "codebook": state.gen["codebook"]}
-  state = state.replace(gen=gen, disc=random_params(state.disc, 1))
+  shapes = jax.eval_shape(task.init, jax.random.key(1))
+  # Without compiling what makes it: moments are zero, and weights such that the players feel.
+  state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.replace(key=None))
+  gen = {"net": random_params(shapes.gen["net"]), "codebook": draw(16, 4, seed=2)}
+  state = state.replace(
+    step=jnp.int32(GAN_STEP), gen=gen, disc=random_params(shapes.disc, 1), key=jax.random.key(1)
+  )
   step = hiresmed_step(
     config,
     channels=1,
@@ -187,7 +193,7 @@ def test_whole_steps_equal_ours(preset, changes):
   moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after, before)
   theirs = jax.tree.map(lambda a, b: a - np.asarray(b), made, before)
   # A bias before a normalisation with one channel a group has no gradient.
-  assert np.mean([np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(theirs)]) > 0.8
+  assert np.mean([np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(theirs)]) > 0.7
   floor = 0.1 * config.optimizer.learning_rate
   assert_close(moved, theirs, 2e-3, floor)
   # In the parameters themselves.
@@ -204,7 +210,7 @@ def test_the_start_has_the_distributions_of_ours(upsampling):
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     if path[-1].key != "kernel":
       np.testing.assert_array_equal(leaf, 1.0 if path[-1].key == "scale" else 0.0)
-    elif leaf.size > 2000 and not (leaf is up and upsampling == "transposed"):
+    elif leaf.size > 2000 and not (path[-2].key.startswith("up") and upsampling == "transposed"):
       std = 1 / np.sqrt(leaf[..., 0].size)  # flax's lecun_normal
       np.testing.assert_allclose(leaf.std(), std, rtol=0.15, err_msg=str(path))
       assert np.abs(leaf).max() < 2.3 * std

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--devices", type=int, nargs="+", help="how many (1 2 4 8, as there are)")
   parser.add_argument("--images", type=int, help="of a device (1 on virtual ones, else 8)")
-  parser.add_argument("--steps", type=int, default=10, help="timed, after 3 that are not")
+  parser.add_argument("--steps", type=int, default=8, help="timed, after 3 that are not")
   parser.add_argument("--processes", type=int, default=2, help="1 leaves several processes out")
   parser.add_argument("--override", action="append", default=[], help="config.key=value, repeated")
   parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")

@@ -88,7 +88,13 @@ def _options(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--seconds", type=float, default=60.0, help="of training, per run")
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
-  parser.add_argument("--rates", type=float, nargs="+", default=[1.0, 10.0, 50.0])
+  parser.add_argument(
+    "--rates",
+    type=float,
+    nargs="+",
+    default=[1.0, 30.0, 100.0],
+    help="times the published learning rate",
+  )
   parser.add_argument("--perceptual", help="vgg16, alexnet or squeezenet, for all; none without it")
   parser.add_argument("--compiled", action="store_true", help="the baseline through torch.compile")
   parser.add_argument("--batch-size", type=int)

@@ -35,9 +35,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
       axis.fill_between(times, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
     for threshold in result["thresholds"]:
       axis.axhline(threshold, color="0.8", lw=0.6, zorder=0)
-    floor = result["images"]["error_of_mean_image"]
-    axis.axhline(floor, color="0.4", ls=":", lw=1, label="mean image" if axis is axes[0] else None)
+    if errors == "train":
+      floor = result["images"]["error_of_mean_image"]
+      label_of_floor = "mean image" if axis is axes[0] else None
+      axis.axhline(floor, color="0.4", ls=":", lw=1, label=label_of_floor)
     axis.set(xscale="log", yscale="log", xlabel=label, title=title)
+    axis.xaxis.set_major_formatter("{x:g}")
   axes[0].set_ylabel("mean absolute error, images in [0, 1]")
   axes[0].set_yticks(list(result["thresholds"]), [f"{t:g}" for t in result["thresholds"]])
   axes[0].minorticks_off()

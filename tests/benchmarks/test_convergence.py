@@ -182,6 +182,20 @@ def test_a_run_of_a_few_steps_says_all(
   assert "convergence" in table.table(tmp_path)
 
 
+def test_the_recipe_of_ours_runs_in_torch(tiny_scale: None) -> None:
+  scale = convergence_run.SCALES["cpu"]
+  images = convergence_data.load(None, scale)
+  contender = contenders.ours_in_torch("torch", _tiny_config(scale), images.train, channels=1)
+  run = contender.start(0, 4)
+  before = run.reconstruct(images.judged[:2])
+  for _ in range(2):
+    run.take(np.array([0, 1], np.int32))
+  after = run.reconstruct(images.judged[:2])
+  assert before.shape == after.shape == (2, 32, 32, 1)
+  assert np.isfinite(after).all()
+  assert not np.allclose(before, after)
+
+
 def test_the_order_of_the_images_is_the_seeds() -> None:
   rows = convergence_run.rows_of_batches(7, 2, 0)
   epoch = np.concatenate([next(rows) for _ in range(3)])

@@ -20,6 +20,8 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _UNPADDED = ((0, 0), (0, 0))
+# Values of an input below which the loops cost more, in the compiler above all, than they save.
+_SMALL = 1 << 18
 
 
 def conv(
@@ -94,12 +96,12 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
   x, kernel, bias = saved
   (x_grad,) = jax.linear_transpose(lambda x: _plain(stride, padding, x, kernel), x)(grad)
-  kernel_grad, bias_grad = jax.lax.platform_dependent(
-    x,
-    grad,
-    cpu=functools.partial(_row_by_row, stride, padding, kernel),
-    default=functools.partial(_vendors, stride, padding, kernel),
-  )
+  vendors = functools.partial(_vendors, stride, padding, kernel)
+  if x.size < _SMALL:
+    kernel_grad, bias_grad = vendors(x, grad)
+  else:
+    row_by_row = functools.partial(_row_by_row, stride, padding, kernel)
+    kernel_grad, bias_grad = jax.lax.platform_dependent(x, grad, cpu=row_by_row, default=vendors)
   return x_grad, kernel_grad.astype(kernel.dtype), bias_grad.astype(bias.dtype)
 
 

@@ -34,10 +34,11 @@ edge_pad.defvjp(lambda x: (edge_pad(x), None), _edge_pad_backward)
 def transposed_conv(x: Array, kernel: Array, bias: Array) -> Array:
   """Transposed convolution, kernel 4, stride 2, of the edge-padded input.
 
-  x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias [O] -> [N,2H,2W,O]. Before the
-  bias, output row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]:
-  inside, a transposed convolution with padding 1. Rows and columns beyond the border repeat the border, so that a constant image stays
-  constant to the last pixel whenever the kernel's four phases have equal sums.
+  x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias [O] -> [N,2H,2W,O]. Before the bias, output
+  row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]: inside, a
+  transposed convolution with padding 1. Rows and columns beyond the border repeat the border, so
+  that a constant image stays constant to the last pixel whenever the kernel's four phases have
+  equal sums.
 
   The four phases are one 2x2 convolution to 4 O channels; a quarter of the multiplications of a
   convolution over an input with zeros between its pixels.

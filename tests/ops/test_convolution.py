@@ -54,6 +54,12 @@ def _ours(x, kernel, bias, cotangent, stride, padding):
   return (out, *backward(cotangent))
 
 
+@pytest.fixture(params=[0, convolution._SMALL], ids=["row by row", "small"])
+def small(request, monkeypatch):
+  monkeypatch.setattr(convolution, "_SMALL", request.param)
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("case", CASES)
 def test_equals_torch_with_gradients(case):
   arrays = _draw(*case)
@@ -64,6 +70,7 @@ def test_equals_torch_with_gradients(case):
     np.testing.assert_allclose(np.asarray(a) / scale, e / scale, atol=1e-6, rtol=0)
 
 
+@pytest.mark.usefixtures("small")
 def test_half_precision_keeps_its_types():
   arrays = [jnp.asarray(a, jnp.bfloat16) for a in _draw(*CASES[0])]
   found = _ours(*arrays, *CASES[0][3:])
@@ -73,7 +80,9 @@ def test_half_precision_keeps_its_types():
     np.testing.assert_allclose(np.asarray(a, np.float64), e, atol=0.02 * np.abs(e).max())
 
 
-def test_what_made_the_input_is_not_computed_again_for_the_gradient():
+def test_what_made_the_input_is_not_computed_again_for_the_gradient(monkeypatch):
+  monkeypatch.setattr(convolution, "_SMALL", 0)
+
   def loss(x, kernel):
     return jnp.sum(jnp.square(convolution.conv(jnp.maximum(x, 0.25), kernel, padding=SAME)))
 
@@ -82,6 +91,7 @@ def test_what_made_the_input_is_not_computed_again_for_the_gradient():
   assert len(re.findall(r" maximum\(", text)) == 1
 
 
+@pytest.mark.usefixtures("small")
 def test_a_batch_over_devices_is_not_gathered():
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   split = NamedSharding(mesh, PartitionSpec("data"))

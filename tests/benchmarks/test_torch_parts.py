@@ -27,6 +27,7 @@ def draw(*shape, seed=0):
   return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_lpips_equals_ours(tmp_path):
   rng = np.random.default_rng(0)
   weights = {
@@ -71,7 +72,7 @@ def test_lpips_without_weights_is_named(tmp_path):
 
 @pytest.mark.parametrize(
   ("accumulate", "schedule", "warmup", "clip", "decay"),
-  [(1, "constant", 0, 0.0, 0.0), (1, "constant", 3, 0.5, 0.1), (2, "cosine", 2, 0.5, 0.1)],
+  [(1, "constant", 3, 0.0, 0.0), (2, "cosine", 2, 0.5, 0.1)],
 )
 def test_updates_equal_ours(accumulate, schedule, warmup, clip, decay):
   steps = 9
@@ -103,10 +104,15 @@ def test_updates_equal_ours(accumulate, schedule, warmup, clip, decay):
     accumulate=accumulate,
   )
   params, state = tree, tx.init(tree)
+
+  @quick_jit
+  def move(gradients, state, params):
+    moves, state = tx.update(gradients, state, params)
+    return optax.apply_updates(params, moves), state
+
   for step in range(steps):
     gradients = {name: draw(*np.shape(v), seed=10 + step) for name, v in tree.items()}
-    moves, state = tx.update(gradients, state, params)
-    params = optax.apply_updates(params, moves)
+    params, state = move(gradients, state, params)
     for name, parameter in module.named_parameters():
       gradient = torch.tensor(gradients[name])
       parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -36,8 +36,10 @@ VIRTUAL = 8
 _LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
 # Wide enough that "fsdp" has parameters to split (2^20 elements). For virtual devices a step as
 # small as can be, without a discriminator: two cores do the work of all of them.
-_VIRTUAL = ("data.size=(16,16)", "background.net.channels=352,", "background.net.block=residual")
-_VIRTUAL += ("background.gan.weight=0",)
+_VIRTUAL = (
+  *("data.size=(16,16)", "background.net.channels=352,"),
+  *("background.net.block=residual", "background.gan.weight=0"),
+)
 _REAL = ("data.size=(256,256)", "background.net.channels=512,")
 
 

@@ -52,7 +52,7 @@ class Scale:
 SCALES = {
   # Latents of 16 x 16 as published for 256 px, which takes two halvings here.
   "cpu": Scale(
-    64, 1, 16, batch_size=8, images=128, judged=64, held_out=32, points=24, levels=(1, 2, 4)
+    64, 1, 16, batch_size=8, images=128, judged=64, held_out=32, points=20, levels=(1, 2, 4)
   ),
   # 8 images of 1,024 x 1,024 are too many for the published network in 80 GB.
   "paper": Scale(1024, 3, 128, batch_size=4, images=128, judged=16, held_out=16, points=16),

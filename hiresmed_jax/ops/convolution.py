@@ -132,11 +132,13 @@ def _row_by_row(
 
   def turn_grad(bias_grad: Array, row: Array) -> tuple[Array, Array]:
     line = jax.lax.dynamic_slice(grad, (0, row, 0, 0), (n, 1, columns, outputs))[:, 0]
-    return bias_grad + _sum(line), line.transpose(1, 0, 2)
+    # Images are added up after the loop: a batch over devices would be at every row.
+    row_sum = jnp.sum(line, 1, dtype=jnp.float32)
+    return bias_grad + row_sum, line.transpose(1, 0, 2)
 
   x_turned = jax.lax.empty((inputs, height, width, n), x.dtype)
   x_turned = jax.lax.fori_loop(0, height, turn_x, x_turned)
-  bias_grad, grad_turned = jax.lax.scan(turn_grad, jnp.zeros(outputs), jnp.arange(rows))
+  bias_grad, grad_turned = jax.lax.scan(turn_grad, jnp.zeros((n, outputs)), jnp.arange(rows))
   # Zeros after the end, or fewer rows than there are, so that the result has the kernel's size.
   ends = [
     (before, size - 1 + (steps - 1) * step + 1 - length - before)
@@ -147,7 +149,7 @@ def _row_by_row(
   kernel_grad = jax.lax.conv_general_dilated(
     x_turned, grad_turned, (1, 1), ends, rhs_dilation=stride, dimension_numbers=_DIMENSIONS
   )
-  return kernel_grad.transpose(1, 2, 0, 3), bias_grad
+  return kernel_grad.transpose(1, 2, 0, 3), _sum(bias_grad)
 
 
 def _sum(grad: Array) -> Array:

@@ -1,10 +1,14 @@
 """Upsampling by two, written with stride-1 work only: no zeros are multiplied, no grid appears."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops.convolution import conv
 from hiresmed_jax.types import Array
+
+_SMALL = 1 << 18  # values below which a loop costs more than it saves
 
 
 @jax.custom_vjp
@@ -50,12 +54,9 @@ def transposed_conv(x: Array, kernel: Array, bias: Array) -> Array:
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
   phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
   out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1), jnp.tile(bias, 4))
-  size = kernel.shape[3]
-  aligned = [
-    out[:, r : r + height, c : c + width, (2 * r + c) * size : (2 * r + c + 1) * size]
-    for r in (0, 1)
-    for c in (0, 1)
-  ]
+  # Split first: the way back then writes each phase once.
+  four = zip(((0, 0), (0, 1), (1, 0), (1, 1)), jnp.split(out, 4, -1), strict=True)
+  aligned = [phase[:, r : r + height, c : c + width] for (r, c), phase in four]
   return depth_to_space(jnp.concatenate(aligned, -1))
 
 
@@ -96,16 +97,36 @@ def bilinear(x: Array) -> Array:
 
 
 def _bilinear_backward(_: None, grad: Array) -> tuple[Array]:
-  for axis in (1, 2):
-    size = grad.shape[axis] // 2
-    pairs = grad.reshape(*grad.shape[:axis], size, 2, *grad.shape[axis + 1 :])
-    even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
-    odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
-    # A border pixel is its own neighbour.
-    before = _joined(_part(even, axis, 0, 1), _part(odd, axis, 0, size - 1), axis)
-    after = _joined(_part(even, axis, 1, size), _part(odd, axis, size - 1, size), axis)
-    grad = 0.75 * (even + odd) + 0.25 * (before + after)
-  return (grad,)
+  if grad.size < _SMALL:
+    return (_halve(_halve(grad, 1), 2),)
+  halve_rows = functools.partial(_halve, axis=1)
+  return (_halve(jax.lax.platform_dependent(grad, cpu=_halve_row_by_row, default=halve_rows), 2),)
+
+
+def _halve(grad: Array, axis: int) -> Array:
+  size = grad.shape[axis] // 2
+  pairs = grad.reshape(*grad.shape[:axis], size, 2, *grad.shape[axis + 1 :])
+  even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
+  odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
+  # A border pixel is its own neighbour.
+  before = _joined(_part(even, axis, 0, 1), _part(odd, axis, 0, size - 1), axis)
+  after = _joined(_part(even, axis, 1, size), _part(odd, axis, size - 1, size), axis)
+  return 0.75 * (even + odd) + 0.25 * (before + after)
+
+
+def _halve_row_by_row(grad: Array) -> Array:
+  """A loop reads its operand from memory: fused, what made `grad` is computed 16 times a pixel."""
+  last = grad.shape[1] - 1
+
+  def halve(_: None, row: Array) -> tuple[None, Array]:
+    before, even, odd, after = (
+      jax.lax.dynamic_index_in_dim(grad, jnp.clip(2 * row + i, 0, last), 1, keepdims=False)
+      for i in (-1, 0, 1, 2)
+    )
+    return None, 0.75 * (even + odd) + 0.25 * (before + after)
+
+  _, rows = jax.lax.scan(halve, None, jnp.arange(grad.shape[1] // 2))
+  return jnp.moveaxis(rows, 0, 1)
 
 
 bilinear.defvjp(lambda x: (bilinear(x), None), _bilinear_backward)

@@ -40,3 +40,15 @@ def test_bilinear_equals_resize():
   x = images((2, 3, 5, 2))
   expected = jax.image.resize(x, (2, 6, 10, 2), "bilinear", antialias=False)
   np.testing.assert_allclose(upsample.bilinear(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (6, 4)])
+@pytest.mark.parametrize("small", [0, upsample._SMALL], ids=["row by row", "small"])
+def test_gradient_of_bilinear_equals_that_of_resize(size, small, monkeypatch):
+  monkeypatch.setattr(upsample, "_SMALL", small)
+  x = jnp.asarray(images((2, *size, 3)))
+  shape = (2, 2 * size[0], 2 * size[1], 3)
+  grad = jnp.asarray(images(shape, 1))
+  _, backward = jax.vjp(lambda x: jax.image.resize(x, shape, "bilinear", antialias=False), x)
+  found = jax.jit(lambda x, grad: jax.vjp(upsample.bilinear, x)[1](grad))(x, grad)
+  np.testing.assert_allclose(found[0], backward(grad)[0], rtol=1e-5, atol=1e-6)

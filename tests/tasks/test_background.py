@@ -337,10 +337,12 @@ def test_a_grey_batch_is_three_equal_channels():
   step = jax.jit(task.train_step, compiler_options=tiny_run.quick())
   state = jax.jit(task.init, compiler_options=tiny_run.quick())(jax.random.key(0))
   grey = tiny_run.images(4)
-  one, _ = step(state, {"images_m11": grey}, {})
-  three, _ = step(state, {"images_m11": np.repeat(grey, 3, axis=-1)}, {})
-  for a, b in zip(jax.tree.leaves(host(one)), jax.tree.leaves(host(three)), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-6)
+  # Losses and the gradients' norm: the first update of Adam makes steps of what is only rounding,
+  # and the two are different programs.
+  _, one = step(state, {"images_m11": grey}, {})
+  _, three = step(state, {"images_m11": np.repeat(grey, 3, axis=-1)}, {})
+  for name, value in host(one).items():
+    assert value == pytest.approx(host(three)[name], rel=1e-5, abs=1e-6), name
 
 
 def test_without_a_discriminator_or_an_average_there_is_none_in_the_state():

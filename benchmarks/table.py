@@ -103,6 +103,17 @@ def _blocks(result: Result) -> Iterator[Row]:
   )
 
 
+def _cpu_gains(result: Result) -> Iterator[Row]:
+  times = {name: row["median_ms"] for name, row in result["without"].items()}
+  whole = times.pop("everything")
+  shape = " x ".join(str(side) for side in result["images"])
+  for name, median in times.items():
+    yield Row(
+      f"HDFB network, {shape}, forward + backward: time without {name}",
+      f"{median / whole:.2f}x ({median:.0f} and {whole:.0f} ms)",
+    )
+
+
 def _depthwise(result: Result) -> Iterator[Row]:
   for name in ("forward", "forward+backward"):
     rows = [row for row in result["rows"] if row["pass"] == name]
@@ -217,6 +228,7 @@ def _train_step(result: Result) -> Iterator[Row]:
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
+  "cpu_gains": _cpu_gains,
   "depthwise": _depthwise,
   "input_pipeline": _input_pipeline,
   "programs": _programs,

@@ -1,0 +1,115 @@
+"""What does each of the CPU's own ways give, in the network where they were needed?
+
+  python -m benchmarks.cpu_gains --out benchmarks/results/cpu_gains_cpu.json
+
+Forward and backward pass of the network of `train_step.py --scale cpu`, HDFB, with everything and
+with one thing at a time taken away; all in one process, one call of each in turn. Three minutes on
+two cores.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import environment
+from benchmarks.train_step import interleaved, settings
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.ops import convolution, upsample
+from hiresmed_jax.runtime import cli, compilation
+from hiresmed_jax.tasks import background
+
+NEVER = sys.maxsize  # no array is large enough for a loop
+EVERYTHING = "everything"
+TAKEN_AWAY: dict[str, tuple[Any, ...]] = {
+  EVERYTHING: (),
+  "convolutions on all cores": ("compiler",),
+  "kernel gradients row by row": (convolution,),
+  "upsampling's gradient row by row": (upsample,),
+  "all three": ("compiler", convolution, upsample),
+}
+
+
+def main(argv: list[str]) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser.add_argument("--rounds", type=int, default=12)
+  parser.add_argument("--batch", type=int, default=8)
+  parser.add_argument("--size", type=int, default=128, help="side of an image")
+  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+  options = parser.parse_args(argv)
+  if jax.default_backend() != "cpu":
+    raise UserError("these ways are the CPU's alone: JAX_PLATFORMS=cpu")
+  facts: dict[str, Any] = {"benchmark": "cpu_gains", **environment()}
+  shape = (options.batch, options.size, options.size, 3)
+  programs, compile_seconds = _programs(shape)
+  times = interleaved(programs, options.rounds)
+  facts |= {"images": list(shape), "rounds": options.rounds, "without": {}}
+  for name, seconds in times.items():
+    row = {"median_ms": 1e3 * float(np.median(seconds)), "min_ms": 1e3 * min(seconds)}
+    facts["without"][name] = row | {"compile_seconds": compile_seconds[name]}
+  _show(facts)
+  print(json.dumps(facts))
+  if options.out:
+    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]:
+  """What to call for each variant, and the seconds that compiling it took."""
+  net, _ = background.networks(settings("cpu", "hdfb"), channels=shape[-1], dtype=jnp.float32)
+  images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
+  quick = {"xla_backend_optimization_level": 0}
+  params = jax.jit(net.init, compiler_options=quick)(jax.random.key(0), images)["params"]
+
+  def loss(params: Any, images_m11: Any) -> Any:
+    return jnp.mean(jnp.square(net.apply({"params": params}, images_m11) - images_m11))
+
+  calls, seconds = {}, {}
+  for name, without in TAKEN_AWAY.items():
+    begin = time.perf_counter()
+    with _plain([module for module in without if module != "compiler"]):
+      # A function of its own: jax would give the trace of the variant before.
+      lowered = jax.jit(jax.value_and_grad(lambda *given: loss(*given))).lower(params, images)
+    wanted = {} if "compiler" in without else compilation.options()
+    compiled = lowered.compile(wanted)
+    seconds[name] = time.perf_counter() - begin
+    calls[name] = lambda run=compiled: jax.block_until_ready(run(params, images))
+  return calls, seconds
+
+
+@contextlib.contextmanager
+def _plain(modules: list[Any]) -> Iterator[None]:
+  """Within, these modules leave their gradients to the compiler."""
+  jax.clear_caches()
+  with contextlib.ExitStack() as stack:
+    for module in modules:
+      stack.enter_context(mock.patch.object(module, "_SMALL", NEVER))
+    yield
+
+
+def _show(facts: dict[str, Any]) -> None:
+  table = Table(title=" x ".join(map(str, facts["images"])) + ", HDFB, forward + backward")
+  for column in ("without", "median ms", "least ms", "times as long", "compile s"):
+    table.add_column(column, justify="left" if column == "without" else "right")
+  whole = facts["without"][EVERYTHING]["median_ms"]
+  for name, row in facts["without"].items():
+    times = f"{row['median_ms'] / whole:.2f}"
+    figures = (f"{row['median_ms']:.0f}", f"{row['min_ms']:.0f}", times)
+    table.add_row(
+      "nothing" if name == EVERYTHING else name, *figures, f"{row['compile_seconds']:.0f}"
+    )
+  Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -2,9 +2,9 @@
 
 XLA's CPU backend turns the kernel gradient into a convolution over transposed inputs, and fuses
 what made an input (a normalisation, a whole depthwise convolution) into the transposition, where it
-is computed again, value by value across the memory: up to ten times the cost of the convolution
-itself. Here the inputs are transposed row by row inside a loop. A loop reads its operands from
-memory, so nothing is computed twice, and a row stays in the cache.
+is computed again, value by value across the memory. Here the inputs are transposed row by row
+inside a loop. A loop reads its operands from memory, so nothing is computed twice, and a row stays
+in the cache. What it gives: benchmarks/cpu_gains.py.
 
 N images, H rows, W columns, I input and O output channels, kh x kw kernel.
 """

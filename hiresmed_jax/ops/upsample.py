@@ -15,7 +15,7 @@ _SMALL = 1 << 18  # values below which a loop costs more than it saves
 def edge_pad(x: Array) -> Array:
   """Repeat the border pixels once on each side. [N,H,W,C] -> [N,H+2,W+2,C].
 
-  Reverse-mode derivatives only; derived from the padding they take several passes on the CPU.
+  Reverse-mode derivatives only: derived from the padding, they are a chain of pads and sums.
   """
   return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
 
@@ -84,8 +84,7 @@ def depth_to_space(x: Array) -> Array:
 def bilinear(x: Array) -> Array:
   """Bilinear upsampling by two, half-pixel centres, border repeated. [N,H,W,C] -> [N,2H,2W,C].
 
-  The reverse-mode derivative is its own: derived from the slices, it takes five times as long on
-  the CPU.
+  The reverse-mode derivative is its own: derived from the slices, it is slower on the CPU.
   """
   for axis in (1, 2):
     size = x.shape[axis]
@@ -115,7 +114,7 @@ def _halve(grad: Array, axis: int) -> Array:
 
 
 def _halve_row_by_row(grad: Array) -> Array:
-  """A loop reads its operand from memory: fused, what made `grad` is computed 16 times a pixel."""
+  """A loop reads its operand from memory: fused, what made `grad` is computed for every reader."""
   last = grad.shape[1] - 1
 
   def halve(_: None, row: Array) -> tuple[None, Array]:

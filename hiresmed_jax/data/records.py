@@ -177,9 +177,14 @@ class Records:
     self._masks = True
     self._opened: Any = None
 
+  @property
+  def split(self) -> Split:
+    """Which split these are of."""
+    return self._split
+
   def without_masks(self) -> "Records":
     """The same records with masks of (0, 0), for training, which looks at the image alone."""
-    bare = Records(self._folder, self._split, self._length)
+    bare = Records(self._folder, self.split, self._length)
     bare._masks = False
     return bare
 

@@ -1,0 +1,1 @@
+"""Where lesions come from: a trained SinGAN bank, warped copies, lumpy ellipsoids."""

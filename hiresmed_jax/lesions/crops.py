@@ -1,4 +1,4 @@
-"""The lesions of the training split as square windows, never resampled: what all sources start from.
+"""Lesions of the training split as square windows, never resampled: all sources start here.
 
 A window holds a lesion in its middle and context of twice its size around it.
 """

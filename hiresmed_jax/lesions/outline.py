@@ -1,4 +1,4 @@
-"""Where a lesion ends: its mask from a loose box and the image, and how much of each pixel it fills.
+"""Where a lesion ends: its mask from a loose box and the image; how it fills each pixel.
 
 H, W rows and columns of the image; values are in value units and dense is bright.
 """

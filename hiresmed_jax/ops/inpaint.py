@@ -1,0 +1,146 @@
+"""Taking lesions out of an image: the surroundings go on smoothly, with their own kind of noise.
+
+The smooth part is a thin plate: it bends as little as it can while it follows the known pixels, and
+follows them only down to some 10 px of wavelength, so that noise at the hole's edge does not spread
+into it. A constant and a linear ramp are restored as they were. The noise is the residual of the
+known pixels, scattered anew (random-phase texture: Galerne, Gousseau, Morel 2011), so that it has
+their level and their correlation.
+
+H rows, W columns, C channels; any units.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+
+from hiresmed_jax.types import Array
+
+_STIFFNESS = 5.0  # px^4: waves shorter than 2 pi 5^(1/4) = 9.4 px are noise
+_MARGIN_PX = 12  # what is looked at around a hole
+_SIDES = (32, 48, 64, 96, 128)  # of windows: few, as each is a program
+_LOUDEST = 3.0  # standard deviations; what is louder is an edge
+
+
+def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> np.ndarray:
+  """Replaces the masked pixels of an image, one window for each connected part of the mask.
+
+  Args:
+    canvas: f32[H, W, C].
+    mask: bool[H, W].
+    key: of the noise; None leaves it out, which is the estimated local background.
+
+  Returns:
+    f32[H, W, C], a new array; the same bytes for the same key. Unmasked pixels are unchanged.
+
+  Raises:
+    ValueError: shapes do not fit, or all pixels around a part are masked.
+  """
+  if canvas.ndim != 3 or mask.shape != canvas.shape[:2]:
+    raise ValueError(f"[H, W, C] and [H, W] wanted, not {canvas.shape} and {mask.shape}")
+  out = np.array(canvas, np.float32)
+  parts, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+  for index, box in enumerate(scipy.ndimage.find_objects(parts)):
+    window = _window(box, mask.shape)
+    if mask[window].all():
+      raise ValueError("nothing is known around a masked part")
+    part_key = None if key is None else jax.random.fold_in(key, index)
+    filled = _filled(out[window], mask[window], part_key)
+    out[window] = np.where((parts[window] == index + 1)[..., None], filled, out[window])
+  return out
+
+
+@jax.jit
+def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Array:
+  """The same for one window, on the device. f32[H, W, C], bool[H, W] -> f32[H, W, C]."""
+  smooth = continuation(window, mask)
+  if key is not None:
+    smooth_and_noise = smooth + noise_like(window - smooth, ~mask, key)
+    return jnp.where(mask[..., None], smooth_and_noise, window)
+  return jnp.where(mask[..., None], smooth, window)
+
+
+def _filled(window: np.ndarray, mask: np.ndarray, key: Array | None) -> np.ndarray:
+  return np.asarray(inpaint_window(window, mask, key))
+
+
+def _window(box: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
+  """A square window of one of few sides around a box, moved into the image."""
+  need = max(s.stop - s.start for s in box) + 2 * _MARGIN_PX
+  side = next((s for s in _SIDES if s >= need), -(-need // 64) * 64)
+  slices = []
+  for part, size in zip(box, shape, strict=True):
+    start = (part.start + part.stop - side) // 2
+    start = max(0, min(start, size - side))
+    slices.append(slice(start, min(size, start + side)))
+  return slices[0], slices[1]
+
+
+def continuation(window: Array, mask: Array) -> Array:
+  """The thin plate that follows the pixels outside bool[H, W]. f32[H, W, C] -> the same."""
+  known = (~mask).astype(jnp.float32)[..., None]
+  count = jnp.maximum(jnp.sum(known), 1.0)
+  level = jnp.sum(known * window, axis=(0, 1)) / count
+  eigen, (rows, columns) = _modes(*window.shape[:2])
+  shrink = 1 / (count / known.size + _STIFFNESS * jnp.asarray(eigen)[..., None])
+  high = jax.lax.Precision.HIGHEST
+
+  def operator(f: Array) -> Array:
+    return known * f + _STIFFNESS * _unbend(f)
+
+  def precondition(f: Array) -> Array:
+    waves = jnp.einsum("iy,yxc,jx->ijc", rows, f, columns, precision=high)
+    return jnp.einsum("iy,ijc,jx->yxc", rows, waves * shrink, columns, precision=high)
+
+  target = known * (window - level)
+  plate, _ = jax.scipy.sparse.linalg.cg(operator, target, tol=1e-6, maxiter=300, M=precondition)
+  return plate + level
+
+
+def noise_like(residual: Array, known: Array, key: Array) -> Array:
+  """Noise of the level and the correlation of the residual where bool[H, W]. [H, W, C]."""
+  known = known[..., None]
+  count = jnp.maximum(jnp.sum(known), 1)
+  spread = 1.4826 * jnp.nanmedian(jnp.where(known, jnp.abs(residual), jnp.nan), axis=(0, 1))
+  quiet = jnp.clip(residual, -_LOUDEST * spread, _LOUDEST * spread)
+  quiet = jnp.where(known, quiet - jnp.sum(quiet, (0, 1), where=known) / count, 0.0)
+  # One field for all channels: the grain of a grey image in three channels is grey.
+  white = jax.random.normal(key, (*residual.shape[:2], 1))
+  scattered = jnp.fft.irfft2(
+    jnp.fft.rfft2(quiet, axes=(0, 1)) * jnp.fft.rfft2(white, axes=(0, 1)),
+    s=residual.shape[:2],
+    axes=(0, 1),
+  )
+  return scattered / jnp.sqrt(count.astype(jnp.float32)) / _residual_share(*residual.shape[:2])
+
+
+def _unbend(f: Array) -> Array:
+  """Gradient of half the bending energy sum f_yy^2 + 2 f_xy^2 + f_xx^2, free at the border."""
+  return jax.grad(lambda g: 0.5 * _bending(g))(f)
+
+
+def _bending(f: Array) -> Array:
+  straight = sum(jnp.sum(jnp.square(jnp.diff(f, 2, axis=axis))) for axis in (0, 1))
+  return straight + 2 * jnp.sum(jnp.square(jnp.diff(jnp.diff(f, axis=0), axis=1)))
+
+
+@functools.lru_cache
+def _modes(height: int, width: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Bending of cosine waves f32[H, W]; the waves, [H, H] and [W, W]: almost its eigenvectors."""
+  cosines, bends = [], []
+  for size in (height, width):
+    k = np.arange(size)
+    waves = np.cos(np.pi * np.outer(k, k + 0.5) / size) * np.sqrt(2 / size)
+    waves[0] /= np.sqrt(2)
+    cosines.append(waves.astype(np.float32))
+    bends.append(2 - 2 * np.cos(np.pi * k / size))
+  eigen = np.square(bends[0][:, None] + bends[1][None, :])
+  return eigen.astype(np.float32), (cosines[0], cosines[1])
+
+
+def _residual_share(height: int, width: int) -> float:
+  """Of white noise, the standard deviation that a thin plate leaves over."""
+  bent = _STIFFNESS * _modes(height, width)[0].astype(np.float64)
+  return float(np.sqrt(np.mean(np.square(bent / (1 + bent)))))

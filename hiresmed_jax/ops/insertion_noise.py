@@ -1,0 +1,104 @@
+"""Noise of a neighbourhood: its level, its own grains, and what of a patch is noise.
+
+S rows and columns, C channels; value units.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from hiresmed_jax.types import Array
+
+_SIGMA = 1.5  # px; what a Gaussian of this width leaves over is grain, not anatomy
+_LOUDEST = 3.0  # standard deviations; what is louder is an edge
+_MEAN_KEEPS = 1 / 9
+
+
+def gaussian_taps(sigma: float, size: int) -> np.ndarray:
+  """f64[size], a Gaussian sampled at the pixel centres, sum 1; as OpenCV's `getGaussianKernel`."""
+  taps = np.exp(-0.5 * np.square((np.arange(size) - (size - 1) / 2) / sigma))
+  return taps / taps.sum()
+
+
+def gaussian3(image: Array) -> Array:
+  """3x3 Gaussian of sigma 1.0, borders mirrored as OpenCV does. [S, S, C]."""
+  taps = gaussian_taps(1.0, 3)
+  return separable(image, taps, taps, border="reflect")
+
+
+def separable(image: Array, rows: np.ndarray, columns: np.ndarray, *, border: str) -> Array:
+  """Correlates each channel with rows^T columns; odd sizes; `border` as in `jnp.pad`.
+
+  [S, S, C] -> the same shape.
+  """
+  for axis, taps in enumerate((rows, columns)):
+    half = len(taps) // 2
+    padded = jnp.pad(image, [(half, half) if a == axis else (0, 0) for a in range(3)], mode=border)
+    size = image.shape[axis]
+    parts = [jnp.take(padded, jnp.arange(i, i + size), axis) * t for i, t in enumerate(taps) if t]
+    image = sum(parts[1:], parts[0])
+  return image
+
+
+def grains(image: Array) -> Array:
+  """What a Gaussian blur leaves over, scaled so that white noise keeps its level. [S, S, C]."""
+  taps = gaussian_taps(_SIGMA, 9)
+  square = np.outer(taps, taps)
+  kept = np.sqrt(1 - 2 * square[4, 4] + np.sum(np.square(square)))
+  return (image - separable(image, taps, taps, border="edge")) / np.float32(kept)
+
+
+def noise_level(image: Array, where: Array) -> Array:
+  """Standard deviation of the noise, by the median: anatomy and edges hardly count.
+
+  Args:
+    image: f32[S, S, C].
+    where: bool[S, S], the pixels to look at; none gives 0.
+
+  Returns:
+    f32[C].
+  """
+  loud = jnp.where(where[..., None], jnp.abs(grains(image)), jnp.nan)
+  return jnp.nan_to_num(1.4826 * jnp.nanmedian(loud, axis=(0, 1)))
+
+
+def own_noise(image: Array, level: Array) -> Array:
+  """The image's own grains, edges cut off at three standard deviations. [S, S, C]."""
+  return jnp.clip(grains(image), -_LOUDEST * level, _LOUDEST * level)
+
+
+def noise_in(patch: Array, level: Array) -> Array:
+  """The part of a patch that is noise of the level f32[C]: what Lee's local Wiener filter removes.
+
+  Where 3 x 3 pixels vary no more than noise does, all that departs from their mean; where they vary
+  more, by structure, so much less. [S, S, C].
+  """
+  height, width, _ = patch.shape
+  padded = jnp.pad(patch, ((1, 1), (1, 1), (0, 0)), mode="edge")
+  near = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+  mean = sum(near[1:], near[0]) / 9
+  # Not mean square less square of the mean: stored values are large, noise is small.
+  variance = sum(jnp.square(pixel - mean) for pixel in near) / 9
+  power = jnp.square(level)
+  return (patch - mean) * power / jnp.maximum(jnp.maximum(variance, power), 1e-12)
+
+
+def matched(grain: Array, grain_level: Array, own: Array, level: Array, *, kept: Array) -> Array:
+  """Noise to add to kept * image + layer, so that the sum is as noisy as the neighbourhood.
+
+  The layer's grain stays, toned down where it would be too loud; what then is missing is made up by
+  more of the image's own.
+
+  Args:
+    grain: f32[S, S, C], the layer's noise; `grain_level`, f32[C] or [S, S, C], how loud it is.
+    own: f32[S, S, C], the image's own noise; `level`, f32[C], how loud it and the whole are to be.
+    kept: f32[S, S, 1|C] in [0, 1].
+
+  Returns:
+    f32[S, S, C].
+  """
+  power = jnp.square(grain_level) / jnp.maximum(jnp.square(level), 1e-12)  # the level's is 1
+  left = _MEAN_KEEPS * power  # of the layer's noise, what a mean of 3 x 3 lets through
+  grainy = power - left
+  share = jnp.clip(1 - jnp.square(kept) - left, 0.0, grainy)
+  factor = jnp.sqrt(share / jnp.maximum(grainy, 1e-12))
+  return factor * grain + (jnp.sqrt(jnp.maximum(1 - left - share, jnp.square(kept))) - kept) * own

@@ -11,7 +11,6 @@ from scipy import ndimage
 
 from hiresmed_jax.lesions.patch import (
   MASK_LEVEL,
-  SIDES,
   LesionPatch,
   central_component,
   centroid,
@@ -85,7 +84,9 @@ def scaled(
     bend: f32[2, S, S], shift (rows, columns) of each pixel of the donor's window, in pixels.
   """
   scale, best, best_error = diameter_px / patch.diameter_px, None, np.inf
-  side = side_for(scale * long_side(patch.mask)) or SIDES[-1]
+  side = patch.alpha.shape[0]
+  if scale < 1:  # its context shrinks along: a smaller window, so that little of it is mirrored
+    side = side_for(scale * long_side(patch.mask)) or side
   shift = np.zeros(2)
   for _ in range(_TRIES):
     where = _grid(patch, side, scale, turn, flips, bend, shift)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from skimage.restoration import inpaint_biharmonic
 
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import outline
 from hiresmed_jax.lesions.patch import SIDES, LesionPatch, centroid, diameter, long_side, side_for
+from hiresmed_jax.ops.inpaint import inpaint_window
 
 _FLOOR = 0.04  # of the value range: a lesion of less contrast is not seen
 
@@ -106,12 +106,14 @@ def _patch(
     return "at the border"
   window = (slice(top, top + side), slice(left, left + side))
   values, mask = image[window].copy(), found.mask[window]
-  around = ndimage.distance_transform_edt(~mask) <= outline.REACH + 1
-  surround = _inpainted(values, around)
+  surround = without(values, mask)
   grey, bare = values.mean(axis=-1), surround.mean(axis=-1)
   contrast = found.peak - float(np.median(bare[mask]))
   if contrast < _FLOOR / 2 * (value_range[1] - value_range[0]):
     return "faint"
+  # Something dense lies against it: what is behind the lesion would be guesswork.
+  if np.percentile(bare[mask], 90) > found.background + 0.5 * (found.peak - found.background):
+    return "not separate"
   return LesionPatch(
     values=values,
     surround=surround,
@@ -126,9 +128,12 @@ def _patch(
   )
 
 
-def _inpainted(values: np.ndarray, around: np.ndarray) -> np.ndarray:
-  """f32[S, S, C] with the pixels of bool[S, S] continued from what is around them."""
-  low, high = values[~around].min(), values[~around].max()
-  span = max(float(high - low), 1e-6)
-  filled = inpaint_biharmonic((values - low) / span, around, channel_axis=-1)
-  return np.where(around[..., None], low + span * np.clip(filled, 0, 1), values).astype(np.float32)
+def without(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """f32[S, S, C], a window without the lesion of bool[S, S]: the estimated local background."""
+  # A pixel more than a lesion changes, so that the last of its blur does not spread into the hole.
+  around = ndimage.distance_transform_edt(~mask) <= outline.REACH + 1
+  filled = np.asarray(inpaint_window(values, around))
+  # The plate may swing beyond what is there, next to a bone.
+  return np.where(
+    around[..., None], np.clip(filled, values[~around].min(), values[~around].max()), values
+  )

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 _RING = 5  # pixels around a box that tell the background
 _FAINT = 4.0  # a lesion's contrast must be so many standard deviations of its background
+_LEAST = 5  # pixels of a lesion
 _NEIGHBOURS = np.ones((3, 3), bool)
 REACH = 2  # pixels beyond its mask that a lesion changes
 BLUR_PX = 1.2  # of the widest edge that is taken for a lesion's own: a wider one is other tissue
@@ -45,13 +46,25 @@ def find(grey: np.ndarray, box: np.ndarray, floor: float) -> Outline | str:
     box: f32[4] xyxy pixels.
     floor: contrast below which nothing is seen, value units.
   """
-  height, width = grey.shape
   slack = 2 + 0.1 * float(max(box[2] - box[0], box[3] - box[1]))
-  tight, loose, wide = (_window(box, by, height, width) for by in (0.0, slack, slack + _RING))
+  wide = _window(box, slack + _RING, *grey.shape)
+  if min(grey[wide].shape) < 1:
+    return "outside"
+  corner = np.array([wide[1].start, wide[0].start] * 2, np.float32)
+  found = _find(grey[wide], box - corner, slack, floor)
+  if isinstance(found, str):
+    return found
+  mask = np.zeros(grey.shape, bool)
+  mask[wide] = found.mask
+  return dataclasses.replace(found, mask=mask)
+
+
+def _find(grey: np.ndarray, box: np.ndarray, slack: float, floor: float) -> Outline | str:
+  """`find` in what is near the box."""
+  tight, loose = (_window(box, by, *grey.shape) for by in (0.0, slack))
   if min(grey[tight].shape) < 1:
     return "outside"
-  ring = np.zeros(grey.shape, bool)
-  ring[wide] = True
+  ring = np.ones(grey.shape, bool)
   ring[loose] = False
   smooth = ndimage.gaussian_filter(grey, 0.6, mode="nearest")
   seed = _brightest(smooth, tight)
@@ -67,12 +80,14 @@ def find(grey: np.ndarray, box: np.ndarray, floor: float) -> Outline | str:
     return "faint"
   above = np.zeros(grey.shape, bool)
   above[loose] = grey[loose] >= (peak + background) / 2
-  start = np.unravel_index(np.argmax(np.where(above[near], grey[near], -np.inf)), grey[near].shape)
-  seed = near[0].start + int(start[0]), near[1].start + int(start[1])
-  mask = _cut_loose(_component(above, seed), seed, loose)
+  row, column = np.unravel_index(
+    np.argmax(np.where(above[near], grey[near], -np.inf)), grey[near].shape
+  )
+  start = near[0].start + int(row), near[1].start + int(column)
+  mask = _cut_loose(_component(above, start), start, loose)
   if mask is None:
     return "not separate"
-  if np.count_nonzero(mask) < 5:
+  if np.count_nonzero(mask) < _LEAST:
     return "too small"
   return Outline(mask, background, float(np.percentile(grey[mask], 90)))
 

@@ -1,0 +1,195 @@
+"""Which pixels a footprint fits around, exactly and in a few milliseconds.
+
+H, W: image; h, w: footprint. A footprint sits *at* the pixel that holds its centroid.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+_HEIGHTS = (0.2, 0.45, 0.65, 0.8, 0.92)  # of a mask: rectangles that fill most of a round one
+
+
+class Footprint(NamedTuple):
+  """A lesion's mask, cut to what is set.
+
+  Attributes:
+    mask: uint8[h, w] of 0 and 1, no empty row or column at its rim.
+    corner: (row, column) of the mask in the array it was cut from.
+    centroid: (row, column), floats, from the mask's corner; pixel i covers [i, i + 1).
+    area: pixels.
+  """
+
+  mask: np.ndarray
+  corner: tuple[int, int]
+  centroid: tuple[float, float]
+  area: int
+
+  @classmethod
+  def of(cls, array: np.ndarray) -> "Footprint":
+    """Cuts bool[h, w]; raises ValueError when nothing is set."""
+    rows, columns = np.nonzero(array)
+    if array.ndim != 2 or not len(rows):
+      raise ValueError(f"a footprint of {array.shape} without a pixel")
+    top, left = int(rows.min()), int(columns.min())
+    mask = array[top : rows.max() + 1, left : columns.max() + 1].astype(bool).astype(np.uint8)
+    centroid = (float(rows.mean()) + 0.5 - top, float(columns.mean()) + 0.5 - left)
+    return cls(np.ascontiguousarray(mask), (top, left), centroid, len(rows))
+
+  @property
+  def diameter_px(self) -> float:
+    """Of the disc of the same area."""
+    return 2.0 * math.sqrt(self.area / math.pi)
+
+  @property
+  def anchor(self) -> tuple[int, int]:
+    """(row, column) of the pixel of the mask that holds the centroid."""
+    return int(self.centroid[0]), int(self.centroid[1])
+
+  def origin_at(self, pixel: tuple[int, int]) -> tuple[int, int]:
+    """Where the whole array begins when the footprint sits at a pixel."""
+    row, column = (p - a - c for p, a, c in zip(pixel, self.anchor, self.corner))
+    return int(row), int(column)
+
+  def centre_at(self, origin: tuple[int, int]) -> tuple[float, float]:
+    """(x, y) of the centroid when the whole array begins at `origin`."""
+    y, x = (o + c + m for o, c, m in zip(origin, self.corner, self.centroid))
+    return x, y
+
+  def pixel_for(self, point: tuple[float, float]) -> tuple[int, int]:
+    """The pixel at which the centroid is nearest to (x, y)."""
+    x, y = point
+    row, column = (round(v - c) + a for v, c, a in zip((y, x), self.centroid, self.anchor))
+    return int(row), int(column)
+
+  def inside(self, pixel: tuple[int, int], shape: tuple[int, ...]) -> bool:
+    """Whether the footprint at this pixel lies in an image of `shape`."""
+    first = [p - a for p, a in zip(pixel, self.anchor)]
+    return all(f >= 0 and f + m <= n for f, m, n in zip(first, self.mask.shape, shape))
+
+
+def fits(allowed: np.ndarray, shape: Footprint, *, centre_only: bool = False) -> np.ndarray:
+  """Pixels at which all of the footprint lies in the image and on allowed pixels.
+
+  Args:
+    allowed: bool[H, W].
+    shape: the footprint.
+    centre_only: ask `allowed` of the centroid's pixel alone; the image must hold all, still.
+
+  Returns:
+    bool[H, W].
+  """
+  if not centre_only:
+    return erode(allowed, shape.mask, shape.anchor, beyond=False)
+  within = np.zeros(allowed.shape, bool)
+  (height, width), (up, left) = shape.mask.shape, shape.anchor
+  rows = slice(up, max(up, allowed.shape[0] - (height - 1 - up)))
+  columns = slice(left, max(left, allowed.shape[1] - (width - 1 - left)))
+  within[rows, columns] = allowed[rows, columns]
+  return within
+
+
+def erode(
+  pixels: np.ndarray, mask: np.ndarray, anchor: tuple[int, int], *, beyond: bool
+) -> np.ndarray:
+  """Pixels at which all of a mask lies on True ones; exact.
+
+  OpenCV erodes by a rectangle in time that its height and width decide, by any other mask in time
+  that its area decides: most of the mask is tested as rectangles, and what is left as it is.
+
+  Args:
+    pixels: bool[H, W].
+    mask: uint8[h, w] of 0 and 1.
+    anchor: (row, column) of the mask's element that lies on the pixel in question.
+    beyond: what the pixels outside the image count as.
+
+  Returns:
+    bool[H, W].
+  """
+  rectangles, rest = _rectangles_and_rest(mask)
+  image = pixels.view(np.uint8)
+  out: np.ndarray = np.ones(pixels.shape, np.uint8)
+  kernels = [(np.ones(size, np.uint8), corner) for corner, size in rectangles]
+  if rest.any():
+    kernels.append((rest, (0, 0)))
+  for kernel, (top, left) in kernels:
+    out &= _eroded(image, kernel, (anchor[0] - top, anchor[1] - left), beyond)
+  return out > 0
+
+
+def _eroded(
+  image: np.ndarray, kernel: np.ndarray, anchor: tuple[int, int], beyond: bool
+) -> np.ndarray:
+  """The same for one kernel whose anchor may lie outside of it, where OpenCV takes none."""
+  inside = tuple(min(max(a, 0), n - 1) for a, n in zip(anchor, kernel.shape))
+  down, right = (i - a for i, a in zip(inside, anchor))
+  height, width = image.shape
+  framed = cv2.copyMakeBorder(
+    image, max(0, -down), max(0, down), max(0, -right), max(0, right), cv2.BORDER_CONSTANT,
+    value=float(beyond),
+  )  # fmt: skip
+  eroded = cv2.erode(
+    framed, kernel, anchor=inside[::-1], borderType=cv2.BORDER_CONSTANT, borderValue=float(beyond)
+  )
+  top, left = max(0, down), max(0, right)
+  return np.asarray(eroded[top : top + height, left : left + width])
+
+
+_Rectangle = tuple[tuple[int, int], tuple[int, int]]  # (row, column) of its corner, (rows, columns)
+
+
+def _rectangles_and_rest(mask: np.ndarray) -> tuple[list[_Rectangle], np.ndarray]:
+  """Some rectangles inside a mask, of several heights around its middle, and what they leave."""
+  rest, rectangles = mask.copy(), []
+  height = mask.shape[0]
+  for rows in sorted({round(share * height) for share in _HEIGHTS} - {0}):
+    top = (height - rows) // 2
+    full = np.flatnonzero(np.diff(mask[top : top + rows].all(0), prepend=0, append=0))
+    if len(full):
+      starts, ends = full[::2], full[1::2]
+      longest = int((ends - starts).argmax())
+      left, columns = int(starts[longest]), int(ends[longest] - starts[longest])
+      rectangles.append(((top, left), (rows, columns)))
+      rest[top : top + rows, left : left + columns] = 0
+  return rectangles, rest
+
+
+def clear_of(
+  room: np.ndarray,
+  shape: Footprint,
+  placed: Sequence[tuple[Footprint, tuple[int, int]]],
+  gap: float,
+) -> np.ndarray:
+  """The pixels of a room at which a footprint keeps its distance from those placed already.
+
+  Args:
+    room: bool[H, W].
+    shape: the footprint.
+    placed: the others, each with the (row, column) at which its whole array begins.
+    gap: least distance between pixel centres of two footprints, 1 or more.
+
+  Returns:
+    bool[H, W]; `room` itself when nothing is placed.
+  """
+  free = room.copy() if placed else room
+  for other, origin in placed:
+    reach = math.ceil(gap) + max(shape.mask.shape)
+    near = _near(other, shape, reach, gap)
+    corner = [o + c - reach for o, c in zip(origin, other.corner)]
+    first = [max(0, c) for c in corner]
+    last = [max(f, min(n, c + m)) for f, c, m, n in zip(first, corner, near.shape, room.shape)]
+    window = tuple(slice(a, b) for a, b in zip(first, last))
+    free[window] &= ~near[tuple(slice(a - c, b - c) for a, b, c in zip(first, last, corner))]
+  return free
+
+
+def _near(other: Footprint, shape: Footprint, reach: int, gap: float) -> np.ndarray:
+  """bool: the pixels, from `reach` around the other mask, at which `shape` comes too near to it."""
+  distance = cv2.distanceTransform(
+    1 - np.pad(other.mask, reach), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+  )
+  far = np.rint(distance**2) >= gap**2 - 1e-9  # squares of distances are integers
+  return ~erode(far, shape.mask, shape.anchor, beyond=True)

@@ -86,7 +86,7 @@ def load(example: Mapping[str, Any], view: View) -> Example:
   pixels = placement.resize(image.astype(np.float32))
   if pixels.shape[-1] == 3 and view.channels == 1:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
-  low, high = _window(example, view.window)
+  low, high = window_of(example, view.window)
   gain = 2.0 / (high - low)
   pixels *= example["rescale_slope"] * gain
   pixels += (example["rescale_intercept"] - low) * gain - 1.0
@@ -108,8 +108,8 @@ def load(example: Mapping[str, Any], view: View) -> Example:
   }
 
 
-def _window(example: Mapping[str, Any], window: str | tuple[float, float]) -> tuple[float, float]:
-  """(low, high) in rescaled units, low < high."""
+def window_of(example: Mapping[str, Any], window: str | tuple[float, float]) -> tuple[float, float]:
+  """The (low, high) that a window means for this record, in rescaled units, low < high."""
   if window == "stored":
     low, high = (float(v) for v in example["value_range"])
   elif window == "percentile":

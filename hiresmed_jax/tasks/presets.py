@@ -26,6 +26,7 @@ def base(name: str, *, route: str, preset: str) -> ConfigDict:
   config.data = data(preset)
   config.mesh = ConfigDict({"data": -1, "fsdp": 1})
   config.background = background(preset)
+  config.synthesize = synthesize()
   return config
 
 
@@ -133,3 +134,19 @@ def background(preset: str) -> ConfigDict:
   config.keep_checkpoints = 2
   config.max_skipped = 20  # non-finite updates in a row that end the run
   return config
+
+
+def synthesize() -> ConfigDict:
+  """How lesions are put into backgrounds; `synthesize --paper` overrides what the paper says."""
+  return ConfigDict(
+    {
+      "labels": ConfigDict({"box": "tight"}),  # or "dataset": padded as the real boxes are
+      "existing": "inpaint",  # the background's own lesions; or "label", where they survived
+      "least_contrast": 0.5,  # of an own lesion's contrast that must be left for it to be labelled
+      "margin_px": 2.0,  # between a lesion and forbidden tissue
+      "min_gap_px": 6.0,  # between two lesions
+      "floor": 0.3,  # share of places drawn uniformly from what is allowed
+      "flip": False,  # may a copied lesion be mirrored: situs, as in data.augment.flip
+      "workers": 0,  # threads; 0 = one a core
+    }
+  )

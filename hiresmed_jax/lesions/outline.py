@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import ndtr
 
 _RING = 5  # pixels around a box that tell the background
 _FAINT = 4.0  # a lesion's contrast must be so many standard deviations of its background
@@ -117,10 +118,10 @@ def occupancy(
   """
   share = np.clip((grey - surround) / contrast, 0.0, 1.0)
   depth = ndimage.distance_transform_edt(mask)
-  inside = np.where(depth > 1.5, 1.0, np.maximum(share, 0.5))
-  beyond = ndimage.distance_transform_edt(~mask) <= REACH
-  edge = ndimage.gaussian_filter(mask.astype(np.float32), BLUR_PX, mode="constant")
-  outside = np.where(beyond, np.minimum(np.minimum(share, edge), 0.499), 0.0)
+  inside = np.where(depth > 2.5, 1.0, np.maximum(share, 0.5))
+  away = ndimage.distance_transform_edt(~mask)
+  edge = ndtr((1.0 - away) / BLUR_PX)  # an edge a pixel from the last pixel that is half full
+  outside = np.where(away <= REACH, np.minimum(np.minimum(share, edge), 0.499), 0.0)
   return np.where(mask, inside, outside).astype(np.float32)
 
 

@@ -119,9 +119,11 @@ def fitting(native_px: np.ndarray, wanted_px: float | None, *, what: str = "lesi
   scale = wanted_px / native_px
   fits = np.flatnonzero((scale >= SMALLEST_SCALE) & (scale <= LARGEST_SCALE))
   if not fits.size:
-    low, high = SMALLEST_SCALE * native_px.min(), LARGEST_SCALE * native_px.max()
+    ends = np.concatenate([SMALLEST_SCALE * native_px, LARGEST_SCALE * native_px])
+    nearest = ends[np.argmin(np.abs(ends - wanted_px))]
     raise UserError(
-      f"no {what} of that diameter: {wanted_px:.3g} px asked for, {low:.3g} to {high:.3g} px "
-      f"can be made ({SMALLEST_SCALE} to {LARGEST_SCALE} times the native diameters)"
+      f"no {what} of that diameter: {wanted_px:.3g} px asked for, the nearest that can be made is "
+      f"{nearest:.3g} px (of {native_px.min():.3g} to {native_px.max():.3g} px, used at "
+      f"{SMALLEST_SCALE} to {LARGEST_SCALE} times their size)"
     )
   return fits

@@ -1,0 +1,1 @@
+"""Backgrounds + lesions + places -> labelled images."""

@@ -1,0 +1,108 @@
+"""From a config, a workdir and a request to all that images are made of."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hiresmed_jax.data import records
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.lesions import bank_file
+from hiresmed_jax.lesions.copying import Copies
+from hiresmed_jax.lesions.parametric import Lumps
+from hiresmed_jax.runtime import compilation, config
+from hiresmed_jax.synthesis import background, fitting, guard, labels, survey, workdir
+from hiresmed_jax.synthesis.image import Setting
+from hiresmed_jax.synthesis.request import Request
+
+
+def assemble(
+  asked: Any, request: Request, folder: Path, *, data: Path | None, dtype: Any, workers: int
+) -> tuple[Setting, dict[str, Any]]:
+  """Opens everything that a request needs.
+
+  Args:
+    asked: the config.
+    request: checked.
+    folder: the workdir.
+    data: prepared dataset; None: the one that the workdir was trained on.
+    dtype: of the model's convolutions.
+    workers: threads.
+
+  Returns:
+    (setting, identity: what images already made must agree on).
+
+  Raises:
+    UserError: a route that is not trained, data that are not there, donors that are held out.
+  """
+  values = asked.synthesize
+  _check_values(values)
+  dataset = workdir.dataset_of(folder, data)
+  source = guard.training_only(records.source(dataset, "train"))
+  if not len(source):
+    raise UserError(f"{dataset.root} has no training images to put lesions into")
+  maker, step = background.Maker(None, None, values.existing == "label", values.least_contrast), 0
+  if request.background == "reconstruction":
+    model = workdir.model_of(folder, asked, dataset, dtype=dtype)
+    through = background.through_model(
+      model.net, model.params, channels=model.view.channels, options=compilation.options()
+    )
+    maker, step = maker._replace(view=model.view, through=through), model.step
+  found = survey.kept(dataset, folder, workers=workers)
+  lesions, made_by = _lesions(request, folder, dataset, found, flip=values.flip)
+  mask, digest = _user_mask(request)
+  identity = {
+    "request": request.identity() | {"mask": digest},
+    "config": {key: value for key, value in values.to_dict().items() if key != "workers"},
+    "data": dataset.card["fingerprint"],
+    "background": step,
+    "lesions": made_by,
+  }
+  return Setting(request, values, source, found, maker, lesions, mask), identity
+
+
+def token(identity: dict[str, Any]) -> str:
+  """What UIDs are derived from: another request, or another seed, gives others."""
+  return config.hash_values(identity)
+
+
+def _lesions(
+  request: Request, folder: Path, dataset: records.Dataset, found: survey.Survey, *, flip: bool
+) -> tuple[fitting.Source, str]:
+  """The source of lesions, and what tells it from another one of its kind."""
+  if request.source == "singan":
+    run = workdir.trained_on(folder, "lesion", dataset)
+    bank = bank_file.load(folder / "lesion" / "bank")
+    for member in bank.members:
+      guard.training_donor(member.donor_group, found.groups)
+    return bank, f"singan, {config.hash_values(run['config'])}"
+  if request.source == "copy":
+    return Copies(found.patches, flip_columns=flip), "copy"
+  return Lumps.fit(found.patches), "parametric"
+
+
+def _check_values(values: Any) -> None:
+  if values.labels.box not in labels.BOXES:
+    raise UserError(f"synthesize.labels.box={values.labels.box!r}: use {' or '.join(labels.BOXES)}")
+  if values.existing not in ("inpaint", "label"):
+    raise UserError(f"synthesize.existing={values.existing!r}: use 'inpaint' or 'label'")
+  if not 0 <= values.floor <= 1:
+    raise UserError(f"synthesize.floor={values.floor}: use 0 to 1")
+  if min(values.margin_px, values.min_gap_px, values.workers) < 0:
+    raise UserError("synthesize.margin_px, min_gap_px and workers must not be below 0")
+
+
+def _user_mask(request: Request) -> tuple[np.ndarray | None, list[str] | None]:
+  """(bool[H, W], True where lesions are forbidden; [hash, kind])."""
+  if request.mask is None:
+    return None, None
+  path, kind = request.mask
+  content = path.read_bytes()
+  image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+  if image is None:
+    raise UserError(f"--mask {path} is no image")
+  set_pixels = np.asarray(image).reshape(*image.shape[:2], -1)[..., :3].max(axis=-1) > 0
+  forbidden = set_pixels if kind == "forbidden" else ~set_pixels
+  return forbidden, [hashlib.sha256(content).hexdigest(), kind]

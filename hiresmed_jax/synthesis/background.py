@@ -1,0 +1,102 @@
+"""A background: the pixels of a training image, or what the trained model makes of them.
+
+H, W rows and columns of the canvas, C channels.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hiresmed_jax.data import transforms
+from hiresmed_jax.lesions import outline
+from hiresmed_jax.synthesis import canvas, existing
+from hiresmed_jax.tasks import background as route
+
+# images_m11 f32[S, T, C] -> what the model makes of them, the same shape
+Through = Callable[[np.ndarray], np.ndarray]
+
+
+class Background(NamedTuple):
+  """A background.
+
+  Attributes:
+    canvas: with the source's own lesions where they are labelled, without them otherwise.
+    bare: f32[H, W, C], the canvas' values without any lesion.
+    own: bool[H, W] of each lesion of its own that is labelled.
+  """
+
+  canvas: canvas.Canvas
+  bare: np.ndarray
+  own: list[np.ndarray]
+
+
+class Maker(NamedTuple):
+  """How backgrounds are made.
+
+  Attributes:
+    view: the model's; None: the pixels themselves.
+    through: the model; None with them.
+    label_own: whether own lesions are kept and labelled, and not taken out.
+    least_contrast: share of an own lesion's contrast that must be left for that.
+  """
+
+  view: transforms.View | None
+  through: Through | None
+  label_own: bool
+  least_contrast: float
+
+  def make(self, item: Mapping[str, Any], key: jax.Array) -> Background | None:
+    """The background of a record; None when a lesion of its own was half lost on the way.
+
+    Args:
+      item: of `records.Records`, training split.
+      key: of the noise where lesions are taken out.
+    """
+    if not self.label_own:
+      made = self._canvas(existing.taken_out_of(item, key))
+      return Background(made, made.values, [])
+    before, made = self._canvas(item, as_it_is=True), self._canvas(item)
+    own = existing.masks(before.values, before.boxes, before.lesion_mask, before.value_range)
+    for mask in own:
+      was, left = (existing.contrast(one.values, mask) for one in (before, made))
+      if left < self.least_contrast * was:
+        return None
+    bare = existing.without(made.values, own, key, reach=outline.REACH)
+    return Background(made, bare, own)
+
+  def _canvas(self, item: Mapping[str, Any], *, as_it_is: bool = False) -> canvas.Canvas:
+    if self.view is None or self.through is None:
+      return canvas.real(item)
+    return canvas.viewed(item, self.view, (lambda image: image) if as_it_is else self.through)
+
+
+def through_model(net: Any, params: Any, *, channels: int, options: dict[str, Any]) -> Through:
+  """Encoder, codebook and decoder, one image at a time, on the thread's default device.
+
+  One image, whatever the number of devices: batched programs round differently.
+
+  Args:
+    net: of `workdir.Model`.
+    params: see there; each device gets its copy on its first image.
+    channels: that the network sees.
+    options: of the compiler.
+  """
+  copies: dict[Any, Any] = {}
+
+  def reconstruct(held: Any, images_m11: Any) -> Any:
+    return route.reconstruct(held, images_m11, net=net)[0]
+
+  program = jax.jit(reconstruct, compiler_options=options)
+
+  def through(image_m11: np.ndarray) -> np.ndarray:
+    repeats = channels // image_m11.shape[-1]
+    seen = jnp.asarray(np.repeat(image_m11, repeats, axis=-1)[None])
+    (device,) = seen.devices()
+    if device not in copies:
+      copies[device] = jax.device_put(params, device)
+    return np.asarray(program(copies[device], seen))[0]
+
+  return through

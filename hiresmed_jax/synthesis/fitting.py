@@ -1,0 +1,201 @@
+"""A lesion brought to the size asked for, in the pixels of a canvas.
+
+S side of a window, C channels of the canvas.
+"""
+
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.lesions.patch import (
+  LARGEST_SCALE,
+  MASK_LEVEL,
+  SMALLEST_SCALE,
+  LesionPatch,
+  central_component,
+  diameter,
+  long_side,
+)
+from hiresmed_jax.ops import insertion
+from hiresmed_jax.synthesis.canvas import Canvas
+
+_SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of windows: few programs
+_AROUND = 12  # pixels around a lesion whose noise and level are looked at
+_TRIES = 6  # at meeting a diameter
+_DRAWS = 20  # at finding a lesion whose size in mm fits the background's pixels
+
+
+class Source(Protocol):
+  """What gives lesions: a bank, copies, a formula."""
+
+  def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
+    """A lesion of this diameter in native pixels; UserError when there is none."""
+
+
+class Fitted(NamedTuple):
+  """A lesion ready to be put in.
+
+  Attributes:
+    values, surround: f32[S, S, C], value units of the canvas, contrast as it is wanted there.
+    alpha: f32[S, S].
+    mask: bool[S, S], the instance mask.
+    diameter_px: of that mask, canvas pixels.
+    asked_px: what was wanted, canvas pixels; NaN: as the lesion comes.
+    patch: where it comes from.
+  """
+
+  values: np.ndarray
+  surround: np.ndarray
+  alpha: np.ndarray
+  mask: np.ndarray
+  diameter_px: float
+  asked_px: float
+  patch: LesionPatch
+
+
+def draw(
+  source: Source, rng: np.random.Generator, canvas: Canvas, asked_px: float | None
+) -> Fitted:
+  """Draws a lesion and fits it to a canvas.
+
+  Args:
+    source: of lesions.
+    rng: equal states give equal lesions.
+    canvas: where it will be.
+    asked_px: diameter in canvas pixels, met within 5 %, half a pixel below 10 px; None: the size
+      that it has in mm, where both spacings are known, else in native pixels.
+
+  Raises:
+    UserError: no lesion of that diameter.
+  """
+  if asked_px is not None:
+    patch = source.draw(rng, asked_px / canvas.mean_scale)
+    return _fitted(patch, canvas, asked_px, asked_px)
+  for _ in range(_DRAWS):
+    patch = source.draw(rng, None)
+    enlarged = _spacing_ratio(patch, canvas)
+    if SMALLEST_SCALE <= enlarged <= LARGEST_SCALE:
+      return _fitted(patch, canvas, patch.diameter_px * enlarged * canvas.mean_scale, None)
+  raise UserError(
+    "no lesion of that diameter: the pixels of this background and those of the lesions' images "
+    f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times"
+  )
+
+
+def sham(patch: LesionPatch, canvas: Canvas) -> Fitted:
+  """Lesion-free content fitted as a lesion is, at the scale of the canvas."""
+  return _fitted(patch, canvas, patch.diameter_px * canvas.mean_scale, None)
+
+
+def _spacing_ratio(patch: LesionPatch, canvas: Canvas) -> float:
+  """Pixels of the background's record per pixel of the donor for equal mm; 1 where not known."""
+  donor = float(np.sqrt(patch.spacing_mm[0] * patch.spacing_mm[1]))
+  here = canvas.mean_spacing_mm * canvas.mean_scale
+  ratio = donor / here if here > 0 else np.nan
+  return float(ratio) if np.isfinite(ratio) and ratio > 0 else 1.0
+
+
+def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: float | None) -> Fitted:
+  values, surround = (
+    _with_channels(image, canvas.values.shape[-1]) for image in (patch.values, patch.surround)
+  )
+  own = tuple(target_px / patch.diameter_px / canvas.mean_scale * scale for scale in canvas.scale)
+  alpha = patch.alpha
+  if not _near(patch.diameter_px, target_px) or not np.allclose(own, 1.0, atol=0.02):
+    values, surround, alpha = _resized(values, surround, alpha, own, target_px)
+  alpha = _one_piece(alpha)
+  mask = alpha >= MASK_LEVEL
+  values, surround = _in_units_of(canvas, patch, values, surround)
+  if patch.physics == "projection":
+    # Drawn at its native scale it is as thick as it is wide there: only what is left is missing.
+    thicker = target_px / (patch.diameter_px * _spacing_ratio(patch, canvas) * canvas.mean_scale)
+    values = surround + np.float32(thicker) * (values - surround)
+  return Fitted(
+    values=values,
+    surround=surround,
+    alpha=alpha,
+    mask=mask,
+    diameter_px=diameter(mask),
+    asked_px=float("nan") if asked_px is None else asked_px,
+    patch=patch,
+  )
+
+
+def _near(found: float, wanted: float) -> bool:
+  """The tolerance that is promised, with a little in hand."""
+  return abs(found - wanted) <= 0.9 * (0.5 if wanted < 10 else 0.05 * wanted)
+
+
+def _resized(
+  values: np.ndarray,
+  surround: np.ndarray,
+  alpha: np.ndarray,
+  scale: tuple[float, ...],
+  target_px: float,
+) -> tuple[np.ndarray, ...]:
+  """The three resampled until the mask has its diameter."""
+  factor, best = 1.0, None
+  side = _side(long_side(alpha >= MASK_LEVEL) * max(scale))
+  for _ in range(_TRIES):
+    scales = np.asarray(scale, np.float32) * np.float32(factor)
+    made = [np.asarray(a) for a in _resample(values, surround, alpha, scales, side=side)]
+    found = diameter(_one_piece(made[2]) >= MASK_LEVEL)
+    error = abs(found - target_px)
+    if best is None or error < best[0]:
+      best = (error, made)
+    if error <= 0.02 * target_px:
+      break
+    # Small masks change in steps: creep, so that a step is not jumped over.
+    factor *= (target_px / found) ** 0.7 if found else 1.15
+  assert best is not None
+  if not _near(target_px - best[0], target_px):
+    raise UserError(
+      f"no lesion of that diameter: {target_px:.3g} px of the output are too few for its shape"
+    )
+  return tuple(best[1])
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def _resample(values: Any, surround: Any, alpha: Any, scale: Any, *, side: int) -> Any:
+  return insertion.resample(
+    values, surround, alpha, scale=(scale[0], scale[1]), shift_yx=(0.0, 0.0), side=side
+  )
+
+
+def _side(length: float) -> int:
+  need = length * 1.2 + 2 * _AROUND
+  for side in _SIDES:
+    if side >= need:
+      return side
+  raise UserError(f"a lesion of {length:.0f} px is larger than this program can put in")
+
+
+def _one_piece(alpha: np.ndarray) -> np.ndarray:
+  """Occupancy whose mask is the central component alone."""
+  mask = alpha >= MASK_LEVEL
+  body = central_component(mask, reach=2.0)
+  return np.where(mask & ~body, np.float32(0.499), alpha).astype(np.float32)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  if image.shape[-1] == channels:
+    return image
+  if channels == 1:
+    return image.mean(axis=-1, keepdims=True, dtype=np.float32)
+  return np.repeat(image, channels, axis=-1)
+
+
+def _in_units_of(
+  canvas: Canvas, patch: LesionPatch, values: np.ndarray, surround: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Radiographs have no common unit: the donor's shown range becomes that of the canvas."""
+  if patch.physics != "projection":
+    return values, surround
+  (low, high), (first, last) = canvas.value_range, patch.value_range
+  gain = np.float32((high - low) / (last - first))
+  return (values - np.float32(first)) * gain + np.float32(low), (
+    surround - np.float32(first)
+  ) * gain + np.float32(low)

@@ -1,0 +1,157 @@
+"""The folder of a request: one set of files an image, and files about all of them.
+
+images/ twins/   <number>.png or .dcm
+masks/           <number>.png, uint16 instance ids, id = line in labels/
+shams/           <number>.png, where lesion-free content was put
+labels/          <number>.txt, YOLO; data.yaml beside it
+records/         <number>.json, written last: the image is made
+annotations.json manifest.jsonl contact_sheet.png request.json
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiresmed_jax.data import png
+from hiresmed_jax.data.writers import coco, dicom, manifest, whole_file, yolo
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime.config import differences
+from hiresmed_jax.synthesis.image import Made
+
+REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
+CONTACT_SHEET = "contact_sheet.png"
+_FOLDERS = ("images", "twins", "masks", "shams", "labels", "records")
+_SUFFIX = {"png": "png", "dicom": "dcm"}
+
+
+def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
+  """Makes the folder this request's, or finds that it is.
+
+  Raises:
+    UserError: it holds images of another request, or something else.
+  """
+  path = out / REQUEST
+  if overwrite and path.is_file():
+    for name in _FOLDERS:
+      shutil.rmtree(out / name, ignore_errors=True)
+    for name in (REQUEST, MANIFEST, COCO, CONTACT_SHEET, "data.yaml"):
+      (out / name).unlink(missing_ok=True)
+  if path.is_file():
+    try:
+      changed = differences(json.loads(path.read_text()), identity)
+    except (ValueError, TypeError, AttributeError) as error:
+      raise UserError(f"{path} is damaged: use another --out") from error
+    if changed:
+      raise UserError(
+        f"{out} holds images of another request ({changed[0]}): use another --out, or --overwrite"
+      )
+    return
+  if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    raise UserError(f"{out} is there and holds no images of this program: name another --out")
+  whole_file.write(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
+
+
+def is_made(out: Path, index: int) -> bool:
+  """Whether image `index` is there, whole."""
+  return (out / "records" / f"{index:06d}.json").is_file()
+
+
+def write(out: Path, made: Made, *, form: str, token: str) -> None:
+  """Writes the files of one image, its record last.
+
+  Args:
+    out: the folder.
+    made: the image.
+    form: "png" or "dicom".
+    token: what the UIDs of DICOM are derived from.
+  """
+  facts = dict(made.facts)
+  index = facts["index"]
+  name = f"{index:06d}"
+  files = {"image": f"images/{name}.{_SUFFIX[form]}", "twin": f"twins/{name}.{_SUFFIX[form]}"}
+  files["mask"] = f"masks/{name}.png"
+  for series, key in enumerate(("image", "twin"), 1):
+    pixels = made.image if key == "image" else made.twin
+    if form == "png":
+      content = png.encode(pixels)
+    else:
+      content = dicom.encode(pixels, _about(made, token, series))
+    whole_file.write(out / files[key], content)
+  whole_file.write(out / files["mask"], png.encode(made.mask))
+  if made.sham_mask is not None:
+    files["shams"] = f"shams/{name}.png"
+    whole_file.write(out / files["shams"], png.encode(made.sham_mask))
+  labels = yolo.label_file(made.boxes, height=facts["height"], width=facts["width"])
+  whole_file.write(out / "labels" / f"{name}.txt", labels)
+  runs = [coco.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
+  record = {"manifest": facts | files, "runs": runs, "shown": _shown(made)}
+  whole_file.write(out / "records" / f"{name}.json", manifest.line(record))
+
+
+def gather(out: Path) -> list[dict[str, Any]]:
+  """Writes what is about all images that are there, and returns their records, in order.
+
+  Several shards may do it at a time: what appears meanwhile is taken in before it returns.
+  """
+  whole_file.write(out / "data.yaml", yolo.data_file(name=coco.CATEGORY))
+  while True:
+    paths = _records(out)
+    records = [json.loads(path.read_text()) for path in paths]
+    lines = manifest.lines(record["manifest"] for record in records)
+    whole_file.write(out / MANIFEST, lines)
+    whole_file.write(out / COCO, coco.document([_coco(record) for record in records]))
+    if _records(out) == paths:
+      return records
+
+
+def _records(out: Path) -> list[Path]:
+  return sorted((out / "records").glob("[0-9]*.json"))
+
+
+def _coco(record: Mapping[str, Any]) -> dict[str, Any]:
+  facts = record["manifest"]
+  lesions = [
+    {"box": fact["box"], "area": fact["area_px"], "counts": counts}
+    for fact, counts in zip(facts["lesions"], record["runs"], strict=True)
+  ]
+  return {
+    "id": facts["index"],
+    "file_name": facts["image"],
+    "height": facts["height"],
+    "width": facts["width"],
+    "lesions": lesions,
+  }
+
+
+def _shown(made: Made) -> dict[str, Any]:
+  """How a viewer shows the stored values, for the contact sheet."""
+  return {
+    "value_range": list(made.canvas.value_range),
+    "slope": float(made.item["rescale_slope"]),
+    "intercept": float(made.item["rescale_intercept"]),
+    "inverted": made.item["photometric"] == "MONOCHROME1",
+    "channels": made.image.shape[-1],
+  }
+
+
+def _about(made: Made, token: str, series: int) -> dicom.About:
+  facts, item = made.facts, made.item
+  lesions = len(facts["lesions"]) if series == 1 else 0
+  ground = "the pixels" if facts["background"]["kind"] == "real" else "a reconstruction"
+  return dicom.About(
+    token=token,
+    number=facts["index"],
+    series=series,
+    derivation=f"Synthetic: {lesions} lesions in {ground} of a patient's image, which is not "
+    f"anonymous; insertion {facts['blend']}",
+    rescale_slope=float(item["rescale_slope"]),
+    rescale_intercept=float(item["rescale_intercept"]),
+    hounsfield=item["physics"] == "ct" and not np.isclose(item["rescale_intercept"], 0.0),
+    value_range=made.canvas.value_range,
+    photometric=item["photometric"],
+    spacing_mm=made.canvas.spacing_mm,
+  )

@@ -1,0 +1,140 @@
+"""What a workdir knows: where its run found its data, and the model that it trained."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from hiresmed_jax.data import records, transforms
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import checkpoint, config, mesh
+from hiresmed_jax.tasks import background
+
+DATA = "data.json"  # written by `train`
+
+
+class Model(NamedTuple):
+  """HiResMed-VQGAN as a workdir has trained it.
+
+  Attributes:
+    net: its network.
+    params: {"net", "codebook"}, the averaged ones where the run kept an average.
+    view: how it sees a record.
+    step: of the checkpoint.
+  """
+
+  net: nn.Module
+  params: Any
+  view: transforms.View
+  step: int
+
+
+def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
+  """The dataset that a workdir was trained on, or that of --data.
+
+  Raises:
+    UserError: nobody knows where it is, or what lies there is another one.
+  """
+  noted = _read(workdir / DATA, ("root", "fingerprint"))
+  if data is not None:
+    root = data
+  elif noted is not None:
+    root = Path(noted["root"])
+  elif (workdir / "data" / "card.json").is_file():  # phantoms that `train` drew
+    root = workdir / "data"
+  else:
+    raise UserError(f"{workdir} does not say which data it was trained on: name them with --data")
+  dataset = records.open_dataset(root)
+  if noted is not None and dataset.card["fingerprint"] != noted["fingerprint"]:
+    raise UserError(f"{root} is not the dataset that {workdir} was trained on")
+  return dataset
+
+
+def trained_on(workdir: Path, route: str, dataset: records.Dataset) -> dict[str, Any]:
+  """The config of a finished route, as `train` noted it, and its best step.
+
+  Returns:
+    {"config": nested values, "best_step": int}.
+
+  Raises:
+    UserError: the route is not trained, or on other data.
+  """
+  folder = workdir / route
+  made = _read(folder / "config.json", ("config", "data"))
+  done = _read(folder / "DONE.json", ("best_step",))
+  if made is None or done is None:
+    state = "is not finished" if made else "is not there"
+    raise UserError(
+      f"{folder} {state}: train it first, python -m hiresmed_jax.train --config CONFIG:{route} "
+      f"--workdir {workdir}"
+    )
+  if made["data"] != dataset.card["fingerprint"]:
+    raise UserError(f"{folder} was trained on other data than {dataset.root}")
+  return {"config": made["config"], "best_step": int(done["best_step"])}
+
+
+def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any) -> Model:
+  """Restores the background route's model.
+
+  Args:
+    workdir: of the run.
+    asked: the config of this command: its network and its data must be those of the run.
+    dataset: what it was trained on.
+    dtype: of the convolutions.
+
+  Raises:
+    UserError: it is not trained, or was trained by another config.
+  """
+  run = trained_on(workdir, "background", dataset)
+  there = run["config"]
+  now = {"data": asked.data.to_dict(), "net": asked.background.net.to_dict()}
+  now["data"].pop("workers")
+  changed = config.differences({"data": there["data"], "net": there["background"]["net"]}, now)
+  if changed:
+    raise UserError(
+      f"{workdir} was trained with another config ({changed[0]}): give synthesize the same "
+      "--config and --config.key=value as train"
+    )
+  data, route = asked.data, ConfigDict(_tuples(there["background"]))
+  view = transforms.View(
+    size=tuple(data.size), fit=data.fit, window=data.window, channels=data.channels
+  )
+  task = background.build(
+    route,
+    channels=data.channels,
+    size=(data.crop, data.crop) if data.crop else view.shape,
+    steps=1,
+    steps_per_epoch=1,
+  )
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
+  abstract = mesh.with_shardings(shapes, mesh.state_shardings(shapes, one))
+  folder = workdir / "background" / "checkpoints"
+  name, sign = task.select
+  with checkpoint.open(
+    folder, keep=route.keep_checkpoints, best=name, best_mode="max" if sign > 0 else "min"
+  ) as manager:
+    state, _, _ = checkpoint.restore(manager, abstract, step=run["best_step"])
+  net, _ = background.networks(route, channels=data.channels, dtype=dtype)
+  return Model(net, jax.device_get(background.averaged(state)), view, run["best_step"])
+
+
+def _tuples(value: Any) -> Any:
+  """What JSON made lists of, as configs have it."""
+  if isinstance(value, dict):
+    return {key: _tuples(one) for key, one in value.items()}
+  return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
+  """A JSON file with these keys; None where there is none."""
+  if not path.is_file():
+    return None
+  try:
+    content = json.loads(path.read_text())
+    return {key: content[key] for key in keys}
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} is damaged, or no file of this program") from error

@@ -1,0 +1,111 @@
+"""`python -m hiresmed_jax.synthesize`: trained routes in, labelled synthetic images out."""
+
+import argparse
+import os
+import pathlib
+
+from hiresmed_jax import routes
+from hiresmed_jax.convert.features import cache_folder
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli, compilation, config
+from hiresmed_jax.synthesis import assembly, contact_sheet, engine, folder, request
+
+_EXAMPLE = """\
+  python -m hiresmed_jax.synthesize --config demo.py --workdir runs/demo --num 20 --out out
+  python -m hiresmed_jax.synthesize --config kub.py --workdir runs/kub --num 500 --lesions 1-3 \\
+    --diameter-mm 3-12 --format dicom --out out
+  python -m hiresmed_jax.synthesize --config stones_ct.py --workdir runs/stones_ct --num 20 \\
+    --background real --lesion-source copy --at 120,150 --out out"""
+
+
+def main(argv: list[str]) -> None:
+  """Makes the images that are missing; the same command again goes on."""
+  options, overrides = _options(argv)
+  values = config.load_config(options.config, overrides)
+  asked = request.check(_request(options))
+  count, shards = options.num, asked.shard[1]
+  if options.overwrite and shards > 1:
+    raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
+  compilation.keep_programs(cache_folder())
+  workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
+  setting, identity = assembly.assemble(
+    values,
+    asked,
+    options.workdir or pathlib.Path("runs") / values.name,
+    data=options.data,
+    dtype=routes.compute_dtype(values.background.dtype),
+    workers=workers,
+  )
+  folder.claim(options.out, identity, overwrite=options.overwrite)
+  failures = engine.run(setting, options.out, token=assembly.token(identity), workers=workers)
+  records = folder.gather(options.out)
+  if records:
+    sheet = options.out / folder.CONTACT_SHEET
+    contact_sheet.draw(options.out, records, sheet)
+    print(f"{len(records)} of {count} images are in {options.out}")
+    print(f"contact sheet: {sheet.absolute()}")
+  if failures:
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    raise UserError(f"{len(failures)} of {len(asked.indices())} images failed; {failures[0]}{more}")
+
+
+def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  parser = cli.Parser(
+    "synthesize",
+    "Puts new lesions into backgrounds and writes images, twins without them, masks, boxes and a "
+    "manifest. The same command again makes only what is missing.",
+    example=_EXAMPLE,
+    overrides=True,
+  )
+  add = parser.add_argument
+  add("--config", required=True, metavar="FILE.py", help="a path, or a name in configs/")
+  add("--workdir", type=pathlib.Path, help="where the run lives (runs/<config name>)")
+  add("--data", type=pathlib.Path, help="prepared dataset (the one the workdir was trained on)")
+  add("--out", required=True, type=pathlib.Path, help="folder of the images")
+  add("--num", required=True, type=int, help="images to make")
+  add("--lesions", metavar="N[-M]", help="lesions in an image (1-3, or one a point of --at)")
+  size = parser.add_mutually_exclusive_group()
+  size.add_argument("--diameter-mm", metavar="D[-E]", help="of the lesions (as they come)")
+  size.add_argument("--diameter-px", metavar="D[-E]", help="the same in pixels of the output")
+  add("--at", action="append", default=[], metavar="X,Y", help="pixel of a lesion; may be repeated")
+  add("--background", choices=request.BACKGROUNDS, default="reconstruction",
+      help="made by the trained model, or the pixels of a training image")  # fmt: skip
+  add("--seed", type=int, default=0, help="of all randomness (0)")
+  add("--blend", choices=request.MODES, help="how lesions are put in (the images' physics decide)")
+  add("--format", choices=request.FORMATS, default="png", help="of images and twins (png)")
+  add("--paper", action="store_true", help="placement and insertion as in the paper")
+  add("--shard", default="0/1", metavar="i/n", help="make every n-th image, from image i on")
+  add("--shams", type=int, default=0, help="unlabelled lesion-free insertions in an image (0)")
+  add("--mask", metavar="[allowed:|forbidden:]FILE",
+      help="PNG of the output's size: set pixels are forbidden, or alone allowed")  # fmt: skip
+  add("--lesion-source", choices=request.SOURCES, default="singan", help="of the lesions (singan)")
+  add("--overwrite", action="store_true", help="remove the images of another request in OUT")
+  return parser.parse(argv)
+
+
+def _request(options: argparse.Namespace) -> request.Request:
+  at = request.points(options.at)
+  by_points = f"{len(at)}" if at else "1-3"
+  wanted = None
+  for unit in ("mm", "px"):
+    text = getattr(options, f"diameter_{unit}")
+    wanted = request.diameter(text, unit) if text else wanted
+  return request.Request(
+    num=options.num,
+    lesions=request.counts(options.lesions or by_points, option="--lesions"),
+    diameter=wanted,
+    at=at,
+    background=options.background,
+    seed=options.seed,
+    blend=options.blend,
+    format=options.format,
+    paper=options.paper,
+    shard=request.shard(options.shard),
+    shams=options.shams,
+    mask=request.mask(options.mask) if options.mask else None,
+    source=options.lesion_source,
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -18,7 +18,7 @@ from hiresmed_jax.data import (
 )
 from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.intake import Intake, Skipped
-from hiresmed_jax.data.readers import volumes
+from hiresmed_jax.data.readers import lidc, volumes
 from hiresmed_jax.data.sample import PHYSICS, Sample
 from hiresmed_jax.data.unprepared import kind_of
 from hiresmed_jax.data.whole_folder import refuse_to_replace
@@ -30,6 +30,7 @@ _EXAMPLE = """\
   python -m hiresmed_jax.prepare --kind dicom --source kub --out data/kub
   python -m hiresmed_jax.prepare --kind images --source stones --boxes yolo \\
     --labels stones/labels --groups stones/groups.csv --out data/stones
+  python -m hiresmed_jax.prepare --kind lidc --source LIDC-IDRI --labels LIDC-XML --out data/lidc
   python -m hiresmed_jax.prepare --kind phantom --num 64 --size 1024 --out data/phantom"""
 
 _KINDS = ("images", "dicom", "volumes", "phantom", "lidc")
@@ -62,7 +63,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--source", type=Path, help="folder of the images (its subfolder images, if they are there)")
   add("--out", required=True, type=Path, help="folder to make")
   add("--boxes", choices=annotations.BOX_FORMATS, help="format of the lesion boxes")
-  add("--labels", type=Path, help="folder of the box files, or the COCO file (SOURCE/labels)")
+  add("--labels", type=Path, help="folder of the box files, or the COCO file (SOURCE/labels); for "
+      "lidc the folder of the readers' XML where it does not lie in SOURCE")  # fmt: skip
   add("--masks", type=Path, help="folder of PNG lesion masks, named as the images")
   add("--forbidden", type=Path, help="folder of PNG masks of tissue where no lesion can be")
   add("--groups", type=Path, help="CSV with a file and a group (patient) column; by default the "
@@ -70,6 +72,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--physics", choices=PHYSICS, help="how a lesion adds up; DICOM tells by itself")
   add("--spacing-mm", type=_spacing, help="R or R,C: pixel spacing of images that do not tell")
   add("--axis", choices=volumes.AXES, default="axial", help="how volumes are sliced (axial)")
+  add("--agree", type=int, default=lidc.AGREE, help="readers of lidc who must have drawn around a "
+      f"pixel for it to be nodule ({lidc.AGREE} of usually 4)")  # fmt: skip
+  add("--nodule-free", type=int, default=0, help="slices of each lidc series on which no reader "
+      "marked any nodule, to add to those with nodules (0)")  # fmt: skip
   add("--phantom", choices=phantom.KINDS, default="kub", help="which phantom (kub)")
   add("--num", type=int, default=64, help="phantoms to make (64)")
   add("--size", type=int, default=1024, help="side of a phantom (1024)")
@@ -80,10 +86,19 @@ def _options(argv: list[str]) -> argparse.Namespace:
       "give the same one to all datasets of a project")  # fmt: skip
   options, _ = parser.parse(argv)
   if options.kind == "lidc":
-    raise UserError("--kind lidc comes with the lesion route: this version cannot read LIDC-IDRI")
+    _check_lidc(options)
   if options.kind == "phantom" and (options.num < 1 or options.size < 32):
     raise UserError("--num takes 1 or more, --size 32 or more")
   return options
+
+
+def _check_lidc(options: argparse.Namespace) -> None:
+  if options.boxes or options.masks:
+    raise UserError("--kind lidc makes boxes and masks of the readers' outlines: give no others")
+  if options.labels and not options.labels.is_dir():
+    raise UserError(f"no folder of readers' XML {options.labels}")
+  if options.agree < 1 or options.nodule_free < 0:
+    raise UserError("--agree takes 1 or more, --nodule-free 0 or more")
 
 
 def _spacing(text: str) -> tuple[float, float]:
@@ -120,9 +135,14 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
     groups=listing.read_groups(options.groups) if options.groups else None,
     physics=options.physics or "none",
     axis=options.axis,
+    agree=options.agree,
+    free=options.nodule_free,
   )
   beside = [p for p in (options.masks, options.forbidden, options.labels) if p and p.is_dir()]
   files = listing.list_files(root, options.kind, leave_out=tuple(beside))
+  if options.kind == "lidc" and options.labels:
+    readings = listing.list_files(options.labels, "lidc")
+    files += [p for p in readings if p.suffix.lower() == ".xml" and p not in files]
   if not files:
     other = kind_of(root)
     hint = f"; it looks like --kind {other}" if other and other != options.kind else ""
@@ -165,7 +185,7 @@ def _checked_source(source: Path | None, out: Path) -> Path:
 
 def _annotations(options: argparse.Namespace, source: Path, root: Path) -> annotations.Annotations:
   labels = options.labels
-  if labels and not options.boxes:
+  if labels and not options.boxes and options.kind != "lidc":
     raise UserError(f"--labels needs --boxes {{{','.join(annotations.BOX_FORMATS)}}}")
   if options.boxes and not labels:
     places = (source / "labels", source.parent / "labels", source / "annotations", root)

@@ -15,6 +15,7 @@ from hiresmed_jax.data import records
 from hiresmed_jax.data.split import SPLITS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
+from tests.data.readers import lidc_series
 
 
 def _images(folder: Path, count: int = 12) -> Path:
@@ -150,6 +151,62 @@ def test_volumes(tmp_path: Path, shared: Path) -> None:
   assert card["images"] > 100
 
 
+def test_lidc_with_the_readings_elsewhere(
+  tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  source, readings = tmp_path / "LIDC-IDRI", tmp_path / "tcia-lidc-xml" / "157"
+  lidc_series.write_series(source / "Mustermann" / "CT")
+  readings.mkdir(parents=True)
+  disc = lidc_series.disc((40, 48), 20, 25, 8)
+  rois = [(n, lidc_series.outline(disc), True) for n in (3, 4)]
+  readers = [[lidc_series.nodule(rois)], [lidc_series.nodule(rois)]]
+  (readings / "Mustermann.xml").write_text(lidc_series.message(readers))
+  (readings / "158.xml").write_text(lidc_series.message(readers, series="1.2.3"))
+  arguments = ("--kind", "lidc", "--source", source, "--labels", readings.parent)
+  _run(*arguments, "--out", tmp_path / "out", "--nodule-free", 2)
+  card = records.open_dataset(tmp_path / "out").card
+  assert (card["kind"], card["images"], card["groups"], card["boxes"]) == ("lidc", 4, 1, 2)
+  assert card["skipped"] == {"is the reading of a series that is not there": 1}
+  # 197 pixels of .5 x .8 mm.
+  diameter = 2 * np.sqrt(disc.sum() * 0.5 * 0.8 / np.pi)
+  np.testing.assert_allclose(card["audit"]["lesions"]["mask_diameter_mm"], diameter, atol=1e-3)
+  printed = capsys.readouterr()
+  assert "10 mm, of masks" in " ".join(printed.out.split()), printed.out
+  items = _all(tmp_path / "out")
+  assert sorted(int((item["lesion_mask"] > 0).sum()) for item in items) == [0, 0, 197, 197]
+  assert {item["physics"] for item in items} == {"ct"}
+  raw = b"".join(p.read_bytes() for p in source.rglob("*.dcm"))
+  for planted in (b"Mustermann", b"Doe^Jane", lidc_series.SERIES.encode(), b"CT/"):
+    assert planted in raw or planted in (b"Mustermann", b"CT/")
+    assert planted not in _bytes(tmp_path / "out")
+  _run(*arguments, "--out", tmp_path / "two", "--agree", 3, "--nodule-free", 1)
+  assert records.open_dataset(tmp_path / "two").card["boxes"] == 0
+
+
+def test_lidc_as_slices_and_masks(tmp_path: Path) -> None:
+  source = tmp_path / "slices"
+  for patient in ("LIDC-IDRI-0001", "LIDC-IDRI-0002"):
+    folder = source / patient / "nodule-0"
+    for name in ("images", "mask-0", "mask-1"):
+      (folder / name).mkdir(parents=True)
+    for number in range(3):
+      image = np.random.default_rng(number).integers(0, 255, (30, 34), dtype=np.uint8)
+      cv2.imwrite(str(folder / "images" / f"slice-{number}.png"), image)
+      mask = 255 * lidc_series.disc((30, 34), 15, 12, 4).astype(np.uint8)
+      for reader in range(2):
+        cv2.imwrite(str(folder / f"mask-{reader}" / f"slice-{number}.png"), mask)
+  table = tmp_path / "groups.csv"
+  table.write_text("file,group\n" + "".join(f"slice-{n}.png,all\n" for n in range(2)))
+  _run("--kind", "lidc", "--source", source, "--out", tmp_path / "out", "--spacing-mm", "0.7")
+  card = records.open_dataset(tmp_path / "out").card
+  assert (card["images"], card["groups"], card["boxes"]) == (6, 2, 6)
+  assert b"LIDC-IDRI" not in _bytes(tmp_path / "out")
+  _run("--kind", "lidc", "--source", source, "--out", tmp_path / "two", "--groups", table)
+  card = records.open_dataset(tmp_path / "two").card
+  assert (card["images"], card["groups"]) == (4, 1)
+  assert card["skipped"] == {"has no row in the groups file": 2}
+
+
 def test_the_audit_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
   _run("--kind", "images", "--source", _images(tmp_path / "a"), "--out", tmp_path / "out")
   printed = capsys.readouterr()
@@ -162,7 +219,9 @@ def test_the_audit_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [
-    (["--kind", "lidc", "--source", "a", "--out", "out"], "lesion route"),
+    (["--kind", "lidc", "--source", "a", "--out", "out", "--boxes", "voc"], "give no others"),
+    (["--kind", "lidc", "--source", "a", "--out", "out", "--labels", "no"], "no folder of readers"),
+    (["--kind", "lidc", "--source", "a", "--out", "out", "--agree", "0"], "--agree takes 1"),
     (["--kind", "images", "--out", "out"], "--source is needed"),
     (["--kind", "images", "--source", "missing", "--out", "out"], "is not there"),
     (["--kind", "images", "--source", "a/scan-00.png", "--out", "out"], "not a folder"),

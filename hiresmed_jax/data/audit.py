@@ -40,6 +40,7 @@ class ImageFacts:
   wedge_degrees: float
   signature: np.ndarray
   box_sizes: np.ndarray  # f32[N, 2], width and height
+  mask_areas: np.ndarray  # int64[M], pixels of each lesion of the mask
   lesions: tuple[audit_lesions.Lesion, ...]
   unboxed_blobs: int | None
   has_lesion_mask: bool
@@ -79,6 +80,7 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     wedge_degrees=audit_augmentation.wedge_degrees(grey),
     signature=audit_augmentation.signature(grey),
     box_sizes=boxes[:, 2:] - boxes[:, :2],
+    mask_areas=audit_lesions.mask_areas(sample.lesion_mask),
     lesions=lesions,
     unboxed_blobs=audit_lesions.unboxed_blobs(grey, boxes, list(lesions)),
     has_lesion_mask=sample.lesion_mask.size > 0,
@@ -176,6 +178,8 @@ def _lesions(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     for size in f.box_sizes
     if np.isfinite(f.spacing_mm).all()
   ]
+  areas = np.concatenate([f.mask_areas for f in facts])
+  areas_mm = np.concatenate([f.mask_areas * np.prod(f.spacing_mm) for f in facts])
   blobs = [f.unboxed_blobs for f in facts if f.unboxed_blobs is not None]
   return {
     "boxes": len(sizes),
@@ -183,6 +187,8 @@ def _lesions(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "box_width_px": _spread(sizes[:, 0]),
     "box_height_px": _spread(sizes[:, 1]),
     "box_diameter_mm": _spread(in_mm),
+    "mask_diameter_px": _spread(2 * np.sqrt(areas / np.pi)),
+    "mask_diameter_mm": _spread(2 * np.sqrt(areas_mm / np.pi)),
     "half_maximum_extent_px": _spread([lesion.extent for lesion in lesions]),
     "box_over_half_maximum_area": _median([lesion.tightness for lesion in lesions]),
     "censored_share": _mean(lesion.censored for lesion in lesions),

@@ -32,6 +32,12 @@ class Lesion:
   censored: bool
 
 
+def mask_areas(mask: np.ndarray) -> np.ndarray:
+  """Pixels of each lesion, int64[M]; none when the mask [H, W] of ids is (0, 0), not known."""
+  areas = np.bincount(mask.ravel(), minlength=1)[1:]
+  return areas[areas > 0].astype(np.int64)
+
+
 def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) -> Lesion | None:
   """Measures what lies in a box; None when no pixel does.
 

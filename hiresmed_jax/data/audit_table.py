@@ -75,6 +75,9 @@ def _lesion_rows(
     width, height = _range(lesions["box_width_px"]), _range(lesions["box_height_px"])
     millimetres = _optional("; {} mm across", lesions["box_diameter_mm"])
     yield "  box size", f"{width} x {height} px{millimetres}"
+    if lesions["mask_diameter_px"]:
+      millimetres = _optional(", {} mm", lesions["mask_diameter_mm"])
+      yield "  diameter", f"{_range(lesions['mask_diameter_px'])} px{millimetres}, of masks"
     yield "  at half maximum", _optional("{} px across", lesions["half_maximum_extent_px"])
     yield (
       "  box looseness",

@@ -8,7 +8,7 @@ from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.audit_intensity import jpeg_quality
 from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.listing import Groups, folder_group
-from hiresmed_jax.data.readers import dicom, images, volumes
+from hiresmed_jax.data.readers import dicom, images, lidc, lidc_folder, volumes
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 
@@ -25,12 +25,14 @@ class Intake:
   """How to read a source folder.
 
   Attributes:
-    kind: `images`, `dicom` or `volumes`.
+    kind: `images`, `dicom`, `volumes` or `lidc`.
     root: folder of the image files.
     annotations: what lies beside them.
     groups: the table of groups; None takes the DICOM patient, the folder, or the file.
     physics: of images that do not tell.
     axis: how volumes are sliced.
+    agree: readers of `lidc` who must agree on a pixel.
+    free: slices without any nodule to take from each series of `lidc`.
   """
 
   kind: str
@@ -39,6 +41,8 @@ class Intake:
   groups: Groups | None = None
   physics: str = "none"
   axis: str = "axial"
+  agree: int = lidc.AGREE
+  free: int = 0
 
   def read(
     self,
@@ -50,11 +54,14 @@ class Intake:
     """Yields all samples of all files, one in memory at a time.
 
     Args:
-      files: below `root`.
+      files: below `root`; the readers' XML of `lidc` may lie elsewhere.
       report: counts what cannot be read, by reason, and the JPEG qualities.
       skipped: gets what cannot be read, by name.
       advance: called after every file.
     """
+    if self.kind == "lidc":
+      yield from self._read_lidc(files, report, skipped, advance)
+      return
     for path in files:
       below = path.relative_to(self.root)
       try:
@@ -68,6 +75,36 @@ class Intake:
         if quality is not None:
           report.jpeg_qualities[quality] += 1
       advance()
+
+  def _read_lidc(
+    self,
+    files: Sequence[Path],
+    report: SourceReport,
+    skipped: list[Skipped],
+    advance: Callable[[], None],
+  ) -> Iterator[Sample]:
+    """A sample needs several files here: readers' XML and a whole series, or an image and masks."""
+
+    def refuse(path: Path, reason: str) -> None:
+      below = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+      report.skipped[reason] += 1
+      skipped.append(Skipped(below.as_posix(), reason))
+
+    samples = lidc_folder.read(
+      files, root=self.root, agree=self.agree, free=self.free, refuse=refuse, advance=advance
+    )
+    for sample in samples:
+      path = self.root / sample.source
+      group = self.groups.of(path, self.root) if self.groups else sample.group
+      if group is None:
+        refuse(path, "has no row in the groups file")
+        continue
+      try:
+        known = self.annotations.add_to(sample, Path(sample.source))
+      except Unreadable as reason:
+        refuse(path, str(reason))
+        continue
+      yield dataclasses.replace(known, group=group)
 
   def _open(self, path: Path) -> Iterator[Sample]:
     group = self.groups.of(path, self.root) if self.groups else None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hiresmed_jax.data.readers import images, volumes
+from hiresmed_jax.data.readers import images, lidc_slices, volumes
 from hiresmed_jax.errors import UserError
 
 # DICOM needs no suffix; these are never it.
@@ -14,7 +14,7 @@ _NOT_DICOM = (
   *images.SUFFIXES,
   *volumes.SUFFIXES,
   *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"),
-  *(".xlsx", ".zip", ".gz", ".tar", ".py"),
+  *(".npy", ".npz", ".xlsx", ".zip", ".gz", ".tar", ".py"),
 )
 _FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name", "image_id")
 _GROUP_COLUMNS = (
@@ -38,7 +38,7 @@ def list_files(root: Path, kind: str, *, leave_out: tuple[Path, ...] = ()) -> li
 
   Args:
     root: a folder.
-    kind: `images`, `dicom` or `volumes`.
+    kind: `images`, `dicom`, `volumes` or `lidc`.
     leave_out: folders of masks and labels inside `root`.
   """
   found = []
@@ -64,6 +64,8 @@ def _fits(name: str, kind: str) -> bool:
     return lower.endswith(images.SUFFIXES)
   if kind == "volumes":
     return lower.endswith(volumes.SUFFIXES)
+  if kind == "lidc" and lower.endswith((*lidc_slices.SUFFIXES, ".xml")):
+    return True
   return lower != "dicomdir" and not lower.endswith(_NOT_DICOM)
 
 

@@ -3,6 +3,8 @@
 import shlex
 from pathlib import Path
 
+from hiresmed_jax.data.readers import lidc_xml
+
 _KINDS = {
   "dicom": (".dcm", ".dicom", ".ima"),
   "volumes": (".nii", ".nii.gz", ".mha", ".mhd"),
@@ -28,16 +30,20 @@ def prepare_command(folder: Path) -> str:
 
 
 def kind_of(folder: Path) -> str | None:
-  """`images`, `dicom` or `volumes`, whichever most of the first files are; None for none."""
+  """`images`, `dicom`, `volumes` or `lidc`, as most of the first files are; None for none."""
+  readings = False
   counts = dict.fromkeys(_KINDS, 0)
   for number, path in enumerate(folder.rglob("*")):
     if number >= _LOOK_AT:
       break
     for kind, suffixes in _KINDS.items():
       counts[kind] += path.name.lower().endswith(suffixes)
+    readings = readings or (path.suffix.lower() == ".xml" and lidc_xml.is_reading(path))
     if not path.suffix and path.is_file() and _is_dicom(path):
       counts["dicom"] += 1
   best = max(counts, key=lambda kind: counts[kind])
+  if best == "dicom" and readings:
+    return "lidc"
   return best if counts[best] else None
 
 

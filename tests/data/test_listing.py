@@ -23,6 +23,9 @@ def test_files_of_each_kind(tmp_path: Path) -> None:
   assert _names(tmp_path, "images") == ["a.jpeg", "b.PNG", "sub/c.tif"]
   assert _names(tmp_path, "volumes") == ["v.nii.gz", "w.mha"]
   assert _names(tmp_path, "dicom") == ["IM001", "x.dcm"]
+  _touch(tmp_path, "069.xml", "slice.npy")
+  assert _names(tmp_path, "dicom") == ["IM001", "x.dcm"]
+  assert _names(tmp_path, "lidc") == ["069.xml", "IM001", "b.PNG", "slice.npy", "x.dcm"]
 
 
 def test_folders_of_masks_are_no_images(tmp_path: Path) -> None:

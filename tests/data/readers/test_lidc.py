@@ -199,7 +199,7 @@ def test_slices_of_two_sizes_and_pixels_that_are_lost(tmp_path: Path) -> None:
 
 
 def test_the_real_readings_on_made_slices(shared: Path) -> None:
-  """Every third real reading, on slices that stand for the real ones: half of the readers or more agree."""
+  """Every third real reading, on slices that stand for the real ones; two readers agree."""
   sizes, lesions = [], 0
   for path in sorted((shared / "data" / "lidc_xml").glob("*.xml"))[::3]:
     reading = lidc_xml.read(path)

@@ -2,9 +2,9 @@
 
 The smooth part is a thin plate: it bends as little as it can while it follows the known pixels, and
 follows them only down to some 10 px of wavelength, so that noise at the hole's edge does not spread
-into it. A constant and a linear ramp are restored as they were. The noise is the residual of the
-known pixels, scattered anew (random-phase texture: Galerne, Gousseau, Morel 2011), so that it has
-their level and their correlation.
+into it. A constant and a linear ramp are restored as they were. The finer part comes from
+`ops/texture.py`: Gaussian noise of the surroundings' level and correlation that joins them without
+a seam.
 
 H rows, W columns, C channels; any units.
 """
@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+from hiresmed_jax.ops import texture
+from hiresmed_jax.ops.insertion_mask import square_dilate
 from hiresmed_jax.types import Array
 
 _STIFFNESS = 5.0  # px^4: waves shorter than 2 pi 5^(1/4) = 9.4 px are noise
 _MARGIN_PX = 12  # what is looked at around a hole
 _SIDES = (32, 48, 64, 96, 128)  # of windows: few, as each is a program
-_LOUDEST = 3.0  # standard deviations; what is louder is an edge
+_NEAR_PX = 8  # of it, whose noise and range count
 
 
 def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> np.ndarray:
@@ -30,7 +32,7 @@ def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> n
   Args:
     canvas: f32[H, W, C].
     mask: bool[H, W].
-    key: of the noise; None leaves it out, which is the estimated local background.
+    key: of the noise; None leaves it out: what remains is the estimated local background.
 
   Returns:
     f32[H, W, C], a new array; the same bytes for the same key. Unmasked pixels are unchanged.
@@ -47,7 +49,7 @@ def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> n
     if mask[window].all():
       raise ValueError("nothing is known around a masked part")
     part_key = None if key is None else jax.random.fold_in(key, index)
-    filled = _filled(out[window], mask[window], part_key)
+    filled = np.asarray(inpaint_window(out[window], mask[window], part_key))
     out[window] = np.where((parts[window] == index + 1)[..., None], filled, out[window])
   return out
 
@@ -56,14 +58,13 @@ def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> n
 def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Array:
   """The same for one window, on the device. f32[H, W, C], bool[H, W] -> f32[H, W, C]."""
   smooth = continuation(window, mask)
-  if key is not None:
-    smooth_and_noise = smooth + noise_like(window - smooth, ~mask, key)
-    return jnp.where(mask[..., None], smooth_and_noise, window)
-  return jnp.where(mask[..., None], smooth, window)
-
-
-def _filled(window: np.ndarray, mask: np.ndarray, key: Array | None) -> np.ndarray:
-  return np.asarray(inpaint_window(window, mask, key))
+  near = square_dilate(mask, _NEAR_PX) & ~mask
+  shown = jnp.where(near[..., None], window, jnp.nan)
+  # Beside a bone a plate swings beyond all that is there.
+  held = jnp.clip(smooth, jnp.nanmin(shown, (0, 1)), jnp.nanmax(shown, (0, 1)))
+  # Of white noise, the plate follows the long waves and leaves this share.
+  fine = texture.continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
+  return jnp.where(mask[..., None], held + fine, window)
 
 
 def _window(box: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -99,23 +100,6 @@ def continuation(window: Array, mask: Array) -> Array:
   return plate + level
 
 
-def noise_like(residual: Array, known: Array, key: Array) -> Array:
-  """Noise of the level and the correlation of the residual where bool[H, W]. [H, W, C]."""
-  known = known[..., None]
-  count = jnp.maximum(jnp.sum(known), 1)
-  spread = 1.4826 * jnp.nanmedian(jnp.where(known, jnp.abs(residual), jnp.nan), axis=(0, 1))
-  quiet = jnp.clip(residual, -_LOUDEST * spread, _LOUDEST * spread)
-  quiet = jnp.where(known, quiet - jnp.sum(quiet, (0, 1), where=known) / count, 0.0)
-  # One field for all channels: the grain of a grey image in three channels is grey.
-  white = jax.random.normal(key, (*residual.shape[:2], 1))
-  scattered = jnp.fft.irfft2(
-    jnp.fft.rfft2(quiet, axes=(0, 1)) * jnp.fft.rfft2(white, axes=(0, 1)),
-    s=residual.shape[:2],
-    axes=(0, 1),
-  )
-  return scattered / jnp.sqrt(count.astype(jnp.float32)) / _residual_share(*residual.shape[:2])
-
-
 def _unbend(f: Array) -> Array:
   """Gradient of half the bending energy sum f_yy^2 + 2 f_xy^2 + f_xx^2, free at the border."""
   return jax.grad(lambda g: 0.5 * _bending(g))(f)
@@ -140,7 +124,7 @@ def _modes(height: int, width: int) -> tuple[np.ndarray, tuple[np.ndarray, np.nd
   return eigen.astype(np.float32), (cosines[0], cosines[1])
 
 
-def _residual_share(height: int, width: int) -> float:
+def _left_over(height: int, width: int) -> float:
   """Of white noise, the standard deviation that a thin plate leaves over."""
   bent = _STIFFNESS * _modes(height, width)[0].astype(np.float64)
   return float(np.sqrt(np.mean(np.square(bent / (1 + bent)))))

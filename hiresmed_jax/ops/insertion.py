@@ -55,9 +55,9 @@ def insert(
     values, surround: f32[S, S, C].
     alpha: f32[S, S] in [0, 1].
     mode: see above; `DEFAULT_MODE` has the one for each `physics`.
-    gain: `projection` only. Value units here per value unit in the donor: 1 on one scale; a lesion
-      enlarged s times is s times as thick, gain s; ratio of the shares of direct radiation, where
-      scatter is known.
+    gain: `projection` only. Value units that the same attenuation makes here, per value unit in the
+      donor: 1 on one scale; where scatter is known, the ratio of the shares of direct radiation.
+      That an enlarged lesion is also thicker is not known here: `resample` keeps contrast.
     white: `projection` only, see above; None: values are affine in the line integral.
 
   Returns:
@@ -78,9 +78,9 @@ def insert(
     case "paper":
       inserted = _paper(background, values, mask)
     case "feather":
-      inserted = _feather(background, values, mask)
+      inserted = _feather(background, values, surround, mask)
     case "poisson":
-      inserted = _poisson(background, values, mask)
+      inserted = _poisson(background, values, surround, mask)
     case "ct":
       inserted = _ct(background, values, surround, alpha)
     case _:
@@ -94,37 +94,49 @@ def _paper(background: Array, values: Array, mask: Array) -> Array:
   return jnp.where(sobel(mask)[..., None] > 0, noise.gaussian3(pasted), pasted)
 
 
-def _feather(background: Array, values: Array, mask: Array) -> Array:
+def _feather(background: Array, values: Array, surround: Array, mask: Array) -> Array:
   around = ring(mask)
   taps = noise.gaussian_taps(1.0, 7)
   blurred = noise.separable(mask.astype(jnp.float32)[..., None], taps, taps, border="edge")
   weight = blurred * taper(mask)[..., None]
-  layer = values + _middle(background, around) - _middle(values, around)
-  layer_level = noise.noise_level(values, around)
-  grain = weight * noise.noise_in(layer, layer_level)
-  return _with_matched_noise(
-    background, weight * layer, grain, weight * layer_level, around, kept=1 - weight
-  )
+  layer = values + _middle(background, around) - _middle(surround, around)
+  layer_level = noise.noise_level(surround, around)
+  grain, flat = noise.noise_in(layer, layer_level)
+  layer, grain, layer_level = weight * layer, weight * grain, weight * layer_level
+  return _matched(background, layer, grain, layer_level, flat, around, kept=1 - weight)
 
 
-def _poisson(background: Array, values: Array, mask: Array) -> Array:
+def _poisson(background: Array, values: Array, surround: Array, mask: Array) -> Array:
   # The lesion, plus what is harmonic inside and takes it to the background at the border.
   layer = values + harmonic(background - values, dilate(mask, REACH_PX))
-  layer_level = noise.noise_level(values, ring(mask))
-  grain = noise.noise_in(layer, layer_level)
+  layer_level = noise.noise_level(surround, ring(mask))
+  grain, flat = noise.noise_in(layer, layer_level)
   kept = jnp.zeros_like(layer)
-  return _with_matched_noise(background, layer, grain, layer_level, ring(mask), kept=kept)
+  return _matched(background, layer, grain, layer_level, flat, ring(mask), kept=kept)
 
 
 def _ct(background: Array, values: Array, surround: Array, alpha: Array) -> Array:
-  around = ring(alpha >= 0.5)
-  edge = taper(alpha >= 0.5)[..., None]
-  filled = alpha[..., None] * edge
-  added = (values - surround) * edge  # of it comes the noise: the estimated surround has none
-  layer_level = noise.noise_level(values, around)
-  grain = noise.noise_in(added, layer_level)
+  mask = alpha >= 0.5
+  filled = alpha[..., None] * taper(mask)[..., None]
+  layer_level = noise.noise_level(surround, ring(mask))
+  added = _added(values, surround, mask)  # of it comes the noise: the estimated surround has none
+  grain, _ = noise.noise_in(added, layer_level)
+  _, flat = noise.noise_in(values, layer_level)
   layer = added + filled * surround
-  return _with_matched_noise(background, layer, grain, layer_level, around, kept=1 - filled)
+  return _matched(background, layer, grain, layer_level, flat, ring(mask), kept=1 - filled)
+
+
+def _added(values: Array, surround: Array, mask: Array) -> Array:
+  """What the lesion adds to its surround, in its reach.
+
+  Beyond the mask only what has the lesion's sign: the dark rim that a sharp kernel draws around a
+  bright stone, or another organ that begins there, is none of the lesion.
+  """
+  added = values - surround
+  inside = mask[..., None]
+  sign = jnp.sign(jnp.sum(added, (0, 1), where=inside))
+  beyond = sign * jnp.maximum(sign * added, 0.0)
+  return jnp.where(inside, added, beyond) * taper(mask)[..., None]
 
 
 def _projection(
@@ -137,10 +149,10 @@ def _projection(
   white: Array | float | None,
 ) -> Array:
   background, values, surround = (_integral(v, white) for v in (background, values, surround))
-  added = values - surround
+  added = _added(values, surround, mask)
   # The background's noise stays whole, so the lesion must bring none.
-  added -= noise.noise_in(added, noise.noise_level(values, ring(mask)))
-  inserted = background + gain * added * taper(mask)[..., None]
+  grain, _ = noise.noise_in(added, noise.noise_level(surround, ring(mask)))
+  inserted = background + gain * (added - grain)
   return inserted if white is None else white - jnp.exp(-inserted)
 
 
@@ -151,14 +163,21 @@ def _integral(image: Array, white: Array | float | None) -> Array:
   return -jnp.log(jnp.maximum(white - image, least))
 
 
-def _with_matched_noise(
-  background: Array, layer: Array, grain: Array, grain_level: Array, around: Array, *, kept: Array
+def _matched(
+  background: Array,
+  layer: Array,
+  grain: Array,
+  grain_level: Array,
+  flat: Array,
+  around: Array,
+  *,
+  kept: Array,
 ) -> Array:
-  """kept * background + layer, of which `grain` is noise of `grain_level` (f32[C] or [S, S, C])."""
+  """kept * background + layer, of which `grain` is noise; see `noise.matched`."""
   level = noise.noise_level(background, around)
   own = noise.own_noise(background, level)
   smooth = kept * background + (layer - grain)
-  return smooth + noise.matched(grain, grain_level, own, level, kept=kept)
+  return smooth + noise.matched(grain, grain_level, own, level, kept=kept, flat=flat)
 
 
 def _middle(image: Array, where: Array) -> Array:
@@ -194,7 +213,7 @@ def resample(
   surround: Array,
   alpha: Array,
   *,
-  scale: Array | float,
+  scale: Array | float | tuple[Array | float, Array | float],
   shift_yx: tuple[Array | float, Array | float],
   side: int,
 ) -> tuple[Array, Array, Array]:
@@ -203,20 +222,21 @@ def resample(
   Args:
     values, surround: f32[S, S, C].
     alpha: f32[S, S].
-    scale: output pixels per input pixel.
+    scale: output pixels per input pixel, of both axes or (row, column).
     shift_yx: where the input's centre comes to lie, in output pixels off the output's centre.
     side: side of the output.
 
   Returns:
     The same three with S = `side`; beyond the input its border is repeated, alpha is 0.
   """
-  matrices = [_resampling(alpha.shape[i], side, scale, shift_yx[i]) for i in (0, 1)]
+  scales = scale if isinstance(scale, tuple) else (scale, scale)
+  matrices = [_resampling(alpha.shape[i], side, scales[i], shift_yx[i]) for i in (0, 1)]
   high = jax.lax.Precision.HIGHEST
 
   def resampled(image: Array) -> Array:
     return jnp.einsum("yY,YXc,xX->yxc", matrices[0], image, matrices[1], precision=high)
 
-  inside = [_inside(alpha.shape[i], side, scale, shift_yx[i]) for i in (0, 1)]
+  inside = [_inside(alpha.shape[i], side, scales[i], shift_yx[i]) for i in (0, 1)]
   there = inside[0][:, None] & inside[1][None, :]
   occupancy = jnp.clip(resampled(alpha[..., None])[..., 0], 0.0, 1.0)
   return resampled(values), resampled(surround), jnp.where(there, occupancy, 0.0)

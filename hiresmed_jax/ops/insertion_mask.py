@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,7 +10,7 @@ from hiresmed_jax.ops import insertion_noise as noise
 from hiresmed_jax.types import Array
 
 REACH_PX = 2  # an insertion changes nothing farther than this from the mask
-_RING_PX = 8  # the neighbourhood: from there to this far from the mask
+_RING_PX = (4, 10)  # the neighbourhood is farther than the first and up to the second
 
 
 def dilate(mask: Array, radius: float) -> Array:
@@ -25,9 +26,16 @@ def dilate(mask: Array, radius: float) -> Array:
   return functools.reduce(jnp.logical_or, near)
 
 
+def square_dilate(mask: Array, by: int) -> Array:
+  """Pixels at most `by` rows and `by` columns from a pixel of bool[S, S]."""
+  side = (2 * by + 1, 2 * by + 1)
+  return jax.lax.reduce_window(mask, False, jax.lax.bitwise_or, side, (1, 1), "SAME")
+
+
 def ring(mask: Array) -> Array:
-  """The neighbourhood of bool[S, S]: beyond its reach, up to 8 px away."""
-  return dilate(mask, _RING_PX) & ~dilate(mask, REACH_PX)
+  """The neighbourhood of bool[S, S]: clear of the lesion, from 5 to 10 px away."""
+  inner, outer = _RING_PX
+  return square_dilate(mask, outer) & ~square_dilate(mask, inner)
 
 
 def taper(mask: Array) -> Array:

@@ -11,6 +11,8 @@ from hiresmed_jax.types import Array
 _SIGMA = 1.5  # px; what a Gaussian of this width leaves over is grain, not anatomy
 _LOUDEST = 3.0  # standard deviations; what is louder is an edge
 _MEAN_KEEPS = 1 / 9
+_FLAT = 0.01  # of the noise power
+_NOISELESS = 0.02  # of the neighbourhood's level
 
 
 def gaussian_taps(sigma: float, size: int) -> np.ndarray:
@@ -66,11 +68,19 @@ def own_noise(image: Array, level: Array) -> Array:
   return jnp.clip(grains(image), -_LOUDEST * level, _LOUDEST * level)
 
 
-def noise_in(patch: Array, level: Array) -> Array:
-  """The part of a patch that is noise of the level f32[C]: what Lee's local Wiener filter removes.
+def noise_in(patch: Array, level: Array) -> tuple[Array, Array]:
+  """The part of a patch that is noise: what Lee's local Wiener filter removes.
 
   Where 3 x 3 pixels vary no more than noise does, all that departs from their mean; where they vary
-  more, by structure, so much less. [S, S, C].
+  more, by structure, so much less.
+
+  Args:
+    patch: f32[S, S, C].
+    level: f32[C], standard deviation of its noise.
+
+  Returns:
+    f32[S, S, C], the noise, and bool[S, S, C], where there is none although the level is not 0: a
+    saturated value, as in the middle of a dense stone.
   """
   height, width, _ = patch.shape
   padded = jnp.pad(patch, ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -79,19 +89,23 @@ def noise_in(patch: Array, level: Array) -> Array:
   # Not mean square less square of the mean: stored values are large, noise is small.
   variance = sum(jnp.square(pixel - mean) for pixel in near) / 9
   power = jnp.square(level)
-  return (patch - mean) * power / jnp.maximum(jnp.maximum(variance, power), 1e-12)
+  noise = (patch - mean) * power / jnp.maximum(jnp.maximum(variance, power), 1e-12)
+  return noise, variance < _FLAT * power
 
 
-def matched(grain: Array, grain_level: Array, own: Array, level: Array, *, kept: Array) -> Array:
+def matched(
+  grain: Array, grain_level: Array, own: Array, level: Array, *, kept: Array, flat: Array
+) -> Array:
   """Noise to add to kept * image + layer, so that the sum is as noisy as the neighbourhood.
 
   The layer's grain stays, toned down where it would be too loud; what then is missing is made up by
-  more of the image's own.
+  more of the image's own, except where the layer is saturated.
 
   Args:
     grain: f32[S, S, C], the layer's noise; `grain_level`, f32[C] or [S, S, C], how loud it is.
     own: f32[S, S, C], the image's own noise; `level`, f32[C], how loud it and the whole are to be.
     kept: f32[S, S, 1|C] in [0, 1].
+    flat: bool[S, S, C].
 
   Returns:
     f32[S, S, C].
@@ -101,4 +115,6 @@ def matched(grain: Array, grain_level: Array, own: Array, level: Array, *, kept:
   grainy = power - left
   share = jnp.clip(1 - jnp.square(kept) - left, 0.0, grainy)
   factor = jnp.sqrt(share / jnp.maximum(grainy, 1e-12))
-  return factor * grain + (jnp.sqrt(jnp.maximum(1 - left - share, jnp.square(kept))) - kept) * own
+  missing = jnp.sqrt(jnp.maximum(1 - left - share, jnp.square(kept))) - kept
+  flat &= power > _NOISELESS**2  # a drawn lesion is flat, and not saturated
+  return factor * grain + jnp.where(flat, 0.0, missing * own)

@@ -150,15 +150,15 @@ def test_the_lesion_is_as_noisy_as_its_neighbourhood(mode, donor_noise):
     background = (100 + 4 * noise).astype(np.float32)
     found = insert(background, *lesion(donor_noise, seed=seed), mode=mode)
     spreads.append(np.std(np.asarray(found)[core]))
-  # A sum cannot be quieter than the background: what a filter of 3 x 3 leaves of a donor three
-  # times as noisy comes on top.
-  most = 1.7 if (mode, donor_noise) == ("projection", 12) else 1.4
+  # A filter of 3 x 3 cannot make a donor three times as noisy quite as quiet; and in a sum what it
+  # leaves comes on top of the background's own noise.
+  most = {4.0: 1.4, 0.0: 1.4}.get(donor_noise, 1.7 if mode == "projection" else 1.55)
   assert 0.75 * 4 < np.sqrt(np.mean(np.square(spreads))) < most * 4
 
 
 def test_the_noise_filter_equals_scipy():
   image, level = images((20, 20, 2)), np.array([0.1, 0.6], np.float32)
-  found = image - insertion_noise.noise_in(jnp.asarray(image), jnp.asarray(level))
+  found = image - insertion_noise.noise_in(jnp.asarray(image), jnp.asarray(level))[0]
   for channel, sd in enumerate(level):
     expected = scipy.signal.wiener(image[..., channel].astype(float), 3, noise=float(sd) ** 2)
     np.testing.assert_allclose(found[1:-1, 1:-1, channel], expected[1:-1, 1:-1], atol=1e-5)

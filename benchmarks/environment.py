@@ -16,13 +16,15 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "lpips")
 
 def environment() -> dict[str, Any]:
   """Device, cores, load and date when it was asked, versions, and the commit of the code."""
-  commit = subprocess.run(
+  described = subprocess.run(
     ["git", "describe", "--always", "--dirty"],
     capture_output=True,
     text=True,
     cwd=pathlib.Path(__file__).parent,
     check=False,
   )
+  # A tree that was exported to another machine has no history there.
+  commit = os.environ.get("HIRESMED_COMMIT") or described.stdout.strip() or None
   device = jax.devices()[0]
   return {
     "device": _processor() if device.platform == "cpu" else device.device_kind,
@@ -30,7 +32,7 @@ def environment() -> dict[str, Any]:
     "cores": os.cpu_count(),
     "load_average_1min": round(os.getloadavg()[0], 2),
     "date": time.strftime("%Y-%m-%d"),
-    "commit": commit.stdout.strip() or None,
+    "commit": commit,
     "versions": {"python": platform.python_version()}
     | {p: importlib.metadata.version(p) for p in _PACKAGES if importlib.util.find_spec(p)},
   }

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
   augmentation = presets.data("best").augment.to_dict()
   rates, stages = [], []
   with tempfile.TemporaryDirectory() as folder:
-    for bits, root in _prepare(Path(folder), options.images, options.size).items():
+    for bits, root in prepare(Path(folder), options.images, options.size).items():
       for name, changes in (("none", None), ("best", augmentation)):
         for workers in options.workers:
           rate = _rate(root, options.size, changes, workers, options.seconds)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     options.out.write_text(line + "\n")
 
 
-def _prepare(folder: Path, count: int, size: int) -> dict[int, Path]:
+def prepare(folder: Path, count: int, size: int) -> dict[int, Path]:
   """{bits: prepared dataset with `count` training images}, the same phantoms in both."""
   drawn = list(_training_phantoms(count, size))
   made = {16: drawn, 8: [_eight_bits(sample) for sample in drawn]}

@@ -225,11 +225,34 @@ def _train_step(result: Result) -> Iterator[Row]:
       )
 
 
+def _shape(shape: list[int]) -> str:
+  return " x ".join(map(str, shape))
+
+
+def _first_look(result: Result) -> Iterator[Row]:
+  step = result["step"]
+  images, median = step["images"][0], statistics.median(step["milliseconds"])
+  longest = sum(row["milliseconds"] for row in step["longest"][:4])
+  yield Row(
+    f"{step['block']}, {_shape(step['images'])}, {result['precision']}: our step before the "
+    "depthwise kernel gradient was changed",
+    f"{images / median * 1e3:.1f} images/s ({median:.1f} ms, of which that gradient {longest:.1f})",
+  )
+  for row in result["operations"]:
+    if row["what"] == "wgrad grouped":
+      yield Row(
+        f"depthwise {row['kernel']}x{row['kernel']} kernel gradient by cuDNN, "
+        f"{_shape(row['shape'])}",
+        f"{row['milliseconds']:.2f} ms",
+      )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
   "cpu_gains": _cpu_gains,
   "depthwise": _depthwise,
+  "first_look": _first_look,
   "input_pipeline": _input_pipeline,
   "programs": _programs,
   "scaling": _scaling,

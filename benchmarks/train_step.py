@@ -6,7 +6,9 @@
 Same network, weights, batch, precision and device, in one process: each round makes one step of
 each side. The step is whole (generator, discriminators, both optimisers, no perceptual loss);
 "network" is the generator's forward and backward pass alone. The share of the matrix peak is of
-the one measured in the same run. `--scale cpu`: 8 images of 128 x 128, channels 32 64 128, float32,
+the one measured in the same run, FLOPs are counted on the traced program. "fed" is our step with
+batches from the real input pipeline. Blocks are recomputed on the way back (--remat) on neither
+side or on both. `--scale cpu`: 8 images of 128 x 128, channels 32 64 128, float32,
 some ten minutes on two cores, most of it torch.compile; `--scale paper`: kub.py at 1,024 x 1,024.
 """
 
@@ -26,11 +28,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import roofline
+from benchmarks import fed_step, kernels, roofline
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import compute_dtype
-from hiresmed_jax.runtime import cli, compilation, throughput
+from hiresmed_jax.runtime import cli, compilation, cost, throughput
 from hiresmed_jax.tasks import background, presets
 
 Call = Callable[[], Any]
@@ -48,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+  parser.add_argument("--no-stages", action="store_true", help="leave the stages' floors out")
+  parser.add_argument("--remat", action="store_true", help="recompute blocks on the way back")
   parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
   options = parser.parse_args(argv)
   if not importlib.util.find_spec("torch"):
@@ -85,11 +89,13 @@ def settings(scale: str, block: str) -> Any:
 def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> dict[str, Any]:
   """Times of both parts ("step", "network") of all sides, and the roofline of our stages."""
   config = settings(options.scale, block)
+  config.net.remat = options.remat
   config.batch_size = options.batch
   side = options.size or (128 if options.scale == "cpu" else 1024)
   channels = 3
-  images = np.random.default_rng(0).uniform(-1, 1, (options.batch, side, side, channels))
-  images = images.astype(np.float32)
+  # Grey, as patients' images are; both sides make three equal channels of it.
+  grey = np.random.default_rng(0).uniform(-1, 1, (options.batch, side, side, 1)).astype(np.float32)
+  images = np.repeat(grey, channels, -1)
   task = background.build(
     config, channels=channels, size=(side, side), steps=1000, steps_per_epoch=1000, dtype=dtype
   )
@@ -100,9 +106,10 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
   told("compiling ours")
   sides: dict[str, dict[str, Call]] = {"step": {}, "network": {}}
   about: dict[str, Any] = {"sides": {}}
-  sides["step"]["ours"], sides["network"]["ours"], about["sides"]["ours"] = _ours(
-    task, net, state, images, peak
-  )
+  take, network, about["sides"]["ours"] = _ours(task, net, state, grey, images)
+  on_device = {"images_m11": jax.device_put(grey)}
+  sides["step"]["ours"] = lambda: jax.block_until_ready(take(on_device))
+  sides["network"]["ours"] = network
   del state
   for name, compiled in (("torch", False), ("torch compiled", True)):
     if compiled and options.no_compile:
@@ -119,13 +126,21 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
   told("timing")
   times = {part: interleaved(calls, options.rounds) for part, calls in sides.items()}
   flops = about["sides"]["ours"]["gflop"]
-  told("timing our stages")
-  about["stages"] = roofline.stages(
-    net, jax.device_put(weights["gen"]["net"]), jnp.asarray(images), peak=peak, rounds=5
+  told("fed by the input pipeline")
+  about["fed"] = fed_step.measure(
+    take, batch_size=options.batch, size=side, steps=2 * options.rounds
   )
+  about["kernels"] = kernels.longest(sides["step"]["ours"])
+  about["stages"] = []
+  if not options.no_stages:
+    told("timing our stages")
+    about["stages"] = roofline.stages(
+      net, jax.device_put(weights["gen"]["net"]), jnp.asarray(images), peak=peak, rounds=5
+    )
   return {
     "block": block,
     "images": [options.batch, side, side, channels],
+    "remat": options.remat,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights["gen"])),
     "rounds": options.rounds,
     **{
@@ -136,37 +151,38 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
 
 
 def _ours(
-  task: Any, net: Any, state: Any, images: np.ndarray, peak: dict[str, float]
-) -> tuple[Call, Call, dict[str, Any]]:
-  options, on_device = compilation.options(), jax.device_put(images)
+  task: Any, net: Any, state: Any, grey: np.ndarray, images: np.ndarray
+) -> tuple[Callable[[Any], Any], Call, dict[str, Any]]:
+  """(one step on a batch, the network's passes, facts); the step's scalars may not be ready."""
+  options, batch = compilation.options(), {"images_m11": jax.device_put(grey)}
   begin = time.perf_counter()
-  lowered = jax.jit(task.train_step, donate_argnums=0).lower(state, {"images_m11": on_device}, {})
-  step = lowered.compile(options)
+  step = jax.jit(task.train_step, donate_argnums=0).lower(state, batch, {}).compile(options)
   compile_s = time.perf_counter() - begin
 
   def loss(params: Any, images_m11: Any) -> Any:
     return jnp.mean(jnp.square(net.apply({"params": params}, images_m11) - images_m11))
 
-  params = jax.tree.map(jnp.copy, state.gen["net"])
-  network_lowered = jax.jit(jax.value_and_grad(loss)).lower(params, on_device)
-  network = network_lowered.compile(options)
+  params, on_device = jax.tree.map(jnp.copy, state.gen["net"]), jax.device_put(images)
+  passes = jax.value_and_grad(loss)
+  network = jax.jit(passes).lower(params, on_device).compile(options)
+  gflop = {
+    "step": sum(cost.flops(cost.trace(task.train_step, state, batch, {})).values()) / 1e9,
+    "network": sum(cost.flops(cost.trace(passes, params, on_device)).values()) / 1e9,
+  }
   holder = [state]
 
-  def one_step() -> None:
-    holder[0], scalars = step(holder[0], {"images_m11": on_device}, {})
-    jax.block_until_ready(scalars)
+  def take(batch: Any) -> Any:
+    holder[0], scalars = step(holder[0], batch, {})
+    return scalars
 
   memory: Any = step.memory_analysis()
   return (
-    one_step,
+    take,
     lambda: jax.block_until_ready(network(params, on_device)),
     {
       "framework": f"jax {jax.__version__}",
       "compile_seconds": compile_s,
-      "gflop": {
-        "step": throughput.flops(lowered) / 1e9,
-        "network": throughput.flops(network_lowered) / 1e9,
-      },
+      "gflop": gflop,
       "program_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
       **throughput.peak_memory(),
     },
@@ -278,6 +294,15 @@ def show(case: dict[str, Any], peak: dict[str, float]) -> None:
   for name, told in case["sides"].items():
     if "missing" in told:
       console.print(f"{name}: {told['missing']}")
+  fed = case["fed"]
+  console.print(
+    f"fed by the input pipeline: {fed['fed']:.2f} images/s, {100 * fed['share']:.0f} % of a batch "
+    "that is there already"
+  )
+  for row in case["kernels"].get("longest", ())[:12]:
+    console.print(f"{row['milliseconds']:8.3f} ms  {row['launches']:.0f}x  {row['operation']}")
+  if not case["stages"]:
+    return
   table = Table(
     title=f"stages, forward + backward; peak {peak['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s, "
     f"{peak['bytes_per_second'] / 1e9:.0f} GB/s"

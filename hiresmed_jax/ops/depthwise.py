@@ -1,8 +1,12 @@
 """Depthwise convolution that is fast on every backend.
 
 XLA's grouped convolution is slow on the CPU, where a sum of shifted products runs at the speed of
-the cache; on accelerators the vendor's grouped convolution is used. The choice is made when the
-program is lowered for a backend, so that one traced program is right on each.
+the cache; on accelerators the vendor's grouped convolution is used, but for one case. cuDNN has no
+fast kernel gradient for few channels: 39 ms at 8 x 1,024 x 1,024 x 32 on an H200, where an ordinary
+3x3 convolution takes 1.2 (benchmarks/results/first_look_h200.json). So there the gradient of an
+ordinary convolution is taken, of which a depthwise kernel is the diagonal: 32 times the arithmetic,
+on matrix units that are otherwise idle. The choice is made when the program is lowered for a
+backend, so that one traced program is right on each.
 
 N images, H rows, W columns, C channels, kh x kw kernel.
 """
@@ -20,6 +24,7 @@ from hiresmed_jax.types import Array
 # a sum into parts, which inside a loop run one after the other and slower.
 _TILE_ROWS = 8
 _PRODUCTS = 80_000
+_FEW_CHANNELS = 32  # up to which cuDNN's own kernel gradient is the slow one
 
 
 @jax.custom_vjp
@@ -66,6 +71,9 @@ def _kernel_gradient(size: tuple[int, int], x: Array, grad: Array) -> Array:
     x,
     grad,
     cpu=functools.partial(_tile_by_tile, size),
+    cuda=functools.partial(
+      _dense_diagonal if x.shape[-1] <= _FEW_CHANNELS else _grouped_transpose, size
+    ),
     default=functools.partial(_grouped_transpose, size),
   )
 
@@ -104,6 +112,21 @@ def _grouped_transpose(size: tuple[int, int], x: Array, grad: Array) -> Array:
   kernel = jax.ShapeDtypeStruct((*size, 1, x.shape[-1]), x.dtype)
   transpose = jax.linear_transpose(functools.partial(_grouped, x), kernel)
   return transpose(grad.astype(x.dtype))[0].astype(jnp.float32)
+
+
+def _dense_diagonal(size: tuple[int, int], x: Array, grad: Array) -> Array:
+  """The kernel's gradient as the diagonal of an ordinary convolution's, [kh, kw, C, C]."""
+  channels = x.shape[-1]
+  dense = functools.partial(
+    jax.lax.conv_general_dilated,
+    x,
+    window_strides=(1, 1),
+    padding="SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  kernel = jax.ShapeDtypeStruct((*size, channels, channels), x.dtype)
+  full = jax.linear_transpose(dense, kernel)(grad.astype(x.dtype))[0]
+  return jnp.diagonal(full, axis1=2, axis2=3).astype(jnp.float32)[:, :, None]
 
 
 def _shifted_products(x: Array, kernel: Array) -> Array:

@@ -68,14 +68,15 @@ def test_both_sides_begin_alike_and_are_told(tmp_path, monkeypatch):
   monkeypatch.setattr(train_step, "settings", lambda scale, block: small)
   monkeypatch.setattr(roofline, "peaks", lambda dtype: PEAK)
   out = tmp_path / "train_step_cpu.json"
-  arguments = ["--size=16", "--batch=1", "--rounds=2", "--blocks", "hdfb", "--no-compile"]
+  arguments = ["--size=32", "--batch=1", "--rounds=2", "--blocks", "hdfb", "--no-compile"]
   with tiny_run.quick_compiler():
     assert train_step.main([*arguments, "--out", str(out)]) == 0
   facts = json.loads(out.read_text())
   (case,) = facts["cases"]
   assert set(case["step"]) == set(case["network"]) == {"ours", "torch"}
   assert "no-compile" in case["sides"]["torch compiled"]["missing"]
-  assert case["images"] == [1, 16, 16, 3]
+  assert case["images"] == [1, 32, 32, 3]
+  assert case["fed"]["share"] > 0 and case["kernels"] == {}
   assert np.isfinite(
     [row["median_ms"] for part in ("step", "network") for row in case[part].values()]
   ).all()

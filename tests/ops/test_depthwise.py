@@ -91,6 +91,16 @@ def test_each_backend_gets_its_own_program(platform, convolutions):
   assert len(re.findall(r"stablehlo\.convolution", text)) == convolutions
 
 
+@pytest.mark.parametrize(
+  ("platform", "channels", "grouped"), [("cuda", 32, 2), ("cuda", 64, 3), ("tpu", 32, 3)]
+)
+def test_few_channels_on_cuda_take_the_dense_gradient(platform, channels, grouped):
+  traced = jax.jit(_all).trace(*_draw((1, 8, 8, channels), (3, 3)))
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  counts = [int(n) for n in re.findall(r"(?:feature|batch)_group_count = (\d+)", text)]
+  assert sum(count == channels for count in counts) == grouped
+
+
 @pytest.mark.parametrize("kernel_type", [jnp.bfloat16, jnp.float32])
 def test_bfloat16_is_summed_in_float32(kernel_type):
   x, kernel, cotangent = _draw((4, 32, 32, 3), (5, 5))
@@ -166,3 +176,13 @@ def test_wrong_shapes_are_refused():
     depthwise_conv(x, kernel[..., :3])
   with pytest.raises(ValueError, match="odd"):
     depthwise_conv(x, kernel[:2])
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (3, 5)])
+def test_the_diagonal_of_the_dense_gradient_is_the_same(size):
+  rng = np.random.default_rng(0)
+  x, grad = (jnp.asarray(rng.standard_normal((2, 9, 7, 6)), jnp.float32) for _ in range(2))
+  found = depthwise._dense_diagonal(size, x, grad)
+  np.testing.assert_allclose(
+    found, depthwise._grouped_transpose(size, x, grad), rtol=1e-4, atol=1e-5
+  )

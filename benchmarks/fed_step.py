@@ -47,7 +47,7 @@ def measure(
         seed=0,
       )
     )
-    ahead = meshes.prefetch_to_device(iterator, put)
+    ahead: Any = meshes.prefetch_to_device(iterator, put)
     fed = _rate(take, (next(ahead)[0] for _ in range(steps + _WARM)), batch_size)
     ahead.close()
     iterator.close()

@@ -107,9 +107,9 @@ def make(setting: Setting, index: int) -> Made:
   own_sites, seam_sites = sites[: len(lesions)], sites[len(lesions) :]
   mode = "paper" if request.paper else request.blend or put.MODES[item["physics"]]
   with setting.clock("insert"):
-    whole = put.put_in(ground.canvas.values, seams, seam_sites, mode=mode)
-    bare = whole if not ground.own else put.put_in(ground.bare, seams, seam_sites, mode=mode)
-    full = put.put_in(whole, lesions, own_sites, mode=mode)
+    bare = put.put_in(ground.bare, seams, seam_sites, mode=mode)
+    with_own = np.where(ground.canvas.values != ground.bare, ground.canvas.values, bare)
+    full = put.put_in(with_own, lesions, own_sites, mode=mode)
   shape = ground.canvas.shape
   mask = put.instances(lesions, own_sites, shape)
   for number, own in enumerate(ground.own, len(lesions) + 1):

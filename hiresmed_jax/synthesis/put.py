@@ -30,6 +30,12 @@ def put_in(
   return values
 
 
+def window(values: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
+  """A copy of a square window of f32[H, W, C]; beyond the border the image is mirrored."""
+  rows, columns = (_mirrored(start, side, size) for start, size in zip(origin, values.shape[:2]))
+  return values[np.ix_(rows, columns)]
+
+
 def instances(
   lesions: Sequence[Fitted], sites: Sequence[Site], shape: tuple[int, int], *, first: int = 1
 ) -> np.ndarray:
@@ -42,8 +48,8 @@ def instances(
 
 
 @functools.partial(jax.jit, static_argnames="mode")
-def _insert(window: Any, values: Any, surround: Any, alpha: Any, *, mode: str) -> Any:
-  return insertion.insert(window, values, surround, alpha, mode=mode)
+def _insert(around: Any, values: Any, surround: Any, alpha: Any, *, mode: str) -> Any:
+  return insertion.insert(around, values, surround, alpha, mode=mode)
 
 
 def _mirrored(start: int, length: int, size: int) -> np.ndarray:

@@ -8,8 +8,11 @@ from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.placement import atlas, body
 from hiresmed_jax.placement.candidates import allowed, place
+from hiresmed_jax.synthesis import put
 
 _TRIES = 20  # images looked at for a place without lesions
+_AROUND = 10  # pixels around a lesion of the image that are not taken either
+_MARGIN_PX = 2.0
 
 
 def draw(
@@ -29,20 +32,17 @@ def draw(
   Raises:
     UserError: no image has room for one.
   """
-  side, mask = len(shape.mask), shape.mask
+  mask = shape.mask
   for _ in range(_TRIES):
     item = source[int(rng.integers(len(source)))]
     values, value_range = crops.canvas(item)
     content = body.content(values, value_range=value_range)
-    free = allowed(_own_lesions(item["boxes"], content.shape), content, float(side // 2))
+    free = allowed(_own_lesions(item["boxes"], content.shape), content, _MARGIN_PX)
     try:
       (site,) = place(rng, atlas.score_map(where, content), free, [mask], min_gap_px=0.0)
     except UserError:
       continue
-    top, left = site.origin
-    if min(top, left) < 0 or top + side > content.shape[0] or left + side > content.shape[1]:
-      continue
-    window = values[top : top + side, left : left + side].copy()
+    window = put.window(values, site.origin, len(mask))
     return shape._replace(
       values=window,
       surround=crops.without(window, mask),
@@ -56,8 +56,9 @@ def draw(
 
 
 def _own_lesions(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """uint8[H, W], 1 in the boxes."""
+  """uint8[H, W], 1 in the boxes and around them."""
   inside = np.zeros(shape, np.uint8)
   for x1, y1, x2, y2 in boxes:
-    inside[int(max(y1, 0)) : int(np.ceil(y2)), int(max(x1, 0)) : int(np.ceil(x2))] = 1
+    rows = slice(int(max(y1 - _AROUND, 0)), int(np.ceil(y2)) + _AROUND)
+    inside[rows, int(max(x1 - _AROUND, 0)) : int(np.ceil(x2)) + _AROUND] = 1
   return inside

@@ -65,5 +65,5 @@ def _quiet(detail: Array, near: Array) -> Array:
   return jnp.nan_to_num(clipped - jnp.sum(clipped, (0, 1), where=where) / count)
 
 
-def _impulse(shape: tuple[int, int]) -> Array:
+def _impulse(shape: tuple[int, ...]) -> Array:
   return jnp.zeros((*shape, 1)).at[0, 0].set(1.0)

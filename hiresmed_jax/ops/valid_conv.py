@@ -1,14 +1,12 @@
 """Unpadded convolution that stays fast inside loops and where every image has kernels of its own.
 
 SinGAN trains one small network for each image. Under `vmap` a convolution becomes one of as many
-groups as there are images, and inside a loop XLA's CPU convolution leaves its fast path (8 times
-slower: measured). Here it is a matrix product over patches instead, which under `vmap` is a batched
-one; the patches are taken on the side that has fewer channels. `Way` is the one place where the
-choice is made.
+groups as there are images; as a matrix product over patches it becomes a batched product. On the
+CPU images are trained one after the other, and XLA's convolution is the faster one, but only in the
+plain form: the gradients that JAX derives, of permuted dimensions, leave its fast path (7 to 10
+times slower: measured). So the gradients are written here, as two more convolutions or products.
 
-Derivatives of every order: the gradients of a convolution are two more of these products.
-
-N images, H x W pixels, I input and O output channels, kh x kw kernel.
+Derivatives of every order. N images, H x W pixels, I input and O output channels, kh x kw kernel.
 """
 
 import functools
@@ -19,8 +17,10 @@ import jax.numpy as jnp
 
 from hiresmed_jax.types import Array
 
-Way = Literal["auto", "patches", "vendor"]
+Way = Literal["auto", "patches", "direct", "vendor"]
+Size = tuple[int, int]
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_FEW = 8  # channels up to which patches cost less than the CPU's convolution
 
 
 def valid_conv(x: Array, kernel: Array, *, way: Way = "auto") -> Array:
@@ -29,30 +29,42 @@ def valid_conv(x: Array, kernel: Array, *, way: Way = "auto") -> Array:
   Args:
     x: [N, H, W, I], any floating type.
     kernel: [kh, kw, I, O] of the same type.
-    way: "patches" (matrix products), "vendor" (the backend's convolution) or "auto": patches.
+    way: "patches": matrix products over patches, taken on the side that has fewer channels;
+      "direct": the backend's convolution, with gradients in plain form; "vendor": the backend's
+      convolution, with the gradients that JAX derives; "auto": see `best_way`.
 
   Returns:
-    [N, H - kh + 1, W - kw + 1, O]. Reverse-mode derivatives of any order; no `jax.jvp`.
+    [N, H - kh + 1, W - kw + 1, O]. Reverse-mode derivatives of any order; no `jax.jvp` but with
+    "vendor".
 
   Raises:
     ValueError: shapes do not fit, or an unknown way.
   """
   if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
     raise ValueError(f"x [N, H, W, I] and kernel [kh, kw, I, O] wanted: {x.shape}, {kernel.shape}")
-  if way not in ("auto", "patches", "vendor"):
-    raise ValueError(f"unknown way {way!r}: 'auto', 'patches' or 'vendor'")
+  if way not in ("auto", "patches", "direct", "vendor"):
+    raise ValueError(f"unknown way {way!r}: 'auto', 'patches', 'direct' or 'vendor'")
+  if way == "auto":
+    way = best_way(jax.default_backend())
   if way == "vendor":
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
-  return _conv(x, kernel)
+    return _convolution(x, kernel)
+  return _conv(way == "direct", x, kernel)
 
 
-@jax.custom_vjp
-def _conv(x: Array, kernel: Array) -> Array:
+def best_way(backend: str) -> Way:
+  """The one place where the way is chosen: "direct" on the CPU, "patches" elsewhere."""
+  return "direct" if backend == "cpu" else "patches"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(direct: bool, x: Array, kernel: Array) -> Array:
   kh, kw, inputs, outputs = kernel.shape
-  height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+  if direct and min(inputs, outputs) > _FEW:
+    return _convolution(x, kernel)
   if inputs <= outputs:
     return _patches(x, (kh, kw)) @ kernel.reshape(-1, outputs)
   # Products first: [N, H, W, kh kw O], of which each output adds up one a tap.
+  height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
   products = x @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
   parts = [
     products[:, i : i + height, j : j + width, (i * kw + j) * outputs : (i * kw + j + 1) * outputs]
@@ -62,25 +74,31 @@ def _conv(x: Array, kernel: Array) -> Array:
   return functools.reduce(jnp.add, parts)
 
 
-def _conv_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _conv_backward(direct: bool, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = saved
-  return _input_gradient(grad, kernel), _kernel_gradient(kernel.shape[:2], x, grad)
+  return (
+    _input_gradient(direct, grad, kernel),
+    _kernel_gradient(direct, kernel.shape[:2], x, grad),
+  )
 
 
-_conv.defvjp(lambda x, kernel: (_conv(x, kernel), (x, kernel)), _conv_backward)
+_conv.defvjp(lambda direct, x, kernel: (_conv(direct, x, kernel), (x, kernel)), _conv_backward)
 
 
-def _input_gradient(grad: Array, kernel: Array) -> Array:
+def _input_gradient(direct: bool, grad: Array, kernel: Array) -> Array:
   """Of _conv: the convolution of the padded gradient with the kernel turned round."""
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
-  return _conv(_padded(grad, kernel.shape[:2]), turned)
+  return _conv(direct, _padded(grad, kernel.shape[:2]), turned)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_gradient(size: tuple[int, int], x: Array, grad: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _kernel_gradient(direct: bool, size: Size, x: Array, grad: Array) -> Array:
   """Of _conv: x [N, H, W, I] and grad [N, h, w, O] -> [kh, kw, I, O]."""
   kh, kw = size
   inputs, outputs = x.shape[-1], grad.shape[-1]
+  if direct and min(inputs, outputs) > _FEW:
+    turned = _convolution(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3))
+    return turned.transpose(1, 2, 0, 3)
   if inputs <= outputs:
     taps = _patches(x, size).reshape(-1, kh * kw * inputs)
     return _product(taps, grad.reshape(-1, outputs)).reshape(kh, kw, inputs, outputs)
@@ -90,15 +108,21 @@ def _kernel_gradient(size: tuple[int, int], x: Array, grad: Array) -> Array:
 
 
 def _kernel_gradient_backward(
-  size: tuple[int, int], saved: tuple[Array, Array], grad: Array
+  direct: bool, size: Size, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
+  del size
   x, conv_grad = saved
-  return _input_gradient(conv_grad, grad), _conv(x, grad)
+  return _input_gradient(direct, conv_grad, grad), _conv(direct, x, grad)
 
 
 _kernel_gradient.defvjp(
-  lambda size, x, grad: (_kernel_gradient(size, x, grad), (x, grad)), _kernel_gradient_backward
+  lambda direct, size, x, grad: (_kernel_gradient(direct, size, x, grad), (x, grad)),
+  _kernel_gradient_backward,
 )
+
+
+def _convolution(x: Array, kernel: Array) -> Array:
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -107,7 +131,7 @@ def _product(a: Array, b: Array) -> Array:
   return product.astype(a.dtype)
 
 
-def _patches(x: Array, size: tuple[int, int]) -> Array:
+def _patches(x: Array, size: Size) -> Array:
   """[N, H, W, I] -> [N, h, w, kh kw I], every window's values in the kernel's order."""
   kh, kw = size
   height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
@@ -116,6 +140,6 @@ def _patches(x: Array, size: tuple[int, int]) -> Array:
   )
 
 
-def _padded(grad: Array, size: tuple[int, int]) -> Array:
+def _padded(grad: Array, size: Size) -> Array:
   kh, kw = size
   return jnp.pad(grad, ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0)))

@@ -128,6 +128,15 @@ def state_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
   return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf, mesh.shape["fsdp"])), shapes)
 
 
+def bank_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
+  """As `state_shardings` for a state of many things side by side: axis 0 is split over all devices.
+
+  Leaves without axes are replicated.
+  """
+  split = P(("data", "fsdp"))
+  return jax.tree.map(lambda leaf: NamedSharding(mesh, split if leaf.ndim else P()), shapes)
+
+
 def with_shardings(shapes: Any, shardings: Any) -> Any:
   """Pytree of `jax.ShapeDtypeStruct` that also says where each leaf lives (for restoring)."""
   return jax.tree.map(

@@ -6,7 +6,7 @@ sections 2.2 to 2.3. `best`: what later work made standard.
 
 from ml_collections import ConfigDict
 
-ROUTES = ("background",)
+ROUTES = ("background", "lesion")
 PRESETS = ("paper", "best")
 
 
@@ -148,5 +148,40 @@ def synthesize() -> ConfigDict:
       "floor": 0.3,  # share of places drawn uniformly from what is allowed
       "flip": False,  # may a copied lesion be mirrored: situs, as in data.augment.flip
       "workers": 0,  # threads; 0 = one a core
+    }
+  )
+
+
+def lesion(preset: str) -> ConfigDict:
+  """SinGAN. `steps` are those of each level on an accelerator, `cpu_steps` those on a CPU."""
+  paper = preset == "paper"
+  return ConfigDict(
+    {
+      "sides": (32, 48, 64, 96, 128),  # windows, pixels: at least three times the lesion
+      "limit": 0 if paper else 64,  # lesions at most; 0 = all of the training split
+      "min_size": 25.0,  # side of the coarsest level, or half the window's where that is less
+      "width": 32,  # channels of the first four levels, doubled after every fourth
+      "max_width": 128,
+      "steps": 2000,
+      "cpu_steps": 300,
+      "critic_steps": 3,
+      "generator_steps": 3,
+      "learning_rate": 5e-4,
+      "b1": 0.5,
+      "b2": 0.999,
+      "decay_at": 0.8,  # share of a level's steps after which the rate falls
+      "decay": 0.1,
+      "alpha": 10.0,  # of the reconstruction
+      "penalty": 0.1,  # of the critic's gradient
+      "start": 0,  # level from which on samples are new; those below repeat the lesion
+      "conv": "auto",  # "patches" or "vendor"
+      "dtype": "float32",
+      "at_once": 0,  # lesions side by side on a device; 0 = all, on a CPU one after the other
+      "steps_per_call": 100,  # of one compiled loop
+      "cpu_steps_per_call": 10,
+      "log_every": 100,
+      "save_every": 1000,
+      "keep_checkpoints": 1,
+      "max_skipped": 20,
     }
   )

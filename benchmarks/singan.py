@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
   side: int
   level: int
-  count: int
+  lesions: int
   way: str
   dtype: str
   steps: int
@@ -141,7 +141,7 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
     for case, (_, seconds) in own:
       rows.append(
         about
-        | {"by": "ours", "count": case.count, "way": case.way, "dtype": case.dtype}
+        | {"by": "ours", "count": case.lesions, "way": case.way, "dtype": case.dtype}
         | {"compile_seconds": seconds}
         | _summary(times[case], case.steps)
       )
@@ -168,11 +168,11 @@ def _summary(seconds: list[float], steps: int) -> dict[str, Any]:
 def _task(case: Case, at_once: int) -> Any:
   config = presets.lesion("best")
   config.conv = case.way
-  crops = np.random.default_rng(0).uniform(-1, 1, (case.count, case.side, case.side, _CHANNELS))
+  crops = np.random.default_rng(0).uniform(-1, 1, (case.lesions, case.side, case.side, _CHANNELS))
   return lesion.build(
     config,
     [crops.astype(np.float32)],
-    [np.ones(case.count, np.float32)],
+    [np.ones(case.lesions, np.float32)],
     steps=case.steps,
     steps_per_call=case.steps,
     mesh=meshes.make_mesh(devices=jax.devices()[:1]),

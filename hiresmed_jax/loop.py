@@ -7,12 +7,15 @@ Order of a run, the same whether it is new or goes on:
   4. the best weights are restored and handed to `finish`; DONE.json says that the route is trained.
 """
 
+import bisect
 import contextlib
 import copy
 import functools
+import itertools
+import math
 import pathlib
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +33,7 @@ from hiresmed_jax.runtime import (
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.runtime.writer import Writer, truncate
-from hiresmed_jax.tasks.task import Task
+from hiresmed_jax.tasks.task import Phase, Task
 
 
 class Cadence(NamedTuple):
@@ -43,7 +46,7 @@ class Cadence(NamedTuple):
 
 
 class Programs(NamedTuple):
-  """What is compiled once per run, and where its arrays live."""
+  """What is compiled once per phase, and where its arrays live."""
 
   step: Callable[..., Any]
   evaluate: Callable[..., Any]
@@ -68,19 +71,21 @@ def fit(
   identity: Mapping[str, Any],
   seed: int,
   mesh: jax.sharding.Mesh,
-  train_data: Iterable[Any],
-  val_batches: Sequence[Mapping[str, Any]],
+  train_data: Iterable[Any] = (),
+  val_batches: Sequence[Mapping[str, Any]] = (),
   cadence: Cadence,
   draw: Callable[[int, list[np.ndarray]], None],
   finish: Callable[[Any, Programs], dict[str, Any]],
 ) -> dict[str, Any]:
-  """Trains a task of one phase to its end; returns what DONE.json holds.
+  """Trains a task to its end, phase after phase; returns what DONE.json holds.
 
   Args:
     folder: <workdir>/<route>.
     identity: what makes the run this run: "config" (nested values) and "data" (fingerprint).
-    train_data: grain dataset of this process's share of each batch, endless.
-    val_batches: host batches of validation images, whole on every process, each with "weight".
+    train_data: grain dataset of this process's share of each batch, endless; for phases without
+      a batch of their own.
+    val_batches: host batches of validation images, whole on every process, each with "weight";
+      for the same phases.
     draw: (step, pictures_m11 of each batch) writes figures; called on process 0.
     finish: (best state, programs) -> results, after the last step.
 
@@ -88,14 +93,14 @@ def fit(
     UserError: the folder is another run's; the run diverged; no space is left.
     Stopped: SIGTERM or Ctrl-C, after saving.
   """
-  (phase,) = task.phases
   done = run_folder.claim(folder, identity)
   if done is not None:
     if jax.process_index() == 0:
       print(f"{task.name} is trained already: {folder / 'DONE.json'}")
     return done
-  name, sign = task.select
+  name, sign = task.select or (None, 1)
   alone = jax.process_count() == 1
+  ends = list(itertools.accumulate(phase.steps for phase in task.phases))
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
       checkpoint.open(
@@ -104,62 +109,83 @@ def fit(
     )
     # Left before the checkpoints are: closing them waits for a process that may be gone.
     stack.enter_context(peers.leave_together(unless=(Stopped,)))
-    iterator: Any = iter(train_data)
-    stack.callback(iterator.close)
-    first = _next_batches(iterator, 4)
-    programs = compile_programs(task, mesh, first[0], val_batches)
     made_by = {"config_hash": identity["config_hash"], "data": identity["data"]}
-    if manager.latest_step() is None:
-      state, step, window = _begin(task, programs, seed, first), 0, []
-    else:
-      state, data_state, kept = checkpoint.restore(manager, programs.abstract_state, expect=made_by)
-      iterator.set_state(data_state)
-      step, window = manager.latest_step(), kept["window"]
-    del first
+    step = manager.latest_step() or 0
     truncate(folder / "metrics.jsonl", step)
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
     stop = stack.enter_context(interrupt.Interrupt())
-    progress = stack.enter_context(Progress(phase.steps, task.name, done=step))
-    rate = throughput.Rate(phase.batch_size, programs.flops_per_step, step=step)
-    put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
+    progress = stack.enter_context(Progress(ends[-1], task.name, done=step))
+    state: Any = None
+    window: list[Mapping[str, Any]] = []
 
     def save(data_state: Any, metrics: Mapping[str, float] | None) -> None:
       kept = {**made_by, "window": [_floats(scalars) for scalars in window]}
       checkpoint.save(manager, step, state, data_state=data_state, metadata=kept, metrics=metrics)
 
-    if step < phase.steps:
+    for number in range(_phase_at(ends, step), len(ends)):
+      phase, end = task.phases[number], ends[number]
+      iterator = stack.enter_context(_batches(phase, train_data))
+      held = val_batches if phase.batch is None else [phase.batch]
+      first = _next_batches(iterator, 4 if phase.batch is None else 1)
+      programs = compile_programs(_with_shapes_of(task, number), mesh, first[0], held)
+      put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
+      if state is None and step:
+        made_in = bisect.bisect_left(ends, step)
+        abstract = programs.abstract_state
+        if made_in != number:
+          abstract = _abstract_state(_with_shapes_of(task, made_in), mesh)
+        state, data_state, kept = checkpoint.restore(manager, abstract, expect=made_by)
+        window = kept["window"]
+        if data_state is not None:
+          iterator.set_state(data_state)
+      if state is None:
+        state = _begin(task, programs, seed, first)
+      elif phase.begin is not None and step == end - phase.steps:
+        state = _next_phase(phase.begin, programs, state, put(first[0]))
+      del first
+      if len(ends) > 1 and step < end:
+        progress.print(phase.name)
+      flops = programs.flops_per_step if phase.steps_per_call == 1 else math.nan
+      rate = throughput.Rate(phase.batch_size, flops, step=step)
+
+      if step == end:  # the run was finished but for what follows the last step
+        break
       for batch, data_state in meshes.prefetch_to_device(iterator, put):
         state, scalars = programs.step(state, batch, programs.frozen)
         window.append(scalars)
-        step += 1
+        before, step = step, step + phase.steps_per_call
         progress.update(step)
-        last = step == phase.steps
-        if step % cadence.log == 0 or last:
+        last = step == end
+        if step // cadence.log > before // cadence.log or last:
           values = _means(window)
           window.clear()
           writer.write_scalars(step, values | rate.measure(step))
           progress.describe(_line(values))
           _check_health(values, cadence, step)
-        if step % cadence.evaluate == 0 or last:
+        if step // cadence.evaluate > before // cadence.evaluate or last:
           with rate.paused():
-            numbers, pictures = evaluate(task, programs, state, val_batches)
+            numbers, pictures = evaluate(task, programs, state, held)
             writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
             writer.flush()
             if jax.process_index() == 0:
               draw(step, pictures)
             save(data_state, numbers)
-        if last:
+        if step == ends[-1]:
           break
         # Several processes agree by a collective, which is not for every step.
-        if (alone or step % 10 == 0) and interrupt.agree(stop.requested):
+        if (alone or step // phase.steps_per_call % 10 == 0) and interrupt.agree(stop.requested):
           save(data_state, None)
           checkpoint.wait(manager)
           raise Stopped(step, stop.exit_code or 128 + signal.SIGTERM)
+        if last:
+          break
 
     checkpoint.wait(manager)
-    best = manager.best_step() or manager.latest_step()
-    state = None  # two of them may not fit
-    state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
+    best = manager.latest_step()
+    if task.select:
+      best = manager.best_step() or best
+      state = None  # two of them may not fit
+      state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
     results = finish(state, programs)
   return run_folder.write_done(folder, identity, best, results)
 
@@ -172,9 +198,8 @@ def compile_programs(
 ) -> Programs:
   """Compiles the step and the evaluation ahead of time, for the shapes of these host batches."""
   split, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
-  shardings = meshes.state_shardings(shapes, mesh)
-  abstract_state = meshes.with_shardings(shapes, shardings)
+  abstract_state = _abstract_state(task, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
   frozen = jax.device_put(task.frozen, whole)
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shardings, whole))
   lowered = step.lower(abstract_state, _global_shapes(batch, split), frozen)
@@ -219,8 +244,51 @@ def _begin(task: Task, programs: Programs, seed: int, first: Sequence[Mapping[st
   return jax.jit(task.warm_start, out_shardings=shardings)(state, images, programs.frozen)
 
 
+def _next_phase(begin: Callable[..., Any], programs: Programs, state: Any, batch: Any) -> Any:
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
+  quick = {"xla_backend_optimization_level": 0}  # runs once, as `_begin`
+  return jax.jit(begin, out_shardings=shardings, compiler_options=quick)(state, batch)
+
+
+def _phase_at(ends: Sequence[int], step: int) -> int:
+  """The phase in which the step after `step` is made; the last one when all are."""
+  return min(bisect.bisect_right(ends, step), len(ends) - 1)
+
+
+def _with_shapes_of(task: Task, number: int) -> Task:
+  """The task with an `init` that leads to the first state of a phase."""
+  if not number:
+    return task
+
+  def init(key: Any) -> Any:
+    state = task.init(key)
+    for phase in task.phases[1 : number + 1]:
+      if phase.begin is not None and phase.batch is not None:
+        state = phase.begin(state, dict(phase.batch))
+    return state
+
+  return task._replace(init=init)
+
+
+def _abstract_state(task: Task, mesh: jax.sharding.Mesh) -> Any:
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  return meshes.with_shardings(shapes, task.shardings(shapes, mesh))
+
+
+@contextlib.contextmanager
+def _batches(phase: Phase, train_data: Iterable[Any]) -> Iterator[Any]:
+  """This process's share of the batches of a phase: an iterator, closed on leaving."""
+  if phase.batch is None:
+    with contextlib.closing(iter(train_data)) as iterator:  # type: ignore[type-var]
+      yield iterator
+  else:
+    yield itertools.repeat(_local_share(phase.batch))
+
+
 def _next_batches(iterator: Any, count: int) -> list[Any]:
   """Batches that the iterator will give again. There is but one: each reads ahead for itself."""
+  if isinstance(iterator, itertools.repeat):
+    return [next(iterator)] * count
   here = copy.deepcopy(iterator.get_state())
   batches = [next(iterator) for _ in range(count)]
   iterator.set_state(here)
@@ -228,7 +296,7 @@ def _next_batches(iterator: Any, count: int) -> list[Any]:
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  return {key: batch[key] for key in ("images_m11", "weight", "valid")}
+  return {key: batch[key] for key in ("images_m11", "weight", "valid") if key in batch}
 
 
 def _local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -88,7 +88,7 @@ _conv.defvjp(lambda direct, x, kernel: (_conv(direct, x, kernel), (x, kernel)), 
 def _input_gradient(direct: bool, grad: Array, kernel: Array) -> Array:
   """Of _conv: the convolution of the padded gradient with the kernel turned round."""
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
-  return _conv(direct, _padded(grad, kernel.shape[:2]), turned)
+  return _conv(direct, _padded(grad, (kernel.shape[0], kernel.shape[1])), turned)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

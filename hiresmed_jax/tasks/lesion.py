@@ -8,6 +8,7 @@ L lesions, S side of a window, s of a level, C channels, the last of them the so
 [-1, 1]. Source: Shaham et al. 2019 (SinGAN), section 2 and its code.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ class State:
     amplitudes: f32[L, len(levels) + 1], of the noise.
     fixed: f32[L, h, w, 1], the coarsest level's noise that must give the lesion back.
     players: the level that trains.
-    skipped: i32[2, L] transposed to [L, 2], iterations that were not finite: in all, in a row.
+    skipped: i32[L, 2], iterations left out as not finite: in all, and in a row.
     keys: key[L].
     done: finished lesions of other window sizes: (levels, amplitudes, fixed) each.
   """
@@ -221,7 +222,8 @@ def _next_level(state: State, batch: Batch, *, make: MakeLevel) -> State:
     players = jax.vmap(functools.partial(_with_optimisers, level))(gen, critic)
   else:
     players = _new_players(level, state.keys)
-  return state.replace(
+  return dataclasses.replace(
+    state,
     step=jnp.zeros((), jnp.int32),
     levels=levels,
     amplitudes=jnp.concatenate([state.amplitudes, new[:, None]], axis=1),
@@ -236,7 +238,7 @@ def _next_size(state: State, batch: Batch, *, make: MakeLevel) -> State:
   root = jax.random.fold_in(state.keys[0], _FIRST + len(state.done))
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(jnp.arange(count))
   new = _first_level(keys, side, channels, make=make)
-  return new.replace(done=(*state.done, _harvest(state)))
+  return dataclasses.replace(new, done=(*state.done, _harvest(state)))
 
 
 def _at_level(level: Level, images: Array) -> Array:
@@ -302,7 +304,9 @@ def _train(
   weight = batch["weight"] / jnp.sum(batch["weight"])
   means = {name: jnp.sum(jnp.where(weight > 0, v * weight, 0.0)) for name, v in scalars.items()}
   means |= {"skipped": jnp.sum(skipped[:, 0]), "skipped_in_a_row": jnp.max(skipped[:, 1])}
-  return state.replace(step=state.step + chunk, players=players, skipped=skipped), means
+  return dataclasses.replace(
+    state, step=state.step + chunk, players=players, skipped=skipped
+  ), means
 
 
 def _eval_step(

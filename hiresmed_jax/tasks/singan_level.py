@@ -7,6 +7,7 @@ with two readings of the paper: the noise that must give the lesion back is draw
 generator is evaluated anew at each of its steps, with the same noise.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -138,7 +139,7 @@ def iterate(level: Level, players: Players, given: Given, key: Array) -> tuple[P
   mixtures = jax.random.uniform(jax.random.fold_in(key, _BETWEEN), (level.critic_steps,))
   # The generator stands still meanwhile, so that all of the fakes are made at once.
   fakes, gen = generate(level, players.gen, given.amplitudes[-1] * z + below, below)
-  players = players.replace(gen=gen)
+  players = dataclasses.replace(players, gen=gen)
 
   def criticise(players: Players, drawn: tuple[Array, Array]) -> tuple[Players, Array]:
     fake, mixture = drawn
@@ -174,7 +175,7 @@ def critic_step(
   value, gradient = jax.value_and_grad(loss)(players.critic)
   updates, opt = level.critic_tx.update(gradient, players.critic_opt, players.critic)
   critic = optax.apply_updates(players.critic, updates)
-  return players.replace(critic=critic, critic_opt=opt), value
+  return dataclasses.replace(players, critic=critic, critic_opt=opt), value
 
 
 def generator_step(
@@ -195,4 +196,4 @@ def generator_step(
   gradient, (stats, adversarial, error) = jax.grad(loss, has_aux=True)(params)
   updates, opt = level.gen_tx.update(gradient, players.gen_opt, params)
   gen = {"params": optax.apply_updates(params, updates), "batch_stats": stats}
-  return players.replace(gen=gen, gen_opt=opt), (adversarial, error)
+  return dataclasses.replace(players, gen=gen, gen_opt=opt), (adversarial, error)

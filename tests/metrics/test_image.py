@@ -50,3 +50,28 @@ def test_psnr_gradient():
 def test_unequal_shapes_are_refused(metric):
   with pytest.raises(AssertionError):
     metric(np.zeros((2, 4, 4, 3), np.float32), np.zeros((2, 4, 4, 1), np.float32))
+
+
+@pytest.mark.parametrize(("kind", "data_range"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_whole_numbers_do_not_wrap_around(kind, data_range):
+  a, b = np.random.default_rng(3).integers(0, data_range + 1, (2, 2, 9, 7, 1)).astype(kind)
+  expected = [peak_signal_noise_ratio(x, y, data_range=data_range) for x, y in zip(b, a)]
+  np.testing.assert_allclose(image.psnr(a, b, data_range=data_range), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    image.l1(a, b), np.abs(a.astype(float) - b).mean(axis=(1, 2, 3)), rtol=1e-5
+  )
+
+
+def test_psnr_at_full_size():
+  a = np.random.default_rng(4).integers(0, 65536, (1, 1024, 1024, 1)).astype(np.uint16)
+  b = a.copy()
+  b[:, :512] = np.minimum(b[:, :512] + 3.0, 65535)
+  expected = peak_signal_noise_ratio(a[0], b[0], data_range=65535)
+  np.testing.assert_allclose(image.psnr(b, a, data_range=65535), expected, rtol=1e-5)
+
+
+def test_the_papers_psnr_is_48_decibels_higher():
+  a, b = np.random.default_rng(5).uniform(0, 1, (2, 1, 8, 8, 1)).astype(np.float32)
+  plain, paper = (f(a, b, data_range=1.0) for f in (image.psnr, image.psnr_paper))
+  np.testing.assert_allclose(paper - plain, 48.1308, atol=1e-3)
+  np.testing.assert_allclose(paper, 10 * np.log10(255**2 / np.square(a - b).mean()), rtol=1e-5)

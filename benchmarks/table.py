@@ -148,6 +148,28 @@ def _input_pipeline(result: Result) -> Iterator[Row]:
     )
 
 
+def _insertion_realism(result: Result) -> Iterator[Row]:
+  about = f"{result['data']}, {result['lesions']} lesions of {result['groups']} groups"
+  for name, judged in result["auc"].items():
+    low, high = judged["interval"]
+    against = "" if "against" in name else " against real"
+    default = " (default)" if name == result["default_mode"] else ""
+    yield Row(
+      f"{about}, {result['seeds']} seeds: AUC, {name}{default}{against}",
+      f"{judged['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+    )
+
+
+def _physics_oracle(result: Result) -> Iterator[Row]:
+  for row in result["rows"]:
+    known, estimated = (100 * row[way]["median"] for way in ("known", "estimated"))
+    yield Row(
+      f"sphere of {row['diameter_mm']:g} mm, {row['sites']} sites: contrast added to a projection "
+      "beside that of a projected volume, median relative error",
+      f"{known:.1f} %; with the donor's surround estimated {estimated:.0f} %",
+    )
+
+
 def _convergence(result: Result) -> Iterator[Row]:
   images = f"{result['images']['train']} images of {result['images']['size']} px"
   for row in result["comparison"]:
@@ -254,6 +276,8 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "depthwise": _depthwise,
   "first_look": _first_look,
   "input_pipeline": _input_pipeline,
+  "insertion_realism": _insertion_realism,
+  "physics_oracle": _physics_oracle,
   "programs": _programs,
   "scaling": _scaling,
   "train_step": _train_step,

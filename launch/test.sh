@@ -3,7 +3,8 @@
 #
 #   bash launch/test.sh [--fast] [arguments of pytest]
 #
-# --fast leaves out the tests marked slow.
+# --fast leaves out the tests marked slow. The tests run in as many processes as there are cores, four
+# at most; `-n 0` runs them in one. Tests of one xdist_group share what they compile, in one process.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -17,4 +18,4 @@ cd "$repo"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "${arguments[@]}"
+python -m pytest -n logical --maxprocesses 4 --dist loadgroup "${arguments[@]}"

@@ -1,6 +1,7 @@
 """What every test gets: eight CPU devices, a strict CI, the shared folder where there is one."""
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +17,8 @@ _skipped: list[tuple[str, str]] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+  # Tiny tensors, and as many processes as cores: torch's threads would only wait for each other.
+  os.environ.setdefault("OMP_NUM_THREADS", "1")
   # Eight devices, so that meshes are real in every test; it must precede the first computation.
   jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
   jax.config.update("jax_num_cpu_devices", 8)
@@ -49,6 +52,8 @@ def forbidden_skips(skipped: list[tuple[str, str]], allowed: str) -> list[str]:
   """Lines for the skips that `allowed` (one test id or file per line, # comments) does not name."""
   patterns = [line.split("#")[0].strip() for line in allowed.splitlines()]
   patterns = [p for p in patterns if p]
+  # Where tests run in several processes, the name of an xdist_group ends the id.
+  skipped = [(re.sub(r"@[^]@]*$", "", node), reason) for node, reason in skipped]
   return [
     f"{node}: {reason}"
     for node, reason in skipped

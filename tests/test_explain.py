@@ -10,6 +10,7 @@ from hiresmed_jax import explain
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.tasks import background
+from tests import tiny_run
 
 SMALL = """
 from hiresmed_jax.tasks import presets
@@ -111,7 +112,8 @@ def test_a_route_that_is_not_there(spec):
 @pytest.mark.slow
 def test_the_estimate_is_near_what_the_compiler_takes(capsys, spec):
   quick = ["--config.background.perceptual.net=None", "--config.background.net.remat=False"]
-  explain.main(["--config", spec, "--compile", "--json", *quick])
+  with tiny_run.quick_compiler():  # the memory is planned before
+    explain.main(["--config", spec, "--compile", "--json", *quick])
   found = json.loads(capsys.readouterr().out)
   compiled = found["compiled"]
   assert "cpu" in compiled["backend"]

@@ -19,6 +19,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, writer
 from tests import tiny, tiny_run
 
+pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled once
 CADENCE = loop.Cadence(log=4, evaluate=5, keep=2, max_skipped=4)
 
 

@@ -14,6 +14,7 @@ def test_only_what_is_listed_may_be_skipped():
     ("tests/a.py::test_one[3]", "x"),
     ("tests/a.py::test_one", "x"),
     ("tests/b.py::test_any", "x"),
+    ("tests/a.py::test_one[a@b]@a group", "x"),
     ("tests/a.py::test_one_more", "x"),
     ("tests/bb.py::test", "no torch"),
   ]

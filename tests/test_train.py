@@ -17,7 +17,9 @@ from hiresmed_jax.runtime import cli
 from tests import tiny, tiny_run
 from tests.test_routes import write_images
 
-# Two steps without a discriminator: soon compiled.
+pytestmark = pytest.mark.xdist_group("train")  # the reference run is made once
+# Plain blocks in all runs of the command, half of what compiles: what stops, starts and joins runs
+# knows nothing of blocks. SHORT: two steps without a discriminator.
 SHORT = ["--config.background.gan.weight=0", "--config.background.net.block=residual"]
 SHORT += ["--config.background.steps=2", "--config.background.codebook.init=random"]
 
@@ -36,7 +38,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def start(workdir: Path, *overrides: str, **more: str) -> subprocess.Popen[str]:
   return subprocess.Popen(
-    command(workdir, *overrides),
+    command(workdir, "--config.background.net.block=residual", *overrides),
     env=environment(**more),
     start_new_session=True,
     stdout=subprocess.PIPE,

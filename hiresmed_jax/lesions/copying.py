@@ -86,7 +86,7 @@ def scaled(
   scale, best, best_error = diameter_px / patch.diameter_px, None, np.inf
   side = patch.alpha.shape[0]
   if scale < 1:  # its context shrinks along: a smaller window, so that little of it is mirrored
-    side = side_for(scale * long_side(patch.mask)) or side
+    side = min(side, side_for(scale * long_side(patch.mask)) or side)
   shift = np.zeros(2)
   for _ in range(_TRIES):
     where = _grid(patch, side, scale, turn, flips, bend, shift)

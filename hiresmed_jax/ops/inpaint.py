@@ -23,6 +23,7 @@ from hiresmed_jax.types import Array
 _STIFFNESS = 5.0  # px^4: waves shorter than 2 pi 5^(1/4) = 9.4 px are noise
 _MARGIN_PX = 12  # what is looked at around a hole
 _SIDES = (32, 48, 64, 96, 128)  # of windows: few, as each is a program
+_RANGE = (0.03, 0.97)  # of the values near a hole: what fills it stays within
 _NEAR_PX = 8  # of it, whose noise and range count
 
 
@@ -61,7 +62,7 @@ def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Arra
   near = square_dilate(mask, _NEAR_PX) & ~mask
   shown = jnp.where(near[..., None], window, jnp.nan)
   # Beside a bone a plate swings beyond all that is there.
-  held = jnp.clip(smooth, jnp.nanmin(shown, (0, 1)), jnp.nanmax(shown, (0, 1)))
+  held = jnp.clip(smooth, *jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1)))
   # Of white noise, the plate follows the long waves and leaves this share.
   fine = texture.continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
   return jnp.where(mask[..., None], held + fine, window)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hiresmed_jax.data import transforms
@@ -15,8 +14,8 @@ from hiresmed_jax.lesions import outline
 from hiresmed_jax.synthesis import canvas, existing
 from hiresmed_jax.tasks import background as route
 
-# images_m11 f32[S, T, C] -> what the model makes of them, the same shape
-Through = Callable[[np.ndarray], np.ndarray]
+# (images_m11 f32[S, T, C], device) -> what the model makes of them there, the same shape
+Through = Callable[[np.ndarray, jax.Device], np.ndarray]
 
 
 class Background(NamedTuple):
@@ -48,17 +47,18 @@ class Maker(NamedTuple):
   label_own: bool
   least_contrast: float
 
-  def make(self, item: Mapping[str, Any], key: jax.Array) -> Background | None:
+  def make(self, item: Mapping[str, Any], key: jax.Array, device: jax.Device) -> Background | None:
     """The background of a record; None when a lesion of its own was half lost on the way.
 
     Args:
       item: of `records.Records`, training split.
       key: of the noise where lesions are taken out.
+      device: for the model.
     """
     if not self.label_own:
-      made = self._canvas(existing.taken_out_of(item, key))
+      made = self._canvas(existing.taken_out_of(item, key), device)
       return Background(made, made.values, [])
-    before, made = self._canvas(item, as_it_is=True), self._canvas(item)
+    before, made = self._canvas(item, None), self._canvas(item, device)
     own = existing.masks(before.values, before.boxes, before.lesion_mask, before.value_range)
     for mask in own:
       was, left = (existing.contrast(one.values, mask) for one in (before, made))
@@ -67,14 +67,18 @@ class Maker(NamedTuple):
     bare = existing.without(made.values, own, key, reach=outline.REACH)
     return Background(made, bare, own)
 
-  def _canvas(self, item: Mapping[str, Any], *, as_it_is: bool = False) -> canvas.Canvas:
-    if self.view is None or self.through is None:
+  def _canvas(self, item: Mapping[str, Any], device: jax.Device | None) -> canvas.Canvas:
+    """Through the model on a device; None: as the model would see it."""
+    through = self.through
+    if self.view is None or through is None:
       return canvas.real(item)
-    return canvas.viewed(item, self.view, (lambda image: image) if as_it_is else self.through)
+    return canvas.viewed(
+      item, self.view, lambda image: image if device is None else through(image, device)
+    )
 
 
 def through_model(net: Any, params: Any, *, channels: int, options: dict[str, Any]) -> Through:
-  """Encoder, codebook and decoder, one image at a time, on the thread's default device.
+  """Encoder, codebook and decoder, one image at a time.
 
   One image, whatever the number of devices: batched programs round differently.
 
@@ -91,12 +95,10 @@ def through_model(net: Any, params: Any, *, channels: int, options: dict[str, An
 
   program = jax.jit(reconstruct, compiler_options=options)
 
-  def through(image_m11: np.ndarray) -> np.ndarray:
-    repeats = channels // image_m11.shape[-1]
-    seen = jnp.asarray(np.repeat(image_m11, repeats, axis=-1)[None])
-    (device,) = seen.devices()
+  def through(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
     if device not in copies:
       copies[device] = jax.device_put(params, device)
-    return np.asarray(program(copies[device], seen))[0]
+    seen = np.repeat(image_m11, channels // image_m11.shape[-1], axis=-1)[None]
+    return np.asarray(program(copies[device], jax.device_put(seen, device)))[0]
 
   return through

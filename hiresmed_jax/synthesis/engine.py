@@ -22,8 +22,8 @@ def run(
 ) -> list[str]:
   """Makes the images of a request that are missing in a folder.
 
-  Every image is one thread's from its index to its files, on one device; which, makes no
-  difference to its bytes.
+  Every image is one thread's from its index to its files. Its background goes through the model on
+  one device; which, makes no difference to its bytes. Lesions are small: the host puts them in.
 
   Args:
     setting: what they are made of.
@@ -35,16 +35,16 @@ def run(
   Returns:
     A line for each image that could not be made.
   """
-  places = list(devices or jax.local_devices())
+  places, host = list(devices or jax.local_devices()), _host()
   wanted = setting.request.indices()
   missing = [index for index in wanted if not folder.is_made(out, index)]
   failures: list[str] = []
 
   def one(turn_and_index: tuple[int, int]) -> str | None:
     turn, index = turn_and_index
-    with jax.default_device(places[turn % len(places)]):
+    with jax.default_device(host):
       try:
-        made = make(setting, index)
+        made = make(setting, index, places[turn % len(places)])
       except UserError as mistake:
         return f"image {index}: {mistake}"
       with setting.clock("write"):
@@ -59,3 +59,11 @@ def run(
         progress.print(failure)
       progress.advance()
   return failures
+
+
+def _host() -> jax.Device:
+  """The first CPU; where only an accelerator was asked for, that."""
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return jax.local_devices()[0]

@@ -83,8 +83,13 @@ class Made(NamedTuple):
   facts: dict[str, Any]
 
 
-def make(setting: Setting, index: int) -> Made:
+def make(setting: Setting, index: int, device: jax.Device) -> Made:
   """Makes image `index`; the same bytes whatever else is made, and wherever.
+
+  Args:
+    setting: what it is made of.
+    index: of the image.
+    device: for the model of the background.
 
   Raises:
     UserError: the request cannot be met on this background: no room, a forbidden point, no lesion
@@ -93,7 +98,7 @@ def make(setting: Setting, index: int) -> Made:
   request = setting.request
   key = jax.random.fold_in(jax.random.key(request.seed), index)
   rng = np.random.default_rng([int(word) for word in jax.random.key_data(key)])
-  item, ground, unused = _background(setting, rng, jax.random.fold_in(key, 0))
+  item, ground, unused = _background(setting, rng, jax.random.fold_in(key, 0), device)
   with setting.clock("sample"):
     lesions = _lesions(setting, rng, ground.canvas)
     seams = [
@@ -145,14 +150,14 @@ def make(setting: Setting, index: int) -> Made:
 
 
 def _background(
-  setting: Setting, rng: np.random.Generator, key: jax.Array
+  setting: Setting, rng: np.random.Generator, key: jax.Array, device: jax.Device
 ) -> tuple[dict[str, Any], Background, int]:
   """A record, its background, and how many could not be used before it."""
   for unused in range(_BACKGROUNDS):
     with setting.clock("read"):
       item = setting.source[int(rng.integers(len(setting.source)))]
     with setting.clock("background"):
-      ground = setting.maker.make(item, key)
+      ground = setting.maker.make(item, key, device)
     if ground is not None:
       return item, ground, unused
   raise UserError(

@@ -113,6 +113,8 @@ def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any)
   one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
   abstract = mesh.with_shardings(shapes, mesh.state_shardings(shapes, one))
   folder = workdir / "background" / "checkpoints"
+  if task.select is None:
+    raise ValueError("the background route keeps its best step")
   name, sign = task.select
   with checkpoint.open(
     folder, keep=route.keep_checkpoints, best=name, best_mode="max" if sign > 0 else "min"

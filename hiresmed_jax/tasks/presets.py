@@ -6,7 +6,7 @@ sections 2.2 to 2.3. `best`: what later work made standard.
 
 from ml_collections import ConfigDict
 
-ROUTES = ("background", "lesion")
+ROUTES = ("background",)
 PRESETS = ("paper", "best")
 
 

@@ -26,7 +26,7 @@ def test_the_question_is_the_cpus(monkeypatch):
 def test_every_variant_is_timed_and_told(tmp_path, monkeypatch):
   small = train_step.settings("cpu", "hdfb")
   small.net.update({"stem_channels": 8, "channels": (8,), "strides": (2,), "code_dim": 8})
-  small.net.update({"full_resolution_channels": 8, "encoder_blocks": 1})
+  small.net.update({"full_resolution_channels": 8, "encoder_blocks": 1, "middle_blocks": 0})
   monkeypatch.setattr(cpu_gains, "settings", lambda scale, block: small)
   for module in (convolution, upsample):
     monkeypatch.setattr(module, "_SMALL", 0)

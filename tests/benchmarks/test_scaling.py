@@ -24,7 +24,8 @@ def test_strong_scaling_keeps_the_batch_and_weak_the_images_of_a_device():
 @pytest.mark.slow
 def test_the_command_measures_devices_and_processes(tmp_path, capfd):
   out = tmp_path / "scaling.json"
-  small = ["--override=background.net.channels=8,", "--override=background.codebook.num_codes=8"]
+  changes = ("net.channels=8,", "net.middle_blocks=0", "codebook.num_codes=8")
+  small = [f"--override=background.{change}" for change in changes]
   scaling.main(["--devices", "2", "--steps", "2", *small, "--out", str(out)])
   told = capfd.readouterr().out
   assert "this is overhead, not speed-up" in told

@@ -3,6 +3,7 @@
 import collections
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -26,6 +27,10 @@ KNOWN = (
   "on forbidden tissue",
 )
 HEIGHT, WIDTH = drawn.SHAPE
+
+
+def make(setting, index):
+  return image.make(setting, index, jax.devices()[0])
 
 
 @st.composite
@@ -74,7 +79,7 @@ def test_every_request_is_met_or_refused_in_a_line(prepared):
   def check(wish):
     setting = of(prepared, wish)
     try:
-      made = image.make(setting, wish["index"])
+      made = make(setting, wish["index"])
     except UserError as mistake:
       told[next((line for line in KNOWN if line in str(mistake)), str(mistake))] += 1
       return
@@ -125,7 +130,7 @@ def expect_what_was_asked(setting, made, wish):
 
 def test_the_same_index_gives_the_same_image_and_another_another(prepared):
   setting = drawn.setting(*prepared["none"], shams=1)
-  one, again, other = (image.make(setting, index) for index in (5, 5, 6))
+  one, again, other = (make(setting, index) for index in (5, 5, 6))
   np.testing.assert_array_equal(one.image, again.image)
   assert one.facts == again.facts or str(one.facts) == str(again.facts)  # NaN is not NaN
   assert not np.array_equal(one.mask, other.mask)
@@ -133,7 +138,7 @@ def test_the_same_index_gives_the_same_image_and_another_another(prepared):
 
 def test_without_lesions_nothing_is_left_of_the_source_s_own(prepared):
   data, found = prepared["none"]
-  made = image.make(drawn.setting(data, found), 0)
+  made = make(drawn.setting(data, found), 0)
   own = made.item["lesion_mask"] > 0
   before = made.item["image"][..., 0].astype(float)
   ring = ndimage.binary_dilation(own, iterations=6) & ~ndimage.binary_dilation(own, iterations=3)
@@ -144,7 +149,7 @@ def test_without_lesions_nothing_is_left_of_the_source_s_own(prepared):
 
 
 def test_own_lesions_that_are_kept_are_labelled_and_not_in_the_twin(prepared):
-  made = image.make(drawn.setting(*prepared["none"], values={"existing": "label"}), 0)
+  made = make(drawn.setting(*prepared["none"], values={"existing": "label"}), 0)
   own = [fact for fact in made.facts["lesions"] if fact["kind"] == "own"]
   assert len(own) == 2
   for fact in own:
@@ -156,12 +161,12 @@ def test_own_lesions_that_are_kept_are_labelled_and_not_in_the_twin(prepared):
 def test_millimetres(prepared):
   wish = {"diameter": Diameter(6.4, 6.4, "mm"), "lesions": (1, 1)}
   setting = drawn.setting(*prepared["projection"], **wish)
-  (fact,) = image.make(setting, 0).facts["lesions"]
+  (fact,) = make(setting, 0).facts["lesions"]
   assert fact["diameter_asked_px"] == pytest.approx(8.0, rel=1e-6)
   assert fact["diameter_mm"] == pytest.approx(6.4, abs=0.4)
   setting = drawn.setting(*prepared["none"], **wish)
   with pytest.raises(UserError, match=r"--diameter-mm: .* no known pixel spacing"):
-    image.make(setting, 0)
+    make(setting, 0)
 
 
 @pytest.mark.parametrize(
@@ -175,17 +180,17 @@ def test_millimetres(prepared):
 )
 def test_what_cannot_be_is_said(prepared, changes, line):
   with pytest.raises(UserError, match=line):
-    image.make(drawn.setting(*prepared["none"], **changes), 0)
+    make(drawn.setting(*prepared["none"], **changes), 0)
 
 
 def test_a_mask_of_another_size_is_said(prepared):
   setting = drawn.setting(*prepared["none"], user_mask=np.zeros((4, 9), bool))
   with pytest.raises(UserError, match=f"--mask is of 9 x 4 pixels, .* of {WIDTH} x {HEIGHT}"):
-    image.make(setting, 0)
+    make(setting, 0)
 
 
 def test_a_donor_that_is_not_of_the_training_split_is_refused(prepared):
   data, found = prepared["none"]
   setting = drawn.setting(data, found._replace(groups=frozenset({"another"})))
   with pytest.raises(UserError, match="not of this dataset's training split"):
-    image.make(setting, 0)
+    make(setting, 0)

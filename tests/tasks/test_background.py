@@ -15,6 +15,7 @@ from hiresmed_jax.tasks import background
 from tests import tiny, tiny_run
 from tests.reference.background_loss import adaptive_ratio, whole_loss
 
+pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled once
 LOSSES = "reconstruction commitment codebook entropy gan_generator gan_discriminator".split()
 
 
@@ -103,7 +104,7 @@ def test_eight_devices_make_the_steps_of_one_in_bfloat16():
   # Weights that differ in the last bit of float32 may differ in the last of bfloat16: a loss is as
   # sure as the mean of many pixels.
   task = tiny_run.task(("optimizer.learning_rate", 1e-4), dtype=jnp.bfloat16)
-  one, eight = (run(task, 5, data=data, size=128).history for data in (1, 8))
+  one, eight = (run(task, 5, data=data, size=64).history for data in (1, 8))
   assert sum(scalars["revived"] for scalars in one) > 0
   losses = [[{name: row[name] for name in LOSSES} for row in rows] for rows in (one, eight)]
   assert_close(*losses, 5e-3)

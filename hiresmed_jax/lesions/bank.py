@@ -1,0 +1,212 @@
+"""The bank: trained SinGANs, one per lesion of the training split, that give new lesions.
+
+A sample brings its own shape along in its last channel. What has none, or runs out of its window,
+or is no lesion of a size near the donor's, is thrown away and drawn again, and counted.
+"""
+
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy import ndimage
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.lesions import outline, sampling
+from hiresmed_jax.lesions.copying import scaled
+from hiresmed_jax.lesions.crops import without
+from hiresmed_jax.lesions.patch import (
+  LARGEST_SCALE,
+  MASK_LEVEL,
+  SMALLEST_SCALE,
+  LesionPatch,
+  central_component,
+  diameter,
+  fitting,
+  touches_border,
+)
+from hiresmed_jax.lesions.sampling import Generators
+from hiresmed_jax.ops.pyramid import Pyramid
+
+_TRIES = 48  # at a lesion that passes
+_ROUND = 6  # of them with one donor, before another is taken
+_LEAST = 5  # pixels of a lesion
+
+
+class Member(NamedTuple):
+  """What is known of a lesion that a SinGAN was trained on; see `LesionPatch`.
+
+  Attributes:
+    limits: (lowest, highest) value of its training window, value units.
+    diameter_px: native.
+  """
+
+  donor: str
+  donor_group: str
+  diameter_px: float
+  spacing_mm: tuple[float, float]
+  physics: str
+  value_range: tuple[float, float]
+  limits: tuple[float, float]
+
+
+class Group(NamedTuple):
+  """The lesions of one window size: members in the order of the generators' first axis."""
+
+  members: tuple[Member, ...]
+  generators: Generators
+  pyramid: Pyramid
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+  """Draws new lesions.
+
+  Attributes:
+    groups: one for each window size.
+    start: level from which on all is new; see `sampling.sample`.
+    rejected: counts the samples thrown away, by reason, and those "accepted".
+  """
+
+  groups: Sequence[Group]
+  start: int = 0
+  rejected: Counter[str] = dataclasses.field(default_factory=Counter)
+  _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
+
+  @property
+  def members(self) -> list[Member]:
+    """All members, group after group."""
+    return [member for group in self.groups for member in group.members]
+
+  @property
+  def native_px(self) -> np.ndarray:
+    """f32[N], their diameters."""
+    return np.array([member.diameter_px for member in self.members], np.float32)
+
+  def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
+    """A new lesion: kind "singan". May be called from several threads.
+
+    Args:
+      rng: equal states give equal bytes.
+      diameter_px: wanted, met within 5 % (half a pixel below 10 px); None takes what comes.
+
+    Raises:
+      UserError: no lesion of that diameter within the limits of scale, or none passes the test of
+        shape in many tries.
+    """
+    fits = fitting(self.native_px, diameter_px)
+    tried: Counter[str] = Counter()
+    for attempt in range(_TRIES):
+      if attempt % _ROUND == 0:
+        number = int(rng.choice(fits))
+      made = self.sample(number, int(rng.integers(2**32)))
+      if isinstance(made, LesionPatch) and diameter_px is not None:
+        scale = diameter_px / made.diameter_px
+        if SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+          made = scaled(made, diameter_px)
+        else:
+          made = "other size"
+      if isinstance(made, LesionPatch):
+        self._count({"accepted": 1})
+        return made
+      tried[made] += 1
+      self._count({made: 1})
+    reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common())
+    raise UserError(
+      f"the bank gave no lesion in {_TRIES} tries ({reasons}): train it longer, or take copies"
+    )
+
+  def sample(self, number: int, seed: int) -> LesionPatch | str:
+    """One sample of a member at its native scale, or why it is no lesion.
+
+    Args:
+      number: of the member, as `members` lists them.
+      seed: of the noise.
+    """
+    group, index = self._find(number)
+    image = sampling.sample(
+      group.generators,
+      np.int32(index),
+      jax.random.key(seed),
+      pyramid=group.pyramid,
+      widths=sampling.widths_of(group.generators.levels),
+      start=self.start,
+    )
+    return as_patch(np.asarray(image), group.members[index])
+
+  def _find(self, number: int) -> tuple[Group, int]:
+    for group in self.groups:
+      if number < len(group.members):
+        return group, number
+      number -= len(group.members)
+    raise IndexError(number)
+
+  def _count(self, what: dict[str, int]) -> None:
+    with self._lock:
+      self.rejected.update(what)
+
+
+def training_image(patch: LesionPatch) -> np.ndarray:
+  """What a SinGAN is trained on: f32[S, S, C + 1], the last channel the soft mask.
+
+  The donor's range of values is brought to [-1, 1]; values beyond it go beyond. Occupancy 0 to 1
+  becomes -1 to 1.
+  """
+  low, high = patch.value_range
+  values = (patch.values - low) * (2.0 / (high - low)) - 1.0
+  return np.concatenate([values, 2.0 * patch.alpha[..., None] - 1.0], axis=-1).astype(np.float32)
+
+
+def member_of(patch: LesionPatch) -> Member:
+  """What the bank has to know of a training lesion."""
+  return Member(
+    donor=patch.donor,
+    donor_group=patch.donor_group,
+    diameter_px=patch.diameter_px,
+    spacing_mm=patch.spacing_mm,
+    physics=patch.physics,
+    value_range=patch.value_range,
+    limits=(float(patch.values.min()), float(patch.values.max())),
+  )
+
+
+def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
+  """A sample as a lesion of its own shape, or why it is none.
+
+  Args:
+    image: f32[S, S, C + 1], as `training_image` makes them.
+    member: the training lesion.
+
+  Returns:
+    The lesion, its `surround` estimated; or "empty", "at the border" of its window, "other size".
+  """
+  low, high = member.value_range
+  values = np.clip((image[..., :-1] + 1.0) * ((high - low) / 2.0) + low, *member.limits)
+  soft = np.clip((image[..., -1] + 1.0) / 2.0, 0.0, 1.0)
+  body = central_component(soft >= MASK_LEVEL, reach=0.25 * member.diameter_px)
+  body = ndimage.binary_fill_holes(body)
+  if np.count_nonzero(body) < _LEAST:
+    return "empty"
+  away = ndimage.distance_transform_edt(~body)
+  if touches_border(away <= outline.REACH + 1):
+    return "at the border"
+  found = diameter(body)
+  if not SMALLEST_SCALE <= found / member.diameter_px <= LARGEST_SCALE:
+    return "other size"
+  values = values.astype(np.float32)
+  alpha = np.where(body, np.maximum(soft, MASK_LEVEL), np.minimum(soft, 0.499))
+  return LesionPatch(
+    values=values,
+    surround=without(values, body),
+    alpha=np.where(away <= outline.REACH, alpha, 0.0).astype(np.float32),
+    diameter_px=found,
+    spacing_mm=member.spacing_mm,
+    physics=member.physics,
+    donor=member.donor,
+    donor_group=member.donor_group,
+    kind="singan",
+    value_range=member.value_range,
+  )

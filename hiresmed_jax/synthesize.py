@@ -12,10 +12,10 @@ from hiresmed_jax.synthesis import assembly, contact_sheet, engine, folder, requ
 
 _EXAMPLE = """\
   python -m hiresmed_jax.synthesize --config demo.py --workdir runs/demo --num 20 --out out
-  python -m hiresmed_jax.synthesize --config kub.py --workdir runs/kub --num 500 --lesions 1-3 \\
+  python -m hiresmed_jax.synthesize --config kub.py --data data/kub --num 500 --lesions 1-3 \\
     --diameter-mm 3-12 --format dicom --out out
-  python -m hiresmed_jax.synthesize --config stones_ct.py --workdir runs/stones_ct --num 20 \\
-    --background real --lesion-source copy --at 120,150 --out out"""
+  python -m hiresmed_jax.synthesize --config stones_ct.py --data data/stones_ct --num 20 \\
+    --background real --lesion-source parametric --at 120,150 --out out"""
 
 
 def main(argv: list[str]) -> None:
@@ -78,7 +78,9 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--shams", type=int, default=0, help="unlabelled lesion-free insertions in an image (0)")
   add("--mask", metavar="[allowed:|forbidden:]FILE",
       help="PNG of the output's size: set pixels are forbidden, or alone allowed")  # fmt: skip
-  add("--lesion-source", choices=request.SOURCES, default="singan", help="of the lesions (singan)")
+  add("--lesion-source", choices=request.SOURCES, default="copy",
+      help="warped copies of training lesions, a formula fitted to them, or a trained bank in the "
+      "workdir, which the train command does not make in this version (copy)")  # fmt: skip
   add("--overwrite", action="store_true", help="remove the images of another request in OUT")
   return parser.parse(argv)
 

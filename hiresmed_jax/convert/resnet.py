@@ -1,0 +1,90 @@
+"""RadImageNet's ResNet-50 files -> nets/resnet.py, and the way images are fed to it.
+
+Names are torchvision's ("layer1.0.conv1.weight"), or those of RadImageNet's own PyTorch file, whose
+layers are numbered ("backbone.4.0.conv1.weight"). Keras' weights in the port that MONAI loads have
+biases in their convolutions: these are folded into the means of the batch norms behind them.
+"""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from hiresmed_jax.convert import frozen
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.nets import resnet
+from hiresmed_jax.ops.resize import resize
+from hiresmed_jax.types import Array, Params
+
+SIZE = 224  # pixels a side at which RadImageNet was trained
+NAME = "RadImageNet ResNet-50"
+RESIZE = "bilinear 224 without antialias"
+_NUMBERED = {"0": "conv1", "1": "bn1", **{str(i + 3): f"layer{i}" for i in range(1, 5)}}
+_TORCH = re.compile(r"(?:(layer[1-4])\.(\d+)\.)?(conv\d|bn\d|downsample\.[01])\.(\w+)")
+# MONAI takes these from intensities in [0, 1], channels in the order blue, green, red.
+MONAI_MEAN = np.array([0.406, 0.456, 0.485], np.float32)
+
+
+def load(path: Path) -> FeatureNet:
+  """The network with the weights of a file; which layout it has shows in its names.
+
+  A file with biases is Keras' by way of MONAI, and fed as there; any other is fed x / 127.5 - 1.
+
+  Raises:
+    UserError: an unreadable file, a layer missing or of a wrong shape.
+  """
+  found = frozen.read(path, _our_name)
+  keras = "conv1/bias" in found
+  net = resnet.ResNet50Features(early_stride=keras)
+  expected = frozen.layout(net, 64)
+  weights = frozen.variables(_without_biases(found), expected, f"{path.name}, as ResNet-50,")
+
+  def features(weights: Params, images_255: Array) -> Array:
+    return net.apply(weights, prepare(images_255, monai=keras))  # type: ignore[return-value]
+
+  way = "MONAI's scaling" if keras else "x / 127.5 - 1"
+  return FeatureNet(NAME, resnet.CHANNELS, f"{RESIZE}, {way}", features, weights)
+
+
+def prepare(images_255: Array, *, monai: bool) -> Array:
+  """[N, H, W, 1 or 3] in 0 .. 255 -> f32[N, 224, 224, 3], scaled in one of the two ways of `load`.
+
+  Raises:
+    ValueError: other than 1 or 3 channels.
+  """
+  if images_255.shape[-1] not in (1, 3):
+    raise ValueError(f"images need 1 or 3 channels, these have {images_255.shape[-1]}")
+  x = resize(images_255, SIZE, SIZE, "bilinear")
+  x = jnp.broadcast_to(x, (*x.shape[:3], 3))
+  return x[..., ::-1] / 255.0 - MONAI_MEAN if monai else x / 127.5 - 1.0
+
+
+def _our_name(name: str) -> str | None:
+  """Of a torch tensor; None for heads and counters."""
+  if name.startswith("backbone."):
+    number, _, rest = name.removeprefix("backbone.").partition(".")
+    name = f"{_NUMBERED.get(number, number)}.{rest}"
+  if name.startswith("fc.") or name.endswith("num_batches_tracked"):
+    return None
+  if not (parts := _TORCH.fullmatch(name)):
+    return name
+  stage, block, layer, leaf = parts.groups()
+  layer = {"downsample.0": "convdownsample", "downsample.1": "bndownsample"}.get(layer, layer)
+  leaf = frozen.LEAVES["conv" if layer.startswith("conv") else "norm"].get(leaf, leaf)
+  return f"{stage}_{block}/{layer}/{leaf}" if stage else f"{layer}/{leaf}"
+
+
+def _without_biases(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """(conv + bias - mean) = conv - (mean - bias): the biases move into the means."""
+  out = dict(found)
+  for name in found:
+    head, _, layer = name.removesuffix("/bias").rpartition("/")
+    if not (name.endswith("/bias") and layer.startswith("conv")):
+      continue
+    mean = f"{head}/{layer.replace('conv', 'bn')}/mean".lstrip("/")
+    if mean not in found or found[mean].shape != found[name].shape:
+      raise UserError(f"{name} has no batch norm behind it that fits")
+    out[mean] = out[mean] - out.pop(name)
+  return out

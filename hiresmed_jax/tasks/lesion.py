@@ -202,7 +202,8 @@ def _new_players(level: Level, keys: Array) -> Players:
 
 
 def _with_optimisers(level: Level, gen: Params, critic: Params) -> Players:
-  return Players(gen, critic, level.gen_tx.init(gen["params"]), level.critic_tx.init(critic))
+  gen_opt = singan_level.optimiser_state(level.gen_tx, gen["params"])
+  return Players(gen, critic, gen_opt, singan_level.optimiser_state(level.critic_tx, critic))
 
 
 def _next_level(state: State, batch: Batch, *, make: MakeLevel) -> State:
@@ -279,7 +280,8 @@ def _train(
     def iterate(carry: Any, number: Array) -> Any:
       before, skipped = carry
       after, scalars = singan_level.iterate(level, before, given, jax.random.fold_in(key, number))
-      finite = optim.all_finite((after.gen, after.critic))
+      # A step that is not finite spoils the moments too: then the whole iteration is left out.
+      finite = optim.all_finite((after.gen_opt, after.critic_opt))
       skipped = jnp.where(finite, skipped * jnp.array([1, 0]), skipped + 1)
       return (optim.select(finite, after, before), skipped), scalars
 

@@ -19,6 +19,7 @@ import optax
 from hiresmed_jax.losses.wasserstein import critic_loss, generator_loss
 from hiresmed_jax.nets.singan import Critic, Generator
 from hiresmed_jax.ops.pyramid import Pyramid, to_level
+from hiresmed_jax.runtime.packing import pack, unpack
 from hiresmed_jax.types import Array, Metrics, Params
 
 _NOISE, _BELOW, _BETWEEN = range(3)  # what an iteration draws random numbers for
@@ -173,8 +174,7 @@ def critic_step(
     return critic_loss(critic, real, fake, between, penalty=level.penalty)[0]
 
   value, gradient = jax.value_and_grad(loss)(players.critic)
-  updates, opt = level.critic_tx.update(gradient, players.critic_opt, players.critic)
-  critic = optax.apply_updates(players.critic, updates)
+  critic, opt = _update(level.critic_tx, gradient, players.critic_opt, players.critic)
   return dataclasses.replace(players, critic=critic, critic_opt=opt), value
 
 
@@ -194,6 +194,20 @@ def generator_step(
 
   params = players.gen["params"]
   gradient, (stats, adversarial, error) = jax.grad(loss, has_aux=True)(params)
-  updates, opt = level.gen_tx.update(gradient, players.gen_opt, params)
-  gen = {"params": optax.apply_updates(params, updates), "batch_stats": stats}
+  params, opt = _update(level.gen_tx, gradient, players.gen_opt, params)
+  gen = {"params": params, "batch_stats": stats}
   return dataclasses.replace(players, gen=gen, gen_opt=opt), (adversarial, error)
+
+
+def optimiser_state(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
+  """The first state of an optimiser of the packed parameters."""
+  return tx.init(pack(params))
+
+
+def _update(
+  tx: optax.GradientTransformation, gradient: Params, state: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+  # As one vector: a network has 18 small leaves, and each would be a program of its own.
+  packed = pack(params)
+  updates, state = tx.update(pack(gradient), state, packed)
+  return unpack(optax.apply_updates(packed, updates), params), state

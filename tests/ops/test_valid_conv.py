@@ -20,6 +20,10 @@ def penalised(x, kernel, *, way):
   return jnp.sum(jnp.square(gradient))
 
 
+def leaf(array):
+  return torch.from_numpy(np.ascontiguousarray(array, np.float64)).requires_grad_()
+
+
 def penalised_torch(x, kernel):
   out = torch.tanh(torch.nn.functional.conv2d(x, kernel)).sum()
   (gradient,) = torch.autograd.grad(out, x, create_graph=True)
@@ -32,8 +36,8 @@ def penalised_torch(x, kernel):
 def test_values_and_both_derivatives(way, channels):
   x = images((2, 7, 6, channels[0]))
   kernel = images((3, 3, *channels), 2) / 5
-  x_torch = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
-  k_torch = torch.tensor(kernel.transpose(3, 2, 0, 1), dtype=torch.float64, requires_grad=True)
+  x_torch = leaf(x.transpose(0, 3, 1, 2))
+  k_torch = leaf(kernel.transpose(3, 2, 0, 1))
   out = torch.nn.functional.conv2d(x_torch, k_torch)
   once = torch.autograd.grad((out**2).sum(), (x_torch, k_torch))
   twice = torch.autograd.grad(penalised_torch(x_torch, k_torch), (x_torch, k_torch))

@@ -160,8 +160,8 @@ def test_overwriting_removes_the_run_and_nothing_else(place, tmp_path, compiling
     assert (
       json.loads((tmp_path / "background" / "config.json").read_text())["config"]["seed"] == seed
     )
-    assert not (tmp_path / "background" / "metrics.jsonl").exists()
-    (tmp_path / "background" / "metrics.jsonl").touch()
+    assert not (tmp_path / "background" / "of the earlier run").exists()
+    (tmp_path / "background" / "of the earlier run").touch()
   assert (tmp_path / "lesion" / "config.json").exists()
 
 

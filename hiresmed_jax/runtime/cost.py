@@ -39,7 +39,8 @@ def flops(program: core.Jaxpr) -> dict[str, float]:
 
   A multiply-add is two. Convolutions and matrix products are counted by their shapes, padding
   included; other arithmetic is one operation per element. A scan counts its body as often as it
-  runs, a while loop once, a branch as its dearest side.
+  runs, a while loop once, a branch as its dearest side. Of ways that are chosen by the platform the
+  cheapest counts: what another does beyond it, to be faster there, is no progress.
 
   Returns:
     {"outer/inner" path of Flax modules, "" outside of any: FLOPs}, in the order of the program.
@@ -70,8 +71,9 @@ def _count(jaxpr: core.Jaxpr, outside: tuple[str, ...]) -> Iterator[tuple[tuple[
     if inner:
       times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
       bodies = [list(_count(body, path)) for body in inner]
-      dearest = max(bodies, key=lambda body: sum(count for _, count in body))
-      yield from ((where, count * times) for where, count in dearest)
+      choose = min if eqn.params.get("branches_platforms") else max
+      counted = choose(bodies, key=lambda body: sum(count for _, count in body))
+      yield from ((where, count * times) for where, count in counted)
     else:
       yield path, _operations(eqn)
 

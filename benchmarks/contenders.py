@@ -16,8 +16,8 @@ import numpy as np
 
 from hiresmed_jax.convert.features import load_perceptual
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import compute_dtype
 from hiresmed_jax.runtime import compilation, throughput
+from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.tasks import background
 
 WARM_BATCHES = 4  # of which k-means makes the first codebook, as the train command does

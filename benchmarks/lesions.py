@@ -29,6 +29,7 @@ from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import bank, bank_file, crops
 from hiresmed_jax.lesions.copying import Copies
+from hiresmed_jax.lesions.likeness import nearest, normal
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.lesions.sampling import Generators
@@ -200,31 +201,9 @@ def of_one_lesion(opened: bank.Bank, options: Options) -> list[tuple[np.ndarray,
   return pairs
 
 
-def normal(patch: LesionPatch) -> np.ndarray:
-  """f32[S, S, C] in [-1, 1]: what is compared, the lesion in its window."""
-  low, high = patch.value_range
-  return np.clip(2 * (patch.values - low) / (high - low) - 1, -1, 1).astype(np.float32)
-
-
 def shown(image: np.ndarray, side: int = 64) -> np.ndarray:
   enlarged = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
   return np.clip(enlarged.reshape(side, side, -1), -1, 1)
-
-
-def nearest(
-  image: np.ndarray, training: Sequence[np.ndarray], other_than: int = -1
-) -> tuple[int, float]:
-  """(number, root mean squared difference in [0, 1]) of the training crop most like an image.
-
-  The middle half of the window is compared: the lesion and a rim, not the whole context.
-  """
-  side = image.shape[0]
-  core = slice(side // 4, side - side // 4)
-  apart = [
-    np.inf if i == other_than else float(np.sqrt(np.mean((image - t)[core, core] ** 2))) / 2
-    for i, t in enumerate(training)
-  ]
-  return int(np.argmin(apart)), min(apart)
 
 
 def drawn_figure(

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.collectives import collectives
 from benchmarks.environment import environment
-from hiresmed_jax import explanation
+from hiresmed_jax.explanation import background as explanation
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.tasks import background

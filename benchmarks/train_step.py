@@ -31,8 +31,8 @@ from rich.table import Table
 from benchmarks import fed_step, kernels, roofline
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import compute_dtype
 from hiresmed_jax.runtime import cli, compilation, cost, throughput
+from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.tasks import background, presets
 
 Call = Callable[[], Any]

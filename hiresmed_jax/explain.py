@@ -1,19 +1,21 @@
 """`python -m hiresmed_jax.explain`: what a config amounts to, without training anything."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
-from hiresmed_jax import explanation, routes
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.explanation import background, lesion
 from hiresmed_jax.runtime import cli, config
+from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.tasks.presets import ROUTES
 
 _EXAMPLE = """\
   python -m hiresmed_jax.explain --config kub.py
   python -m hiresmed_jax.explain --config kub.py:background,best --devices 8 --json
+  python -m hiresmed_jax.explain --config demo.py:lesion
   python -m hiresmed_jax.explain --config demo.py --compile"""
 
 
@@ -44,20 +46,31 @@ def main(argv: list[str]) -> None:
     raise UserError(
       f"route {values.route!r} is not in this version; it explains: {', '.join(ROUTES)}"
     )
-  facts = {
-    "config": {"name": values.name, "route": values.route, "preset": values.preset}
-  } | explanation.explain(
-    values,
-    dtype=routes.compute_dtype(values.background.dtype),
-    devices=options.devices or jax.device_count(),
-    compiled=options.compile,
-  )
+  about = {"name": values.name, "route": values.route, "preset": values.preset}
+  facts: dict[str, Any] = {"config": about}
+  devices = options.devices or jax.device_count()
+  if values.route in ("all", "background"):
+    facts |= background.explain(
+      values,
+      dtype=compute_dtype(values.background.dtype),
+      devices=devices,
+      compiled=options.compile,
+    )
+  if values.route in ("all", "lesion"):
+    facts["lesion"] = lesion.explain(values, devices=devices, work=values.route == "lesion")
   print(json.dumps(facts, indent=2) if options.json else "\n".join(_lines(facts)))
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
   about = facts["config"]
-  yield f"{about['name']}, preset {about['preset']}, route background"
+  yield f"{about['name']}, preset {about['preset']}"
+  if "networks" in facts:
+    yield from ("", "ROUTE background", *_background_lines(facts))
+  if "lesion" in facts:
+    yield from ("", "ROUTE lesion", *_lesion_lines(facts["lesion"]))
+
+
+def _background_lines(facts: dict[str, Any]) -> Iterator[str]:
   for name, rows in facts["networks"].items():
     yield from ("", f"{name}: shapes and FLOPs are of one image, forward")
     yield from _table(
@@ -87,8 +100,40 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
   yield from _table((), [(k, _size(v)) for k, v in facts["memory_per_device"].items()])
   if "compiled" in facts:
     yield from _compiled_lines(facts["compiled"])
+  yield from _departures(facts["departures"])
+
+
+def _lesion_lines(facts: dict[str, Any]) -> Iterator[str]:
+  yield from ("", "one generator and one critic for every lesion, level and window size")
+  rows = [
+    (
+      f"{side} px" if number == 0 else "",
+      f"{level['pixels']} px",
+      str(level["width"]),
+      f"{level['generator']:,}",
+      f"{level['critic']:,}",
+      f"{work[number] / 1e9:.1f}" if (work := window.get("flops_per_iteration")) else "",
+    )
+    for side, window in facts["windows"].items()
+    for number, level in enumerate(window["levels"])
+  ]
+  head = ("window", "level", "channels", "generator", "critic", "GFLOP an iteration")
+  yield from _table(head, rows)
+  yield from ("", "for each lesion")
+  for side, window in facts["windows"].items():
+    yield (
+      f"  {side} px: {window['parameters']:,} parameters of generators; "
+      f"{_size(window['training_bytes'])} of state in training, before intermediates"
+    )
+  yield ""
+  yield "; ".join(f"steps {name}: {count:,}" for name, count in facts["steps"].items())
+  yield f"lesions are split over {facts['devices']} device(s); nothing is sent between them"
+  yield from _departures(facts["departures"])
+
+
+def _departures(rows: list[dict[str, str]]) -> Iterator[str]:
   yield from ("", "departures from the paper")
-  for row in facts["departures"]:
+  for row in rows:
     yield f"  {row['what']}: paper {row['paper'] or 'nothing'}; here {row['ours']}"
     yield f"    because {row['reason']}" if row["reason"] else ""
 
@@ -114,7 +159,7 @@ def _size(count: float) -> str:
   return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
   """Columns as wide as they must be; text to the left, numbers to the right."""
   shown = [head, *rows] if head else rows
   widths = [max(map(len, column)) for column in zip(*shown, strict=True)]

@@ -4,10 +4,10 @@ import argparse
 import os
 import pathlib
 
-from hiresmed_jax import routes
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli, compilation, config
+from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.synthesis import assembly, contact_sheet, engine, folder, request
 
 _EXAMPLE = """\
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     asked,
     options.workdir or pathlib.Path("runs") / values.name,
     data=options.data,
-    dtype=routes.compute_dtype(values.background.dtype),
+    dtype=compute_dtype(values.background.dtype),
     workers=workers,
   )
   folder.claim(options.out, identity, overwrite=options.overwrite)
@@ -78,9 +78,9 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--shams", type=int, default=0, help="unlabelled lesion-free insertions in an image (0)")
   add("--mask", metavar="[allowed:|forbidden:]FILE",
       help="PNG of the output's size: set pixels are forbidden, or alone allowed")  # fmt: skip
-  add("--lesion-source", choices=request.SOURCES, default="copy",
-      help="warped copies of training lesions, a formula fitted to them, or a trained bank in the "
-      "workdir, which the train command does not make in this version (copy)")  # fmt: skip
+  add("--lesion-source", choices=request.SOURCES, default="singan",
+      help="the bank that the route lesion has trained, warped copies of training lesions, or a "
+      "formula fitted to them (singan)")  # fmt: skip
   add("--overwrite", action="store_true", help="remove the images of another request in OUT")
   return parser.parse(argv)
 

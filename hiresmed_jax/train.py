@@ -3,10 +3,10 @@
 import pathlib
 import sys
 
-from hiresmed_jax import routes
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.loop import Stopped
+from hiresmed_jax.routes import run
 from hiresmed_jax.runtime import cli, compilation, config, mesh, peers
 
 _EXAMPLE = """\
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
   mesh.initialize_distributed()
   try:
     with peers.leave_together(unless=(Stopped,)):
-      routes.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
+      run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
     print(stopped, file=sys.stderr, flush=True)
     return stopped.code

@@ -84,6 +84,7 @@ def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
   assert alone["mesh"]["images_per_device"] == 8
   assert "data 2, fsdp 2; 2 images a device" in text
   assert "background.ema: paper 0.0; here 0.5" in text
+  assert "ROUTE lesion" not in text
   for part in ("generator:", "discriminator:", "training step", "4 x", "MiB", "because"):
     assert part in text
   assert max(map(len, text.splitlines())) < 200
@@ -106,7 +107,20 @@ def test_what_cannot_be_trained_is_told_in_a_line(spec, argv, line):
 
 def test_a_route_that_is_not_there(spec):
   with pytest.raises(UserError, match="not in this version"):
-    explain.main(["--config", f"{spec}:lesion"])
+    explain.main(["--config", f"{spec}:danger"])
+
+
+def test_the_lesion_route(capsys, spec):
+  explain.main(["--config", f"{spec}:lesion,best", "--config.lesion.width=16", "--json"])
+  found = json.loads(capsys.readouterr().out)
+  assert "networks" not in found
+  window = found["lesion"]["windows"]["32"]
+  assert [level["pixels"] for level in window["levels"]] == [16, 20, 23, 27, 32]
+  # 2 to 16 channels, three times 16 to 16, 16 to 2; norms; biases (best: one channel and a mask).
+  assert window["levels"][0]["generator"] == 9 * (2 * 16 + 3 * 256 + 32) + 4 * 3 * 16 + 2
+  assert window["levels"][4]["width"] == 32
+  assert len(window["flops_per_iteration"]) == 5
+  assert "lesion.width" in {row["what"] for row in found["lesion"]["departures"]}
 
 
 @pytest.mark.slow

@@ -10,16 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax import loop, prepare, routes, train
+from hiresmed_jax import loop, prepare, train
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import run
+from hiresmed_jax.routes.identity import identity
 from hiresmed_jax.runtime import cli, run_folder
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.tasks import background
 from tests import tiny
 
 TINY = f"{tiny.__file__}:background"
+LESION = f"{tiny.__file__}:lesion"
 REAL = [TINY, "--data", "data", "--config.data.phantom.kind="]
 
 
@@ -45,7 +49,7 @@ def place(tmp_path_factory) -> Path:
   (place / "file").touch()
   config = load_config(TINY, ["seed=5"])
   data = records.open_dataset(place / "data")
-  run_folder.claim(place / "run" / "background", routes.identity(config, "background", data))
+  run_folder.claim(place / "run" / "background", identity(config, "background", data))
   return place
 
 
@@ -64,8 +68,10 @@ def files(folder: Path) -> dict[str, bytes]:
     (["--config", "kubb.py"], "did you mean kub.py?"),
     (["--config", "kub.py:backgruond"], "did you mean background?"),
     (["--config", "kub.py:background,bets"], "did you mean best?"),
-    (["--config", "kub.py:lesion"], "route 'lesion' is not in this version; it trains: background"),
-    (["--config", "kub.py:location"], "route 'location' is not in this version"),
+    (
+      ["--config", "kub.py:location"],
+      "'location' is not in this version; it trains: back",
+    ),
     (["--config", "kub.py:danger"], "route 'danger' is not in this version"),
     (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
     (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
@@ -96,6 +102,17 @@ def files(folder: Path) -> dict[str, bytes]:
     (
       ["--config", *REAL, "--workdir", "run"],
       "holds a run of another config (",
+    ),
+    (["--config", LESION, "--config.lesion.cpu_steps=0"], "lesion.cpu_steps=0: use 1 or more"),
+    (
+      ["--config", LESION, "--config.lesion.conv=fast"],
+      "lesion.conv='fast': use 'auto'",
+    ),
+    (["--config", LESION, "--config.lesion.decay=2.0"], "lesion.decay=2.0 is a share"),
+    (["--config", LESION, "--config.lesion.min_size=3.0"], "use 12 px or more"),
+    (
+      ["--config", LESION, "--data", "data", "--config.data.phantom.kind="],
+      "has no lesions",
     ),
     (["--config", TINY, "--wrkdir", "run"], "did you mean --workdir?"),
     (["--workdir", "run"], "required: --config"),
@@ -136,7 +153,7 @@ def compiling(monkeypatch):
 def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, compiling):
   def go(*overrides, overwrite=False):
     with pytest.raises(Compiling):
-      routes.train(load_config(TINY, overrides), data=None, workdir=tmp_path, overwrite=overwrite)
+      run.train(load_config(TINY, overrides), data=None, workdir=tmp_path, overwrite=overwrite)
     return records.open_dataset(tmp_path / "data").card
 
   first = go()
@@ -156,7 +173,7 @@ def test_overwriting_removes_the_run_and_nothing_else(place, tmp_path, compiling
   for seed, overwrite in ((1, False), (2, True)):
     config = load_config(TINY, [f"seed={seed}", "data.phantom.kind="])
     with pytest.raises(Compiling):
-      routes.train(config, data=place / "data", workdir=tmp_path, overwrite=overwrite)
+      run.train(config, data=place / "data", workdir=tmp_path, overwrite=overwrite)
     assert (
       json.loads((tmp_path / "background" / "config.json").read_text())["config"]["seed"] == seed
     )
@@ -169,20 +186,20 @@ def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place):
   data = records.open_dataset(place / "data")
 
   def hash_of(*overrides):
-    return routes.identity(load_config(TINY, overrides), "background", data)["config_hash"]
+    return identity(load_config(TINY, overrides), "background", data)["config_hash"]
 
   plain = hash_of()
   for same in ("mesh.fsdp=2", "data.workers=3"):
     assert hash_of(same) == plain
   for other in ("seed=1", "data.crop=8", "background.steps=11", "background.net.block=residual"):
     assert hash_of(other) != plain
-  assert routes.identity(load_config(TINY), "background", data)["data"] == data.card["fingerprint"]
+  assert identity(load_config(TINY), "background", data)["data"] == data.card["fingerprint"]
 
 
 def test_the_type_to_compute_in():
-  assert routes.compute_dtype("float32") == jnp.float32
-  assert routes.compute_dtype("bfloat16") == jnp.bfloat16
-  assert routes.compute_dtype("auto") == jnp.float32  # on a CPU
+  assert compute_dtype("float32") == jnp.float32
+  assert compute_dtype("bfloat16") == jnp.bfloat16
+  assert compute_dtype("auto") == jnp.float32  # on a CPU
 
 
 @pytest.mark.parametrize(
@@ -197,7 +214,7 @@ def test_the_type_to_compute_in():
 def test_the_type_to_compute_in_follows_the_device(monkeypatch, platform, capability, expected):
   device = SimpleNamespace(platform=platform, compute_capability=capability)
   monkeypatch.setattr(jax, "devices", lambda: [device])
-  assert routes.compute_dtype("auto") == expected
+  assert compute_dtype("auto") == expected
 
 
 @pytest.mark.parametrize("preset", ["paper", pytest.param("best", marks=pytest.mark.slow)])

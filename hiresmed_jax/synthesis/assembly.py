@@ -73,12 +73,7 @@ def _lesions(
 ) -> tuple[fitting.Source, str]:
   """The source of lesions, and what tells it from another one of its kind."""
   if request.source == "singan":
-    if not (folder / "lesion").is_dir():
-      raise UserError(
-        f"no bank of lesions in {folder / 'lesion'}, and this version's train command makes none: "
-        "use --lesion-source copy or parametric"
-      )
-    run = workdir.trained_on(folder, "lesion", dataset)
+    run = workdir.trained_on(folder, "lesion", dataset, instead="--lesion-source copy")
     bank = bank_file.load(folder / "lesion" / "bank")
     for member in bank.members:
       guard.training_donor(member.donor_group, found.groups)

@@ -53,8 +53,16 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   return dataset
 
 
-def trained_on(workdir: Path, route: str, dataset: records.Dataset) -> dict[str, Any]:
+def trained_on(
+  workdir: Path, route: str, dataset: records.Dataset, *, instead: str = ""
+) -> dict[str, Any]:
   """The config of a finished route, as `train` noted it, and its best step.
+
+  Args:
+    workdir: of the run.
+    route: which one.
+    dataset: that it must have been trained on.
+    instead: the option that does without the route, for the message.
 
   Returns:
     {"config": nested values, "best_step": int}.
@@ -69,7 +77,7 @@ def trained_on(workdir: Path, route: str, dataset: records.Dataset) -> dict[str,
     state = "is not finished" if made else "is not there"
     raise UserError(
       f"{folder} {state}: train it first, python -m hiresmed_jax.train --config CONFIG:{route} "
-      f"--workdir {workdir}"
+      f"--workdir {workdir}" + (f"; or use {instead}" if instead else "")
     )
   if made["data"] != dataset.card["fingerprint"]:
     raise UserError(f"{folder} was trained on other data than {dataset.root}")
@@ -88,7 +96,7 @@ def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any)
   Raises:
     UserError: it is not trained, or was trained by another config.
   """
-  run = trained_on(workdir, "background", dataset)
+  run = trained_on(workdir, "background", dataset, instead="--background real")
   there = run["config"]
   now = {"data": asked.data.to_dict(), "net": asked.background.net.to_dict()}
   now["data"].pop("workers")

@@ -1,4 +1,4 @@
-"""What the values of route `background` may be: a wrong one is told before anything is compiled."""
+"""What the values of a route may be: a wrong one is told before anything is compiled."""
 
 import difflib
 import math
@@ -20,6 +20,7 @@ _AT_LEAST_ONE = (
   "net.stem_channels net.full_resolution_channels net.code_dim codebook.num_codes "
   "codebook.revive_every batch_size log_every eval_every eval_images keep_checkpoints max_skipped"
 ).split()
+_LEAST_LEVEL = 12  # px: the five convolutions of a critic see 11
 _SHARES = ("codebook.usage_decay", "gan.start", "gan.warmup", "optimizer.warmup", "ema")
 
 
@@ -37,7 +38,7 @@ def check_background(config: Any, *, sizes: Sequence[tuple[int, int]]) -> None:
   values = dict(leaves(config))
   for key, known in _ONE_OF.items():
     for word in values[key] if isinstance(values[key], tuple) else (values[key],):
-      _check_word(key, word, known)
+      _check_word(f"background.{key}", word, known)
   for key in _AT_LEAST_ONE:
     if values[key] < 1:
       raise UserError(f"background.{key}={values[key]}: use 1 or more")
@@ -51,12 +52,38 @@ def check_background(config: Any, *, sizes: Sequence[tuple[int, int]]) -> None:
     _check_discriminator(config.gan, min(min(size) for size in sizes))
 
 
+def check_lesion(config: Any) -> None:
+  """Refuses what the route cannot train with.
+
+  Args:
+    config: nested values of `presets.lesion`.
+
+  Raises:
+    UserError: a number out of its range, a word that is none of the known ones.
+  """
+  for key in (
+    "width max_width steps cpu_steps critic_steps generator_steps steps_per_call "
+    "cpu_steps_per_call log_every save_every keep_checkpoints max_skipped"
+  ).split():
+    if config[key] < 1:
+      raise UserError(f"lesion.{key}={config[key]}: use 1 or more")
+  for key in ("limit", "at_once", "start", "alpha", "penalty"):
+    if config[key] < 0:
+      raise UserError(f"lesion.{key}={config[key]}: use 0 or more")
+  for key in ("decay_at", "decay", "b1", "b2"):
+    if not 0 <= config[key] <= 1:
+      raise UserError(f"lesion.{key}={config[key]} is a share: use 0 to 1")
+  if config.min_size < _LEAST_LEVEL:
+    raise UserError(f"lesion.min_size={config.min_size}: use {_LEAST_LEVEL} px or more")
+  _check_word("lesion.conv", config.conv, ("auto", "patches", "vendor"))
+
+
 def _check_word(key: str, word: Any, known: Sequence[str]) -> None:
   if word in known:
     return
   near = difflib.get_close_matches(str(word), known, n=1)
   hint = f"; did you mean {near[0]!r}?" if near else ""
-  raise UserError(f"background.{key}={word!r}: use {', '.join(map(repr, known))}{hint}")
+  raise UserError(f"{key}={word!r}: use {', '.join(map(repr, known))}{hint}")
 
 
 def _check_strides(net: Any, sizes: Sequence[tuple[int, int]]) -> None:

@@ -60,18 +60,33 @@ REASONS = {
   "background.epochs": "the length that this budget allows",
   "background.steps": "the length that this budget allows",
   "background.dtype": "the number format of the convolutions",
+  "lesion.limit": "a bank of so many lesions is varied, and trains in minutes",
+  "lesion.steps": "the length that this budget allows",
+  "lesion.width": "the width that this budget allows",
+  "lesion.max_width": "the width that this budget allows",
+  "lesion.start": "levels below repeat the lesion: fewer failures, less variety",
+  "lesion": "another balance of SinGAN's training",
 }
 # What names, seeds, watches or speeds up a run leaves its results as they are.
 _NO_DEPARTURE = set(
   "name route preset seed data.workers mesh.data mesh.fsdp background.net.remat "
   "background.log_every background.eval_every background.eval_images background.keep_checkpoints "
-  "background.max_skipped".split()
+  "background.max_skipped lesion.cpu_steps lesion.conv lesion.dtype lesion.at_once "
+  "lesion.steps_per_call lesion.cpu_steps_per_call lesion.log_every lesion.save_every "
+  "lesion.keep_checkpoints lesion.max_skipped".split()
 )
 
 
 def departures(config: Any) -> list[Departure]:
-  """All departures of a config that `presets.base` began: the readings first, then the values."""
-  return [*_readings(config.background), *_values(config)]
+  """Departures of the route `background` and its data: the readings first, then the values."""
+  values = [found for found in _values(config) if not found.what.startswith("lesion.")]
+  return [*_readings(config.background), *values]
+
+
+def lesion_departures(config: Any) -> list[Departure]:
+  """Departures of the route `lesion`: the readings first, then the values."""
+  values = [found for found in _values(config) if found.what.startswith("lesion.")]
+  return [*_lesion_readings(config.lesion), *values]
 
 
 def reason_for(key: str) -> str:
@@ -169,4 +184,38 @@ def _readings(config: Any) -> Iterator[Departure]:
     "not given",
     "by patient, 1 in 5 held out from everything",
     "images of one patient on both sides would measure memory",
+  )
+
+
+def _lesion_readings(config: Any) -> Iterator[Departure]:
+  """What holds in the preset `paper` too. config: `presets.lesion`, perhaps changed."""
+  yield Departure(
+    "what SinGAN is given",
+    "a lesion's image",
+    "a square window at native resolution, three times the lesion, and its soft mask as a channel",
+    "a sample then brings its own outline along, and nothing is resized in silence",
+  )
+  yield Departure(
+    "pyramid",
+    "SinGAN's: coarsest side 25 px",
+    f"coarsest side {config.min_size:g} px or half the window, three levels or more",
+    "a window of 32 px would have one level, and a lesion of 8 px no coarse form",
+  )
+  yield Departure(
+    "levels of grey",
+    "8 bit between levels, three channels",
+    "float, the images' own channels",
+    "rounding between levels is noise that the next level learns",
+  )
+  yield Departure(
+    "generator's steps",
+    f"{config.generator_steps} with one evaluation",
+    "the generator is evaluated anew at each",
+    "the published code steps along a gradient that is no longer that of its weights",
+  )
+  yield Departure(
+    "noise of the reconstruction",
+    "fixed (the published code draws it anew)",
+    "fixed",
+    "a lesion can only be repeated from what does not change",
   )

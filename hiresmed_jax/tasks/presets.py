@@ -6,7 +6,7 @@ sections 2.2 to 2.3. `best`: what later work made standard.
 
 from ml_collections import ConfigDict
 
-ROUTES = ("background",)
+ROUTES = ("background", "lesion")
 PRESETS = ("paper", "best")
 
 
@@ -26,6 +26,7 @@ def base(name: str, *, route: str, preset: str) -> ConfigDict:
   config.data = data(preset)
   config.mesh = ConfigDict({"data": -1, "fsdp": 1})
   config.background = background(preset)
+  config.lesion = lesion(preset)
   config.synthesize = synthesize()
   return config
 
@@ -157,8 +158,7 @@ def lesion(preset: str) -> ConfigDict:
   paper = preset == "paper"
   return ConfigDict(
     {
-      "sides": (32, 48, 64, 96, 128),  # windows, pixels: at least three times the lesion
-      "limit": 0 if paper else 64,  # lesions at most; 0 = all of the training split
+      "limit": 0 if paper else 64,  # lesions at most, of as many patients as there are; 0 = all
       "min_size": 25.0,  # side of the coarsest level, or half the window's where that is less
       "width": 32,  # channels of the first four levels, doubled after every fourth
       "max_width": 128,

@@ -2,8 +2,24 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import torch
+
+
+def drawn(shapes: Any, seed: int = 0) -> Any:
+  """Values for abstract parameters: nothing is zero, nothing saturates, gradients are not tiny."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    noise, name = rng.standard_normal(leaf.shape), path[-1].key
+    if name.startswith("kernel"):
+      noise = noise / np.sqrt(np.prod(leaf.shape[:-1]))
+    else:
+      noise = 0.3 * noise + (name == "scale")
+    return noise.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def to_torch(params: Any, twin: torch.nn.Module) -> None:

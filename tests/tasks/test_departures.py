@@ -2,7 +2,7 @@ import pytest
 
 from hiresmed_jax.runtime.overrides import apply_override, leaves
 from hiresmed_jax.tasks import presets
-from hiresmed_jax.tasks.departures import REASONS, departures, reason_for
+from hiresmed_jax.tasks.departures import REASONS, departures, lesion_departures, reason_for
 
 
 def config(*overrides, preset="paper"):
@@ -13,7 +13,8 @@ def config(*overrides, preset="paper"):
 
 
 def found(config):
-  return {departure.what: departure for departure in departures(config)}
+  both = [*departures(config), *lesion_departures(config)]
+  return {departure.what: departure for departure in both}
 
 
 def test_the_paper_preset_departs_only_where_the_paper_is_unclear():

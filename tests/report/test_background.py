@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax import report
+from hiresmed_jax.report import background as report
 
 
 def batch(images_m11, boxes=None, *, size=4):
@@ -53,7 +53,7 @@ def test_the_results_of_a_route(folder):
   images, boxes = scene(7)
   test = [batch(images[:4], boxes[:4]), batch(images[4:], boxes[4:])]
   train = [batch(scene(4, seed=1)[0])]
-  found = report.background(
+  found = report.judged(
     judge(0.25), train=train, test=test, all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"]["images"] == 7
@@ -72,22 +72,22 @@ def test_the_results_of_a_route(folder):
 
 def test_without_held_out_images_nothing_is_made_up(folder):
   train = [batch(scene(4)[0])]
-  found = report.background(
+  found = report.judged(
     judge(0.0), train=train, test=[], all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"] is None
   assert not {"floors", "gap_psnr", "contrast_kept"} & found.keys()
   assert not (folder / "figures" / "held_out.png").exists()
-  report.print_background({"results": found}, folder)
+  report.print_results({"results": found}, folder)
 
 
 def test_the_table_tells_the_floors_and_a_dying_codebook(folder, capsys):
   images, boxes = scene(4)
   test = [batch(images, boxes)]
-  found = report.background(
+  found = report.judged(
     judge(0.5), train=test, test=test, all_train=lambda: iter(test), folder=folder
   )
-  report.print_background({"results": found}, folder)
+  report.print_results({"results": found}, folder)
   printed = capsys.readouterr().out
   for words in ("4 held-out images", "floor: mean training image", "50% of the contrast kept"):
     assert words in printed

@@ -1,4 +1,4 @@
-"""Pictures and numbers of a trained route: what a person looks at, and what DONE.json holds."""
+"""Pictures and numbers of the background route: what a person looks at, what DONE.json holds."""
 
 import functools
 import itertools
@@ -39,7 +39,7 @@ def draw_reconstructions(
   _grid(folder / f"reconstruction_{step:07d}.png", pictures, batches, f"validation, step {step}")
 
 
-def background(
+def judged(
   evaluate: Evaluate,
   *,
   train: Sequence[HostBatch],
@@ -80,7 +80,7 @@ def background(
   return results
 
 
-def print_background(done: Mapping[str, Any], folder: pathlib.Path) -> None:
+def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   """The results as a table on the terminal, and where the pictures are."""
   results, console = done["results"], Console()
   held_out = results["held_out"]

@@ -1,0 +1,68 @@
+"""The records that a config trains on: those of --data, or phantoms drawn into the workdir."""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from hiresmed_jax.data import phantom, records, transforms
+from hiresmed_jax.data.sample import Sample
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.progress import Progress
+
+
+def open_or_draw(
+  config: Any, data: pathlib.Path | None, workdir: pathlib.Path, *, overwrite: bool
+) -> records.Dataset:
+  """The prepared dataset of `data`, or the config's own phantoms, drawn where they are not yet.
+
+  Raises:
+    UserError: no data, data that are not prepared, other phantoms in the workdir.
+  """
+  made = config.data.phantom
+  if not made.kind:
+    if data is None:
+      raise UserError(
+        f"{config.name} needs images: --data FOLDER, made by "
+        "`python -m hiresmed_jax.prepare --kind images --source YOUR_IMAGES --out FOLDER`"
+      )
+    return records.open_dataset(data)
+  if made.kind not in phantom.KINDS:
+    raise UserError(f"data.phantom.kind={made.kind!r}: use {' or '.join(phantom.KINDS)}")
+  if made.num < 1 or made.size < phantom.LEAST_SIDE:
+    raise UserError(f"data.phantom: use num >= 1 and size >= {phantom.LEAST_SIDE}")
+  folder, name = workdir / "data", f"{made.kind} x {made.num}, {made.size} px, seed {made.seed}"
+  there = records.open_dataset(folder) if folder.exists() else None
+  if there and there.card["name"] != name and not overwrite:
+    raise UserError(
+      f"{folder} holds other phantoms ({there.card['name']}) than this config's ({name}): "
+      "use another --workdir, or --overwrite"
+    )
+  meshes.wait_for_all("the phantoms are looked at")
+  if jax.process_index() == 0 and (not there or there.card["name"] != name):
+    drawn = phantom.phantoms(made.kind, made.num, made.size, seed=made.seed)
+    with Progress(made.num, "phantoms", unit="image") as progress:
+      samples = _samples(drawn, progress)
+      records.write_dataset(samples, folder, kind="phantom", name=name, overwrite=overwrite)
+  meshes.wait_for_all("the phantoms are drawn")
+  return records.open_dataset(folder)
+
+
+def _samples(drawn: Iterable[phantom.Phantom], progress: Progress) -> Iterator[Sample]:
+  for one in drawn:
+    yield one.sample
+    progress.advance()
+
+
+def view(data: Any) -> transforms.View:
+  """How a network of this config sees a stored image.
+
+  Raises:
+    UserError: a size that is not (rows, columns).
+  """
+  size = tuple(data.size)
+  if len(size) != 2:
+    raise UserError(f"data.size={size}: use (rows, columns)")
+  return transforms.View(size=size, fit=data.fit, window=data.window, channels=data.channels)

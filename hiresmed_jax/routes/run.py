@@ -1,0 +1,90 @@
+"""From a config to trained routes, one after another, in one workdir."""
+
+import json
+import pathlib
+import shlex
+from typing import Any
+
+import jax
+
+from hiresmed_jax.data import records
+from hiresmed_jax.data.writers import whole_file
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import background, lesion
+from hiresmed_jax.routes.dataset import open_or_draw
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime import run_folder
+from hiresmed_jax.synthesis.workdir import DATA
+from hiresmed_jax.tasks.presets import ROUTES
+
+_PLANNED = ("location", "danger")
+_MODULES: dict[str, Any] = {"background": background, "lesion": lesion}
+
+
+def train(
+  config: Any, *, data: pathlib.Path | None, workdir: pathlib.Path, overwrite: bool = False
+) -> dict[str, Any]:
+  """Trains what config.route names, in order; a finished route is skipped.
+
+  Args:
+    config: from `runtime.config.load_config`.
+    data: prepared dataset, or None where the config makes its own phantom.
+    workdir: holds one folder a route.
+    overwrite: remove an earlier run of these routes.
+
+  Returns:
+    {route: content of its DONE.json}.
+
+  Raises:
+    UserError: no data, a route that this version does not have, another run's folder.
+  """
+  if config.route in _PLANNED:
+    raise UserError(
+      f"route {config.route!r} is not in this version; it trains: {', '.join(ROUTES)}"
+    )
+  wanted = ROUTES if config.route == "all" else (config.route,)
+  _check_workdir(workdir, wanted)
+  for route in wanted:
+    _MODULES[route].check(config)
+  if overwrite:
+    meshes.wait_for_all("before an earlier run is removed")
+    for route in wanted if jax.process_index() == 0 else ():
+      run_folder.clear(workdir / route)
+    meshes.wait_for_all("an earlier run is removed")
+  dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
+  results = {}
+  for route in wanted:
+    if config.route == "all" and route == "lesion" and not dataset.card["boxes"]:
+      _say(f"{dataset.root} has no lesions: the route lesion is left out")
+      continue
+    results[route] = _MODULES[route].train(config, dataset, workdir / route)
+    _note_dataset(workdir, dataset)
+  if config.route == "all":
+    _say(f"not in this version, and so not trained: {', '.join(_PLANNED)}")
+  return results
+
+
+def _say(line: str) -> None:
+  if jax.process_index() == 0:
+    print(line)
+
+
+def _note_dataset(workdir: pathlib.Path, dataset: records.Dataset) -> None:
+  """Where the other commands find the images that this workdir was trained on."""
+  if jax.process_index() == 0:
+    noted = {"root": str(dataset.root.absolute()), "fingerprint": dataset.card["fingerprint"]}
+    whole_file.write(workdir / DATA, (json.dumps(noted, indent=2) + "\n").encode())
+
+
+def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:
+  """A dataset, or some other program's folder, is not a workdir."""
+  if (workdir / "card.json").is_file():
+    raise UserError(f"{workdir} is a dataset, not a workdir: --data {shlex.quote(str(workdir))}")
+  for path in (workdir, *workdir.parents):
+    if path.is_file():
+      raise UserError(f"{path} is a file: --workdir takes a folder")
+  if (workdir / "config.json").is_file():
+    raise UserError(
+      f"{workdir} is the folder of one route ({wanted[0]} would go below it): "
+      f"use --workdir {shlex.quote(str(workdir.parent))}"
+    )

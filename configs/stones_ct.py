@@ -25,6 +25,7 @@ def get_config(arg: str = "all"):
   # so it trains on crops and is judged on whole slices.
   config.data.update({"size": (320, 392), "crop": 96})
   small_ct(config.background)
+  config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour
   return config
 
 

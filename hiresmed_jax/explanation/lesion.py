@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiresmed_jax.lesions.patch import SIDES
 from hiresmed_jax.nets import singan
 from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.runtime import cost
@@ -34,7 +33,7 @@ def explain(config: Any, *, devices: int, work: bool) -> dict[str, Any]:
   """
   values, channels = config.lesion, config.data.channels + 1
   windows: dict[str, Any] = {}
-  for side in SIDES:
+  for side in values.sides:
     sizes = lesion_pyramid(side, min_size=values.min_size).sizes
     levels = [_level(values, channels, number, size[0]) for number, size in enumerate(sizes)]
     last = levels[-1]["generator"] + levels[-1]["critic"]
@@ -45,7 +44,7 @@ def explain(config: Any, *, devices: int, work: bool) -> dict[str, Any]:
       # Both players and two moments each, beside the finished generators.
       "training_bytes": 4 * (3 * last + generators - levels[-1]["generator"]),
     }
-  for side in _COUNTED if work else ():
+  for side in set(_COUNTED) & set(values.sides) if work else ():
     windows[str(side)]["flops_per_iteration"] = _flops(values, side, channels)
   return {
     "windows": windows,

@@ -43,14 +43,13 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
   mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
   values = resolved(config.lesion, jax.default_backend())
   found = survey.kept(dataset, folder.parent)
-  patches = spread(found.patches, values.limit)
+  patches = chosen(found.patches, values)
   if not patches:
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
     raise UserError(
       f"{dataset.root} has no training lesion that can be used ({reasons or 'there are none'})"
     )
   by_side = _by_side(patches)
-  ordered = [patch for group in by_side.values() for patch in group]
   crops, weights = _arrays(list(by_side.values()), mesh.size)
   task = lesion.build(
     values,
@@ -77,8 +76,8 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     groups = _groups(jax.device_get(whole), list(by_side.values()), values.min_size)
     bank_file.save(folder / "bank", groups, start=values.start)
     opened = bank_file.load(folder / "bank")
-    report.draw_samples(opened, ordered, figures / "samples.png", seed=config.seed)
-    return facts | report.judged(opened, ordered, seed=config.seed)
+    report.draw_samples(opened, patches, figures / "samples.png", seed=config.seed)
+    return facts | report.judged(opened, patches, seed=config.seed)
 
   who = identity(config, "lesion", dataset, {"lesion": values.to_dict()})
   done = loop.fit(
@@ -101,6 +100,17 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
   return done
 
 
+def chosen(patches: Sequence[LesionPatch], values: Any) -> list[LesionPatch]:
+  """Those of a training split's lesions that a bank is trained on, small windows first.
+
+  Args:
+    patches: of `survey.Survey`.
+    values: of `presets.lesion`.
+  """
+  fitting = [patch for patch in patches if patch.alpha.shape[0] in values.sides]
+  return sorted(spread(fitting, values.limit), key=lambda patch: patch.alpha.shape[0])
+
+
 def resolved(values: Any, backend: str) -> Any:
   """The values of `presets.lesion` with those of this backend in the place of the general ones.
 
@@ -119,8 +129,10 @@ def resolved(values: Any, backend: str) -> Any:
 
 
 def _by_side(patches: Sequence[LesionPatch]) -> dict[int, list[LesionPatch]]:
-  sides = sorted({patch.alpha.shape[0] for patch in patches})
-  return {side: [p for p in patches if p.alpha.shape[0] == side] for side in sides}
+  groups: dict[int, list[LesionPatch]] = {}
+  for patch in patches:
+    groups.setdefault(patch.alpha.shape[0], []).append(patch)
+  return groups
 
 
 def _arrays(

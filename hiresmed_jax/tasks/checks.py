@@ -20,6 +20,7 @@ _AT_LEAST_ONE = (
   "net.stem_channels net.full_resolution_channels net.code_dim codebook.num_codes "
   "codebook.revive_every batch_size log_every eval_every eval_images keep_checkpoints max_skipped"
 ).split()
+SIDES = (32, 48, 64, 96, 128)  # of lesions' windows, px
 _LEAST_LEVEL = 12  # px: the five convolutions of a critic see 11
 _SHARES = ("codebook.usage_decay", "gan.start", "gan.warmup", "optimizer.warmup", "ema")
 
@@ -75,6 +76,8 @@ def check_lesion(config: Any) -> None:
       raise UserError(f"lesion.{key}={config[key]} is a share: use 0 to 1")
   if config.min_size < _LEAST_LEVEL:
     raise UserError(f"lesion.min_size={config.min_size}: use {_LEAST_LEVEL} px or more")
+  if not config.sides or not set(config.sides) <= set(SIDES):
+    raise UserError(f"lesion.sides={tuple(config.sides)}: use some of {SIDES}")
   _check_word("lesion.conv", config.conv, ("auto", "patches", "vendor"))
 
 

@@ -60,6 +60,7 @@ REASONS = {
   "background.epochs": "the length that this budget allows",
   "background.steps": "the length that this budget allows",
   "background.dtype": "the number format of the convolutions",
+  "lesion.sides": "windows that this budget allows",
   "lesion.limit": "a bank of so many lesions is varied, and trains in minutes",
   "lesion.steps": "the length that this budget allows",
   "lesion.width": "the width that this budget allows",

@@ -158,6 +158,7 @@ def lesion(preset: str) -> ConfigDict:
   paper = preset == "paper"
   return ConfigDict(
     {
+      "sides": (32, 48, 64, 96, 128),  # windows, px: 3 x the lesion; others' lesions are left out
       "limit": 0 if paper else 64,  # lesions at most, of as many patients as there are; 0 = all
       "min_size": 25.0,  # side of the coarsest level, or half the window's where that is less
       "width": 32,  # channels of the first four levels, doubled after every fourth

@@ -1,0 +1,202 @@
+"""YOLO11: a feature pyramid and a head that tells box and class at every position, without anchors.
+
+Levels have strides 8, 16, 32 (and 4 with `p2`); A positions over all levels, row by row, level by
+level; B bins a side. Source: Khanam and Hussain, arXiv 2410.17725; Li et al., arXiv 2006.04388
+(distances as distributions).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from hiresmed_jax.nets.yolo_blocks import C3k2, ConvNorm, PartialAttention, PyramidPool, kernel_init
+from hiresmed_jax.ops import convolution
+from hiresmed_jax.types import Array
+
+BINS = 16
+# Constructor arguments of the published sizes.
+SIZES: dict[str, Mapping[str, Any]] = {
+  "n": {"width": 0.25, "most": 1024, "deep": False},
+  "s": {"width": 0.5, "most": 1024, "deep": False},
+  "m": {"width": 1.0, "most": 512, "deep": True},
+}
+
+
+class Level(NamedTuple):
+  """What the head says on one level, float32."""
+
+  boxes: Array  # [N, H, W, 4 B] logits of the distances left, up, right, down, in strides
+  classes: Array  # [N, H, W, K] logits
+
+
+class Yolo11(nn.Module):
+  """[N, H, W, 1 or 3] in [0, 1] -> one `Level` for each stride. H and W divide by 32.
+
+  Attributes:
+    num_classes: K.
+    width: share of the channels that are listed in `_channels`.
+    most: bound of the channels, before `width` counts.
+    deep: C3k blocks in every stage, not in the deep ones alone.
+    repeats: blocks of a stage.
+    p2: one more level, of stride 4, for objects of few pixels.
+    dtype: of the convolutions.
+  """
+
+  num_classes: int = 1
+  width: float = 0.25
+  most: int = 1024
+  deep: bool = False
+  repeats: int = 1
+  p2: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @property
+  def strides(self) -> tuple[int, ...]:
+    """Pixels between the positions of each level."""
+    return (4, 8, 16, 32) if self.p2 else (8, 16, 32)
+
+  @nn.compact
+  def __call__(self, images_01: Array, *, train: bool = False) -> list[Level]:
+    """Raw maps, finest level first."""
+    if images_01.shape[1] % 32 or images_01.shape[2] % 32:
+      raise ValueError(f"sides must divide by 32, not {images_01.shape[1:3]}")
+
+    def down(x: Array, channels: int, name: str) -> Array:
+      return ConvNorm(self._channels(channels), 3, 2, dtype=self.dtype, name=name)(x, train)
+
+    def stage(x: Array, channels: int, name: str, deep: bool = False, share: float = 0.5) -> Array:
+      features, deep = self._channels(channels), deep or self.deep
+      return C3k2(features, share, deep, self.repeats, self.dtype, name=name)(x, train)
+
+    def up(x: Array, beside: Array) -> Array:
+      return jnp.concatenate([_twice(x), beside], -1)
+
+    # Down: the deeper, the more channels.
+    x = down(down(images_01, 64, "down1"), 128, "down2")
+    p2 = stage(x, 256, "stage2", share=0.25)
+    p3 = stage(down(p2, 256, "down3"), 512, "stage3", share=0.25)
+    p4 = stage(down(p3, 512, "down4"), 512, "stage4", deep=True)
+    p5 = stage(down(p4, 1024, "down5"), 1024, "stage5", deep=True)
+    p5 = PyramidPool(self.dtype, name="pool")(p5, train)
+    p5 = PartialAttention(self.repeats, self.dtype, name="attention")(p5, train)
+    # Up again, and once more down: every level learns of all others.
+    up4 = stage(up(p5, p4), 512, "up4")
+    maps = [stage(up(up4, p3), 256, "up3")]
+    if self.p2:
+      maps.insert(0, stage(up(maps[0], p2), 128, "up2"))
+      finer = down(maps[0], 128, "again3")
+      maps[1] = stage(jnp.concatenate([finer, maps[1]], -1), 256, "out3")
+    finer = down(maps[-1], 256, "again4")
+    maps.append(stage(jnp.concatenate([finer, up4], -1), 512, "out4"))
+    finer = down(maps[-1], 512, "again5")
+    maps.append(stage(jnp.concatenate([finer, p5], -1), 1024, "out5", deep=True))
+    # The head's width follows the level of stride 8, with a level of stride 4 too.
+    width = maps[-3].shape[-1]
+    box_width, class_width = max(width // 4, 4 * BINS), max(width, min(self.num_classes, 100))
+    return [
+      Head(self.num_classes, box_width, class_width, stride, self.dtype, name=f"head{stride}")(
+        features, train
+      )
+      for features, stride in zip(maps, self.strides, strict=True)
+    ]
+
+  def _channels(self, channels: int) -> int:
+    return math.ceil(min(channels, self.most) * self.width / 8) * 8
+
+
+class Head(nn.Module):
+  """Box and class logits of one level: [N,H,W,C] -> Level."""
+
+  num_classes: int
+  box_width: int
+  class_width: int
+  stride: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Level:
+    """[N,H,W,C] -> Level."""
+    box = x
+    for i in (1, 2):
+      box = ConvNorm(self.box_width, 3, dtype=self.dtype, name=f"box{i}")(box, train)
+    # Each position starts as seldom an object as in a picture of 640 px that has five.
+    rare = math.log(5 / self.num_classes / (640 / self.stride) ** 2)
+    boxes = Logits(4 * BINS, 2.0, self.dtype, name="box")(box)
+    for i in (1, 2):
+      channels = x.shape[-1]
+      x = ConvNorm(channels, 3, depthwise=True, dtype=self.dtype, name=f"class{i}_depthwise")(
+        x, train
+      )
+      x = ConvNorm(self.class_width, dtype=self.dtype, name=f"class{i}")(x, train)
+    return Level(boxes, Logits(self.num_classes, rare, self.dtype, name="class")(x))
+
+
+class Logits(nn.Module):
+  """1x1 convolution with a bias that starts at `start`; float32 out. [N,H,W,C] -> [N,H,W,F]."""
+
+  features: int
+  start: float
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> f32[N,H,W,features]."""
+    shape = (1, 1, x.shape[-1], self.features)
+    kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
+    start = nn.initializers.constant(self.start)
+    bias = self.param("bias", start, (self.features,), jnp.float32)
+    return convolution.conv(x.astype(self.dtype), kernel).astype(jnp.float32) + bias
+
+
+class Flat(NamedTuple):
+  """All levels behind one another, float32."""
+
+  bins: Array  # [N, A, 4, B] logits of the distances left, up, right, down, in strides
+  classes: Array  # [N, A, K] logits
+  centres: Array  # [A, 2] x, y in pixels
+  strides: Array  # [A] pixels
+
+
+def flatten(levels: Sequence[Level], strides: Sequence[int]) -> Flat:
+  """Joins the levels; a position's centre is the middle of its cell."""
+  bins = [level.boxes.reshape(level.boxes.shape[0], -1, 4, BINS) for level in levels]
+  classes = [
+    level.classes.reshape(level.classes.shape[0], -1, level.classes.shape[-1]) for level in levels
+  ]
+  centres, steps = [], []
+  for level, stride in zip(levels, strides, strict=True):
+    rows, columns = (jnp.arange(n) + 0.5 for n in level.boxes.shape[1:3])
+    y, x = jnp.meshgrid(rows, columns, indexing="ij")
+    centres.append(stride * jnp.stack([x, y], -1).reshape(-1, 2))
+    steps.append(jnp.full(x.size, stride, jnp.float32))
+  return Flat(
+    jnp.concatenate(bins, 1),
+    jnp.concatenate(classes, 1),
+    jnp.concatenate(centres),
+    jnp.concatenate(steps),
+  )
+
+
+def boxes_of(flat: Flat) -> Array:
+  """Boxes xyxy in pixels f32[N, A, 4]: each side at the mean of its distribution of distances."""
+  steps = jnp.arange(BINS, dtype=jnp.float32)
+  distances = jax.nn.softmax(flat.bins, -1) @ steps * flat.strides[:, None]
+  return jnp.concatenate([flat.centres - distances[..., :2], flat.centres + distances[..., 2:]], -1)
+
+
+def decode(levels: Sequence[Level], strides: Sequence[int]) -> tuple[Array, Array]:
+  """Raw maps -> (boxes xyxy in pixels f32[N, A, 4], class logits f32[N, A, K])."""
+  flat = flatten(levels, strides)
+  return boxes_of(flat), flat.classes
+
+
+def _twice(x: Array) -> Array:
+  """[N, H, W, C] -> [N, 2 H, 2 W, C], every pixel four times."""
+  n, rows, columns, channels = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (n, rows, 2, columns, 2, channels))
+  return x.reshape(n, 2 * rows, 2 * columns, channels)

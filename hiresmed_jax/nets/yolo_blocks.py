@@ -1,0 +1,203 @@
+"""The blocks of YOLO11: convolution with batch normalisation, and what is built of it.
+
+Built from published figures (Khanam and Hussain, arXiv 2410.17725; layer tables). Maps are
+[N, H, W, C]; `train` normalises by the batch and moves the running statistics, which live in the
+collection "batch_stats". Parameters are float32, convolutions compute in `dtype`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from hiresmed_jax.ops import batchnorm, convolution
+from hiresmed_jax.ops.depthwise import depthwise_conv
+from hiresmed_jax.types import Array
+
+EPSILON = 1e-3
+MOMENTUM = 0.03  # share of the newest batch in the running statistics
+# Uniform with a third of the variance that keeps a signal's: normalisation makes up for it, but it
+# sets how far a step of a given learning rate turns a kernel.
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class ConvNorm(nn.Module):
+  """Convolution without bias, batch normalisation, SiLU: [N,H,W,I] -> [N,H/stride,W/stride,F].
+
+  `depthwise`: one kernel per channel, stride 1; `features` is the number of channels then.
+  """
+
+  features: int
+  size: int = 1
+  stride: int = 1
+  depthwise: bool = False
+  silu: bool = True
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features] in `dtype`."""
+    inputs = 1 if self.depthwise else x.shape[-1]
+    shape = (self.size, self.size, inputs, self.features)
+    kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if self.depthwise:
+      x = depthwise_conv(x, kernel)
+    else:
+      pad = (self.size - 1) // 2
+      steps = (self.stride, self.stride)
+      x = convolution.conv(x, kernel, stride=steps, padding=((pad, pad), (pad, pad)))
+    return Norm(silu=self.silu, name="norm")(x, train)
+
+
+class Norm(nn.Module):
+  """Batch normalisation, and SiLU if `silu`. [N,H,W,C] -> the same."""
+
+  silu: bool
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C] in the type of x."""
+    channels = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+    mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+    var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+    if not train:
+      gain = scale * jax.lax.rsqrt(var.value + EPSILON)
+      return batchnorm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
+    y, batch_mean, batch_var = batchnorm.batch_norm(x, scale, bias, eps=EPSILON, silu=self.silu)
+    if not self.is_initializing():
+      count = x.size // x.shape[-1]
+      # As PyTorch does: biased for normalising, unbiased for the running figure.
+      batch_var = batch_var * (count / max(count - 1, 1))
+      mean.value += MOMENTUM * (batch_mean - mean.value)
+      var.value += MOMENTUM * (batch_var - var.value)
+    return y
+
+
+class Bottleneck(nn.Module):
+  """Two 3x3 convolutions, `hidden` channels between them, added to the input."""
+
+  hidden: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
+    y = ConvNorm(self.hidden, 3, dtype=self.dtype, name="conv1")(x, train)
+    return x + ConvNorm(x.shape[-1], 3, dtype=self.dtype, name="conv2")(y, train)
+
+
+class C3k(nn.Module):
+  """Two bottlenecks on half of the channels, the other half passes by. [N,H,W,C] -> the same."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
+    half = x.shape[-1] // 2
+    y = ConvNorm(half, dtype=self.dtype, name="conv1")(x, train)
+    around = ConvNorm(half, dtype=self.dtype, name="conv2")(x, train)
+    for i in range(2):
+      y = Bottleneck(half, dtype=self.dtype, name=f"block{i}")(y, train)
+    y = jnp.concatenate([y, around], -1)
+    return ConvNorm(x.shape[-1], dtype=self.dtype, name="conv3")(y, train)
+
+
+class C3k2(nn.Module):
+  """Splits in two, works on one half, joins all: [N,H,W,I] -> [N,H,W,features].
+
+  Each half has `features * share` channels. `deep`: the blocks are C3k, not single bottlenecks.
+  """
+
+  features: int
+  share: float = 0.5
+  deep: bool = False
+  repeats: int = 1
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,H,W,features]."""
+    hidden = int(self.features * self.share)
+    x = ConvNorm(2 * hidden, dtype=self.dtype, name="conv1")(x, train)
+    parts = [x[..., :hidden], x[..., hidden:]]
+    for i in range(self.repeats):
+      if self.deep:
+        parts.append(C3k(self.dtype, name=f"block{i}")(parts[-1], train))
+      else:
+        parts.append(Bottleneck(hidden // 2, self.dtype, name=f"block{i}")(parts[-1], train))
+    return ConvNorm(self.features, dtype=self.dtype, name="conv2")(
+      jnp.concatenate(parts, -1), train
+    )
+
+
+class PyramidPool(nn.Module):
+  """Maxima over 5, 9 and 13 pixels beside the input (SPPF). [N,H,W,C] -> the same."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
+    parts = [ConvNorm(x.shape[-1] // 2, dtype=self.dtype, name="conv1")(x, train)]
+    for _ in range(3):
+      parts.append(_maximum_of_5(parts[-1]))
+    return ConvNorm(x.shape[-1], dtype=self.dtype, name="conv2")(jnp.concatenate(parts, -1), train)
+
+
+class PartialAttention(nn.Module):
+  """Self-attention on half of the channels (C2PSA). [N,H,W,C] -> the same."""
+
+  repeats: int = 1
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]."""
+    half = x.shape[-1] // 2
+    x = ConvNorm(2 * half, dtype=self.dtype, name="conv1")(x, train)
+    around, x = x[..., :half], x[..., half:]
+    for i in range(self.repeats):
+      x = x + Attention(self.dtype, name=f"block{i}_attention")(x, train)
+      y = ConvNorm(2 * half, dtype=self.dtype, name=f"block{i}_wide")(x, train)
+      x = x + ConvNorm(half, silu=False, dtype=self.dtype, name=f"block{i}_narrow")(y, train)
+    x = jnp.concatenate([around, x], -1)
+    return ConvNorm(2 * half, dtype=self.dtype, name="conv2")(x, train)
+
+
+class Attention(nn.Module):
+  """Every position looks at every other; keys half as wide as values. [N,H,W,C] -> the same."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,C] -> [N,H,W,C]; the softmax is float32."""
+    channels = x.shape[-1]
+    heads = channels // 64
+    width = channels // heads
+    key = width // 2
+    conv = functools.partial(ConvNorm, silu=False, dtype=self.dtype)
+    qkv = conv(channels + 2 * heads * key, name="qkv")(x, train)
+    qkv = qkv.reshape(x.shape[0], -1, heads, 2 * key + width)
+    q, k, v = qkv[..., :key], qkv[..., key : 2 * key], qkv[..., 2 * key :]
+    scores = jnp.einsum("nphc,nqhc->nhpq", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores * key**-0.5, axis=-1).astype(self.dtype)
+    seen = jnp.einsum("nhpq,nqhc->nphc", weights, v).reshape(x.shape)
+    place = conv(channels, 3, depthwise=True, name="position")(v.reshape(x.shape), train)
+    return conv(channels, name="projection")(seen + place, train)
+
+
+def _maximum_of_5(x: Array) -> Array:
+  """Maximum over 5 x 5 pixels, those outside the map left out; first along columns, then rows."""
+  for axis in (1, 2):
+    pads = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
+    padded, size = jnp.pad(x, pads, constant_values=-jnp.inf), x.shape[axis]
+    shifted = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(5)]
+    x = functools.reduce(jnp.maximum, shifted)
+  return x

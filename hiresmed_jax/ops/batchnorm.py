@@ -1,0 +1,97 @@
+"""Batch normalisation, alone or before SiLU, that keeps only its input for the way back.
+
+Sums run over the positions of each example first, so that a batch on several devices, or several
+cores, is summed where it lies. One pass for the statistics, one for the application; the backward
+pass computes the normalised values again instead of storing them.
+
+N examples, P positions, C channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.types import Array
+
+
+def batch_norm(
+  x: Array, scale: Array, bias: Array, *, eps: float, silu: bool
+) -> tuple[Array, Array, Array]:
+  """Normalises each channel over the batch to mean 0, variance 1; then scale and shift.
+
+  Args:
+    x: [N, ..., C], any floating type.
+    scale: f32[C].
+    bias: f32[C].
+    eps: added to the variance.
+    silu: whether y * sigmoid(y) of the result is taken.
+
+  Returns:
+    (y like x; mean f32[C] and variance f32[C] (over N P values, not N P - 1) of the batch, which
+    pass no gradient on). Reverse-mode derivatives only. Ioffe and Szegedy 2015, Algorithm 1.
+  """
+  flat = x.reshape(x.shape[0], -1, x.shape[-1])
+  y, mean, variance = _batch_norm(eps, silu, flat, scale, bias)
+  return y.reshape(x.shape), mean, variance
+
+
+def affine(x: Array, gain: Array, shift: Array, *, silu: bool) -> Array:
+  """gain * x + shift per channel, and SiLU of it if asked for, in float32; -> the type of x."""
+  y = x.astype(jnp.float32) * gain + shift
+  return (jax.nn.silu(y) if silu else y).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _batch_norm(
+  eps: float, silu: bool, x: Array, scale: Array, bias: Array
+) -> tuple[Array, Array, Array]:
+  """[N,P,C], f32[C], f32[C] -> ([N,P,C], f32[C], f32[C])."""
+  return _forward(eps, silu, x, scale, bias)[0]
+
+
+def _forward(
+  eps: float, silu: bool, x: Array, scale: Array, bias: Array
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+  mean, variance = _statistics(x)
+  inverse_deviation = jax.lax.rsqrt(variance + eps)
+  gain = inverse_deviation * scale
+  y = affine(x, gain, bias - mean * gain, silu=silu)
+  return (y, mean, variance), (x, mean, inverse_deviation, scale, bias)
+
+
+def _backward(
+  eps: float, silu: bool, residuals: tuple[Array, ...], grads: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+  del eps
+  # The barrier keeps the compiler from storing the forward pass's values to spare this arithmetic.
+  x, mean, inverse_deviation, scale, bias = jax.lax.optimization_barrier(residuals)
+  grad = grads[0].astype(jnp.float32)
+  gain = inverse_deviation * scale
+  offset = x.astype(jnp.float32) - mean
+  if silu:
+    y = offset * gain + bias
+    sigmoid = jax.nn.sigmoid(y)
+    grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
+  grad_sum = jnp.sum(jnp.sum(grad, 1), 0)
+  scale_grad = jnp.sum(jnp.sum(grad * offset, 1), 0) * inverse_deviation
+  # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x.
+  count = x.shape[0] * x.shape[1]
+  slope = inverse_deviation * scale_grad / count
+  x_grad = gain * (grad - grad_sum / count - offset * slope)
+  return x_grad.astype(x.dtype), scale_grad, grad_sum
+
+
+_batch_norm.defvjp(_forward, _backward)
+
+
+def _statistics(x: Array) -> tuple[Array, Array]:
+  """[N,P,C] -> mean and variance of each channel."""
+  # The plain E[x^2] - E[x]^2 cancels when a channel sits far from zero. Squares of the distance to
+  # one value of the channel itself take the same single pass and are safe.
+  pilot = jax.lax.stop_gradient(x[0, x.shape[1] // 2]).astype(jnp.float32)
+  offset = x.astype(jnp.float32) - pilot
+  count = x.shape[0] * x.shape[1]
+  mean = jnp.sum(jnp.sum(offset, 1), 0) / count
+  mean_square = jnp.sum(jnp.sum(jnp.square(offset), 1), 0) / count
+  return mean + pilot, jnp.maximum(mean_square - jnp.square(mean), 0.0)

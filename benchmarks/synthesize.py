@@ -1,0 +1,183 @@
+"""How many labelled images per second, and where does the time go?
+
+  python -m benchmarks.synthesize [--size 1024] [--num 24] [--out benchmarks/results]
+
+Radiograph phantoms of `--size` are backgrounds and donors; three copied lesions go into each image,
+as `synthesize` does it: image, twin, masks and labels written. Once from the pixels themselves,
+once through HiResMed-VQGAN of the preset `paper` (its weights as they begin: the time is the same).
+Stages are sums over threads, so that they may be more than the wall clock. Goal: 50 images per
+second at 1,024 x 1,024 on an H200.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import input_pipeline
+from benchmarks.environment import environment
+from hiresmed_jax.data import records, transforms
+from hiresmed_jax.lesions.copying import Copies
+from hiresmed_jax.runtime import compilation
+from hiresmed_jax.runtime.precision import compute_dtype
+from hiresmed_jax.synthesis import background as backgrounds
+from hiresmed_jax.synthesis import engine, folder, image, survey
+from hiresmed_jax.synthesis.request import Request
+from hiresmed_jax.tasks import background, presets
+
+GOAL = 50.0
+STAGES = ("read", "background", "sample", "place", "insert", "write")
+WAYS = ("real", "reconstruction")
+_LESIONS = 3
+
+
+class Stopwatch:
+  """Seconds of each stage, added up over threads; a clock for `image.Setting`."""
+
+  def __init__(self) -> None:
+    self.seconds: dict[str, float] = collections.defaultdict(float)
+    self._lock = threading.Lock()
+
+  @contextlib.contextmanager
+  def __call__(self, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      with self._lock:
+        self.seconds[stage] += time.perf_counter() - start
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser.add_argument("--size", type=int, default=1024, help="side of the images, pixels")
+  parser.add_argument("--num", type=int, default=24, help="images of each way, once warm")
+  parser.add_argument("--phantoms", type=int, default=12, help="backgrounds and donors")
+  parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads")
+  parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+  parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+  options = parser.parse_args()
+  result: dict[str, Any] = {
+    "question": "labelled images per second, and where the time goes",
+    **environment(),
+    "size": options.size,
+    "lesions": _LESIONS,
+    "format": "png, 16 bit",
+    "threads": options.workers,
+    "goal": {"images_per_second": GOAL, "on": "an H200, 1,024 x 1,024"},
+    "ways": {},
+  }
+  with tempfile.TemporaryDirectory() as place:
+    root = input_pipeline.prepare(Path(place), options.phantoms, options.size)[16]
+    dataset = records.open_dataset(root)
+    start = time.perf_counter()
+    found = survey.survey(records.source(dataset, "train"), workers=options.workers)
+    result["survey_seconds_per_image"] = round(
+      (time.perf_counter() - start) / dataset.card["splits"]["train"], 3
+    )
+    for way in options.ways:
+      result["ways"][way] = measured(way, dataset, found, Path(place), options)
+  name = f"synthesize_{jax.default_backend()}.json"
+  (options.out / name).write_text(json.dumps(result, indent=1) + "\n")
+  _print(result)
+
+
+def measured(
+  way: str, dataset: records.Dataset, found: survey.Survey, place: Path, options: Any
+) -> dict[str, Any]:
+  """Images per second of one way, its stages in milliseconds of a thread per image."""
+  watch = Stopwatch()
+  setting = image.Setting(
+    _request(way, options.num),
+    presets.synthesize(),
+    records.source(dataset, "train"),
+    found,
+    _maker(way, options.size),
+    Copies(found.patches),
+    None,
+    watch,
+  )
+  # A first round of as many compiles what windows of each size need.
+  warm = setting._replace(request=_request(way, options.num)._replace(seed=1))
+  _run(warm, place / f"{way}-warm", options.workers)
+  watch.seconds.clear()
+  start = time.perf_counter()
+  _run(setting, place / way, options.workers)
+  seconds = time.perf_counter() - start
+  return {
+    "images_per_second": round(options.num / seconds, 3),
+    "milliseconds_of_a_thread_per_image": {
+      stage: round(1e3 * watch.seconds[stage] / options.num, 1) for stage in STAGES
+    },
+  }
+
+
+def _run(setting: image.Setting, out: Path, workers: int) -> None:
+  folder.claim(out, {"request": setting.request.identity()})
+  with contextlib.redirect_stderr(open(os.devnull, "w")):
+    failures = engine.run(setting, out, token="benchmark", workers=workers)
+  if failures:
+    raise RuntimeError(failures[0])
+
+
+def _request(way: str, num: int) -> Request:
+  return Request(
+    num=num,
+    lesions=(_LESIONS, _LESIONS),
+    diameter=None,
+    at=(),
+    background=way,
+    seed=0,
+    blend=None,
+    format="png",
+    paper=False,
+    shard=(0, 1),
+    shams=0,
+    mask=None,
+    source="copy",
+  )
+
+
+def _maker(way: str, size: int) -> backgrounds.Maker:
+  values = presets.synthesize()
+  maker = backgrounds.Maker(None, None, False, values.least_contrast)
+  if way == "real":
+    return maker
+  config = presets.base("benchmark", route="background", preset="paper")
+  config.data.size = (size, size)
+  dtype = compute_dtype(config.background.dtype)
+  task = background.build(
+    config.background, channels=3, size=(size, size), steps=1, steps_per_epoch=1, dtype=dtype
+  )
+  net, _ = background.networks(config.background, channels=3, dtype=dtype)
+  params = background.averaged(jax.jit(task.init)(jax.random.key(0)))
+  through = backgrounds.through_model(net, params, channels=3, options=compilation.options())
+  view = transforms.View(size=(size, size), fit="stretch", window=config.data.window, channels=3)
+  return maker._replace(view=view, through=through)
+
+
+def _print(result: dict[str, Any]) -> None:
+  table = Table("ms of a thread per image", *result["ways"], title="synthesize")
+  for stage in STAGES:
+    ways = result["ways"].values()
+    table.add_row(
+      stage, *(f"{way['milliseconds_of_a_thread_per_image'][stage]:.1f}" for way in ways)
+    )
+  rates = (f"{way['images_per_second']:.2f}" for way in result["ways"].values())
+  table.add_row("images per second", *rates)
+  Console().print(table)
+
+
+if __name__ == "__main__":
+  main()

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import math
 import pathlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import (
   checkpoint,
   compilation,
+  cost,
   interrupt,
   peers,
   run_folder,
@@ -50,7 +50,7 @@ class Programs(NamedTuple):
 
   step: Callable[..., Any]
   evaluate: Callable[..., Any]
-  flops_per_step: float
+  flops_per_call: float
   abstract_state: Any
   batch_sharding: jax.sharding.NamedSharding
   frozen: Any
@@ -145,8 +145,8 @@ def fit(
       del first
       if len(ends) > 1 and step < end:
         progress.print(phase.name)
-      flops = programs.flops_per_step if phase.steps_per_call == 1 else math.nan
-      rate = throughput.Rate(phase.batch_size, flops, step=step)
+      flops_per_step = programs.flops_per_call / phase.steps_per_call
+      rate = throughput.Rate(phase.batch_size, flops_per_step, step=step)
 
       if step == end:  # the run was finished but for what follows the last step
         break
@@ -202,14 +202,15 @@ def compile_programs(
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
   frozen = jax.device_put(task.frozen, whole)
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shardings, whole))
-  lowered = step.lower(abstract_state, _global_shapes(batch, split), frozen)
+  traced = step.trace(abstract_state, _global_shapes(batch, split), frozen)
   held = _global_shapes(_local_share(_arrays(val_batches[0])), split)
   evaluate = jax.jit(task.eval_step, out_shardings=whole)
   options = compilation.options()
   return Programs(
-    step=lowered.compile(options),
+    step=traced.lower().compile(options),
     evaluate=evaluate.lower(abstract_state, held, frozen).compile(options),
-    flops_per_step=throughput.flops(lowered),
+    # Of the trace: not every backend tells, and of those that do some count a loop once.
+    flops_per_call=sum(cost.flops(traced.jaxpr.jaxpr).values()),
     abstract_state=abstract_state,
     batch_sharding=split,
     frozen=frozen,

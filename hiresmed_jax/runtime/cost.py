@@ -39,7 +39,8 @@ def flops(program: core.Jaxpr) -> dict[str, float]:
 
   A multiply-add is two. Convolutions and matrix products are counted by their shapes, padding
   included; other arithmetic is one operation per element. A scan counts its body as often as it
-  runs, a while loop once, a branch as its dearest side. Of ways that are chosen by the platform the
+  runs, a while loop once, a branch as its dearest side, what each device maps for itself over all
+  devices. Of ways that are chosen by the platform the
   cheapest counts: what another does beyond it, to be faster there, is no progress.
 
   Returns:
@@ -69,13 +70,20 @@ def _count(jaxpr: core.Jaxpr, outside: tuple[str, ...]) -> Iterator[tuple[tuple[
     path = outside + tuple(part for part in scope if part.isidentifier() and part.islower())
     inner = _inner(eqn)
     if inner:
-      times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+      times = _times(eqn)
       bodies = [list(_count(body, path)) for body in inner]
       choose = min if eqn.params.get("branches_platforms") else max
       counted = choose(bodies, key=lambda body: sum(count for _, count in body))
       yield from ((where, count * times) for where, count in counted)
     else:
       yield path, _operations(eqn)
+
+
+def _times(eqn: Any) -> int:
+  """How often an equation's body runs; what every device runs, over all devices."""
+  if eqn.primitive.name == "scan":
+    return int(eqn.params["length"])
+  return int(eqn.params["mesh"].size) if eqn.primitive.name == "shard_map" else 1
 
 
 def _operations(eqn: Any) -> float:

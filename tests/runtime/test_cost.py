@@ -138,3 +138,19 @@ def test_tree_bytes_of_one_device():
   spec = {"a": jax.NamedSharding(mesh, jax.P("fsdp")), "b": jax.NamedSharding(mesh, jax.P())}
   assert cost.tree_bytes(tree) == 8 * 16 * 4 + 3
   assert cost.tree_bytes(tree, spec) == 8 * 16 + 3
+
+
+def test_what_each_device_maps_counts_over_all_of_them():
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  mapped = jax.shard_map(jnp.sin, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
+  assert sum(cost.flops(cost.trace(mapped, array(16, 4))).values()) == 16 * 4
+
+
+def test_of_ways_chosen_by_the_platform_the_cheapest_counts():
+  def dear(x):
+    return jnp.sin(jnp.sin(x))
+
+  def chosen(x):
+    return jax.lax.platform_dependent(x, cpu=dear, cuda=jnp.sin, default=dear)
+
+  assert sum(cost.flops(cost.trace(chosen, array(5))).values()) == 5

@@ -110,4 +110,4 @@ def test_what_the_critic_minimises(net, params):
 
 def test_what_the_generator_minimises():
   scores = images((2, 4, 3, 1))
-  np.testing.assert_allclose(generator_loss(scores), -scores.mean((1, 2, 3)), rtol=1e-6)
+  np.testing.assert_allclose(generator_loss(scores), -scores.mean((1, 2, 3)), atol=1e-6)

@@ -29,7 +29,7 @@ class Truth(NamedTuple):
 class Assignment(NamedTuple):
   """What each position has to say; no gradient passes."""
 
-  index: Array  # i32[N, A] which box, 0 where none
+  box: Array  # i32[N, A] which of the M, 0 where none
   positive: Array  # bool[N, A]
   scores: Array  # f32[N, A, K] in [0, 1], how sure it should be
 
@@ -62,11 +62,10 @@ def assign(
     least_side: px; a smaller box counts as so large when positions are sought, since one of some
       10 px holds the centre of one position of stride 8, or none. 0 leaves boxes as they are.
   """
-  one = _assign_one
   given = jax.lax.stop_gradient((logits, boxes))
 
   def each(logits: Array, boxes: Array, real: Array, labels: Array, valid: Array) -> Assignment:
-    return one(logits, boxes, centres, real, labels, valid, (top, alpha, beta, least_side))
+    return _assign_one(logits, boxes, centres, real, labels, valid, (top, alpha, beta, least_side))
 
   return jax.vmap(each)(*given, *truth)
 
@@ -114,6 +113,9 @@ class Gains(NamedTuple):
   bins: float = 1.5
 
 
+PUBLISHED = Gains()
+
+
 def detection_loss(
   bins: Array,
   logits: Array,
@@ -123,7 +125,7 @@ def detection_loss(
   truth: Truth,
   assignment: Assignment,
   *,
-  gains: Gains = Gains(),
+  gains: Gains = PUBLISHED,
 ) -> dict[str, Array]:
   """The parts of the loss, each a scalar with its gain, whose sum is to be minimised.
 
@@ -146,7 +148,7 @@ def detection_loss(
   """
   weight = jnp.sum(assignment.scores, -1)  # [N, A]
   total = jnp.maximum(jnp.sum(weight), 1.0)
-  target = jnp.take_along_axis(truth.boxes, assignment.index[..., None], 1)
+  target = jnp.take_along_axis(truth.boxes, assignment.box[..., None], 1)
   # Where there is no box, a copy of the position's own: gradients of what counts for nothing must
   # be finite all the same.
   target = jnp.where(assignment.positive[..., None], target, jax.lax.stop_gradient(boxes))

@@ -58,7 +58,7 @@ def test_assignment_is_that_of_plain_loops(seed, least_side):
     index, scores = oracle.assign(
       logits[i], np.asarray(boxes[i]), centres, real[i], labels[i], least_side=least_side
     )
-    np.testing.assert_array_equal(np.where(found.positive[i], found.index[i], -1), index)
+    np.testing.assert_array_equal(np.where(found.positive[i], found.box[i], -1), index)
     np.testing.assert_allclose(found.scores[i], scores, atol=1e-4)
 
 

@@ -15,7 +15,7 @@ import pytest
 from hiresmed_jax import prepare, train
 from hiresmed_jax.runtime import cli
 from tests import tiny, tiny_run
-from tests.test_routes import write_images
+from tests.routes.test_run import write_images
 
 pytestmark = pytest.mark.xdist_group("train")  # the reference run is made once
 # Plain blocks in all runs of the command, half of what compiles: what stops, starts and joins runs

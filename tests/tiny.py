@@ -35,4 +35,7 @@ def get_config(arg: str = "all"):
   route.ema = 0.9
   route.update({"dtype": "float32", "batch_size": BATCH, "steps": STEPS, "eval_images": 4})
   route.update({"log_every": 4, "eval_every": 5, "keep_checkpoints": 2, "max_skipped": 4})
+  config.lesion.update({"sides": (32,), "limit": 3, "width": 4, "max_width": 8, "cpu_steps": 2})
+  config.lesion.update({"critic_steps": 1, "generator_steps": 1, "cpu_steps_per_call": 2})
+  config.lesion.update({"log_every": 2, "save_every": 4})
   return config

@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python -m pip install --quiet --constraint references.txt torch
 python -m pip install --quiet --constraint references.txt --no-deps \
-  torchvision torchmetrics lightning-utilities lpips pytorch-fid ultralytics
+  torchvision torchmetrics lightning-utilities lpips pytorch-fid ultralytics pycocotools

@@ -69,6 +69,7 @@ def main() -> None:
   parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
   options = parser.parse_args()
   result: dict[str, Any] = {
+    "benchmark": "synthesize",
     "question": "labelled images per second, and where the time goes",
     **environment(),
     "size": options.size,

@@ -269,6 +269,44 @@ def _first_look(result: Result) -> Iterator[Row]:
       )
 
 
+def _singan(result: Result) -> Iterator[Row]:
+  for row in result["lesions"]:
+    if row["by"] == "torch":
+      continue
+    ratio = f", {row['times_torch']:.2f}x PyTorch" if row["times_torch"] else ""
+    yield Row(
+      f"SinGAN of {row['count']} lesions of {row['side']} px at once, {row['way']} {row['dtype']}, "
+      f"extrapolated to {result['steps_per_level']:,} steps a level",
+      f"{row['lesions_per_hour']:.0f} lesions an hour{ratio}",
+    )
+
+
+def _lesions(result: Result) -> Iterator[Row]:
+  what = f"{result['data']}, {result['lesions']} lesions, {result['steps']} steps a level"
+  for kind, row in result["kinds"].items():
+    yield Row(
+      f"{what}: LPIPS between lesions of {kind} over that between real ones; distance to the "
+      "nearest training crop",
+      f"{row['over_real']:.2f}; {row['nearest_training_crop']:.3f} (between real lesions "
+      f"{result['nearest_other_real']:.3f})",
+    )
+  one = result.get("of_one_over_real")
+  within = f"; between samples of one lesion {one:.2f} of real" if one is not None else ""
+  yield Row(f"{what}: samples that pass the test of shape", f"{result['accepted']:.0%}{within}")
+
+
+def _synthesize(result: Result) -> Iterator[Row]:
+  for way, row in result["ways"].items():
+    stages = row["milliseconds_of_a_thread_per_image"]
+    longest = max(stages, key=lambda stage: float(stages[stage]))
+    yield Row(
+      f"labelled images of {result['size']} px with {result['lesions']} lesions, twin and masks, "
+      f"background {way}, {result['threads']} threads",
+      f"{row['images_per_second']:.2f} images/s; most of it {longest}, {stages[longest]:.0f} of "
+      f"{sum(stages.values()):.0f} ms",
+    )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
@@ -277,9 +315,12 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "first_look": _first_look,
   "input_pipeline": _input_pipeline,
   "insertion_realism": _insertion_realism,
+  "lesions": _lesions,
   "physics_oracle": _physics_oracle,
   "programs": _programs,
   "scaling": _scaling,
+  "singan": _singan,
+  "synthesize": _synthesize,
   "train_step": _train_step,
 }
 

@@ -20,17 +20,24 @@ Tree = TypeVar("Tree")
 def make_schedule(
   *,
   learning_rate: float,
-  schedule: Literal["constant", "cosine"] = "constant",
+  schedule: Literal["constant", "cosine", "linear"] = "constant",
   warmup_steps: int = 0,
   total_steps: int = 0,
 ) -> optax.Schedule:
   """Learning rate of update i, i = 0, 1, ...: linear from 0 over `warmup_steps`, then as named.
 
-  "cosine" falls from `learning_rate` to 0 at `total_steps` (the warm-up is part of them).
+  "cosine" falls from `learning_rate` to 0 at `total_steps` (the warm-up is part of them). "linear"
+  falls from `learning_rate` at update 0 to a hundredth of it at `total_steps`; during the warm-up a
+  share of that line.
 
   Raises:
     UserError: an unknown name, or a cosine that would end before its warm-up does.
   """
+  if schedule == "linear":
+    line = optax.linear_schedule(learning_rate, 0.01 * learning_rate, max(1, total_steps))
+    if not warmup_steps:
+      return line
+    return lambda step: line(step) * jnp.minimum(1.0, step / warmup_steps)
   if schedule == "cosine":
     if total_steps <= warmup_steps:
       raise UserError(
@@ -44,26 +51,27 @@ def make_schedule(
     if not warmup_steps:
       return optax.constant_schedule(learning_rate)
     return optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  raise UserError(f"unknown schedule {schedule!r}: use 'constant' or 'cosine'")
+  raise UserError(f"unknown schedule {schedule!r}: use 'constant', 'cosine' or 'linear'")
 
 
 def make_optimizer(
   *,
-  name: Literal["adam", "adamw"] = "adam",
+  name: Literal["adam", "adamw", "sgd"] = "adam",
   learning_rate: float,
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
-  schedule: Literal["constant", "cosine"] = "constant",
+  schedule: Literal["constant", "cosine", "linear"] = "constant",
   warmup_steps: int = 0,
   total_steps: int = 0,
   accumulate: int = 1,
   clip: float | None = None,
 ) -> optax.GradientTransformation:
-  """Adam or AdamW, with a schedule, gradient accumulation and clipping by global norm.
+  """Adam, AdamW or SGD, with a schedule, gradient accumulation and clipping by global norm.
 
-  Decay is decoupled (Loshchilov and Hutter 2019) and touches leaves named "kernel" only: a decayed
+  SGD has Nesterov's momentum `b1`, and its decay is part of the gradient. AdamW's decay is
+  decoupled (Loshchilov and Hutter 2019). Either touches leaves named "kernel" only: a decayed
   norm scale, bias or unit-length code would only shrink. `warmup_steps` and `total_steps` count
   calls of `update`, so a config keeps its meaning whatever `accumulate` is. With `accumulate` = n
   the gradients of n calls are averaged (then clipped) and the parameters move on every n-th call.
@@ -76,8 +84,8 @@ def make_optimizer(
   """
   if accumulate < 1:
     raise UserError(f"accumulate must be 1 or more, not {accumulate}")
-  if name not in ("adam", "adamw"):
-    raise UserError(f"unknown optimiser {name!r}: use 'adam' or 'adamw'")
+  if name not in ("adam", "adamw", "sgd"):
+    raise UserError(f"unknown optimiser {name!r}: use 'adam', 'adamw' or 'sgd'")
   if name == "adam" and weight_decay:
     raise UserError("weight decay belongs to 'adamw': set name to 'adamw' or weight_decay to 0")
   rate = make_schedule(
@@ -87,9 +95,11 @@ def make_optimizer(
     total_steps=total_steps // accumulate,
   )
   parts = [] if clip is None else [optax.clip_by_global_norm(clip)]
-  parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
-  if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay, mask=_is_kernel))
+  decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
+  if name == "sgd":
+    parts += [decay, optax.trace(decay=b1, nesterov=True)]
+  else:
+    parts += [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), *([decay] if weight_decay else ())]
   parts.append(optax.scale_by_learning_rate(rate))
   optimizer = optax.chain(*parts)
   if accumulate == 1:

@@ -1,7 +1,8 @@
 """The paper's first setting: kidney-ureter-bladder radiographs at 1,024 x 1,024.
 
-  python -m hiresmed_jax.train --config kub.py:background --data DATA
+  python -m hiresmed_jax.train --config kub.py --data DATA
   python -m hiresmed_jax.train --config kub.py:background,best --data DATA
+  python -m hiresmed_jax.train --config kub.py:lesion,best --data DATA
 
 Preset `paper` (the default) is Tang et al. 2025, Table 1: 16 x 16 latents, batch 8, Adam 2.25e-5,
 3,500 epochs, VGG16 perceptual loss (`python -m hiresmed_jax.weights fetch vgg16` first). `best`

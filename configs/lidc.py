@@ -1,7 +1,8 @@
 """The paper's second setting: lung CT slices (LIDC-IDRI) at 1,024 x 1,024, enlarged from 512.
 
-  python -m hiresmed_jax.train --config lidc.py:background --data DATA
+  python -m hiresmed_jax.train --config lidc.py --data DATA
   python -m hiresmed_jax.train --config lidc.py:background,best --data DATA
+  python -m hiresmed_jax.train --config lidc.py:lesion,best --data DATA
 
 The lung window is -1,000 to 400 HU. Preset `paper` enlarges every slice to 1,024 x 1,024, as the
 paper does; that adds pixels and no information. `best` stays at the scanner's 512 x 512.

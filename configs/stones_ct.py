@@ -3,7 +3,8 @@
   python -m hiresmed_jax.prepare --kind images --source SOURCE/images --labels SOURCE/labels \
     --boxes yolo --groups SOURCE/groups.csv --out data/stones_ct
   python -m hiresmed_jax.weights convert lpips_squeeze_v0.1.npz --net squeezenet
-  python -m hiresmed_jax.train --config stones_ct.py:background --data data/stones_ct
+  python -m hiresmed_jax.train --config stones_ct.py --data data/stones_ct
+  python -m hiresmed_jax.synthesize --config stones_ct.py --num 20 --background real --out out
 
 Cost: about 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.5 steps per second; the step
 compiles in some 35 s).

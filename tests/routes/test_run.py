@@ -241,3 +241,36 @@ def test_a_step_at_full_size_can_be_lowered(preset):
     lambda x: (x.shape, x.dtype), shapes
   )
   assert all(scalar.shape == () for scalar in scalars.values())
+
+
+class Route:
+  """Stands for a route's module; its training is over at once."""
+
+  def __init__(self, name: str, calls: list[tuple[str, str]]):
+    self.name, self.calls = name, calls
+
+  def check(self, config):
+    self.calls.append((self.name, "check"))
+
+  def train(self, config, dataset, folder):
+    self.calls.append((self.name, "train"))
+    folder.mkdir(parents=True)
+    return {"results": self.name}
+
+
+def test_all_routes_in_order_and_none_for_lesions_where_there_are_none(
+  place, tmp_path, monkeypatch, capsys
+):
+  calls: list[tuple[str, str]] = []
+  monkeypatch.setattr(run, "_MODULES", {name: Route(name, calls) for name in run.ROUTES})
+  larger = ["data.phantom.size=128", "data.phantom.num=6"]  # at 32 px a stone is no pixel
+  config = load_config(f"{tiny.__file__}:all", larger)
+  results = run.train(config, data=None, workdir=tmp_path / "phantoms")
+  assert list(results) == list(run.ROUTES)
+  assert calls == [(name, what) for what in ("check", "train") for name in run.ROUTES]
+  noted = json.loads((tmp_path / "phantoms" / "data.json").read_text())
+  assert Path(noted["root"]) == tmp_path / "phantoms" / "data"
+  config = load_config(f"{tiny.__file__}:all", ["data.phantom.kind="])
+  found = run.train(config, data=place / "data", workdir=tmp_path / "no_lesions")
+  assert "lesion" not in found
+  assert "has no lesions: the route lesion is left out" in capsys.readouterr().out

@@ -297,7 +297,8 @@ def _next_batches(iterator: Any, count: int) -> list[Any]:
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  return {key: batch[key] for key in ("images_m11", "weight", "valid") if key in batch}
+  known = ("images_m11", "weight", "valid", "boxes_xyxy", "boxes_valid")
+  return {key: batch[key] for key in known if key in batch}
 
 
 def _local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -344,5 +345,7 @@ def _line(values: Mapping[str, float]) -> str:
     "perceptual": "lpips",
     "gan_weight": "gan",
     "code_usage": "codes",
+    "box": "box",
+    "classes": "class",
   }
   return " ".join(f"{short} {values[key]:.3g}" for key, short in names.items() if key in values)

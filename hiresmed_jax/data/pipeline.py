@@ -65,24 +65,70 @@ def train_dataset(
   Raises:
     UserError: no images, or a batch that the processes cannot share evenly.
   """
-  if not len(source):
-    raise UserError("there are no images to train on: prepare more, from more patients")
-  if batch_size < 1 or batch_size % process_count:
-    raise UserError(f"a batch of {batch_size} cannot be shared by {process_count} processes")
   if crop > min(view.shape):
     raise UserError(f"crops of {crop} px do not fit in a view of {view.shape[0]} x {view.shape[1]}")
   if isinstance(source, Records):
     source = source.without_masks()
-  local = batch_size // process_count
   make = functools.partial(
     _training_image, view=view, augmentation=dict(augmentation or {}), crop=crop
   )
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(make)
+  side = (crop, crop) if crop else view.shape
+  return endless(
+    source,
+    [(make, 0)],
+    batch_size=batch_size,
+    item_bytes=side[0] * side[1] * 4 * view.channels,
+    seed=seed,
+    workers=workers,
+    process_index=process_index,
+    process_count=process_count,
+  )
+
+
+def endless(
+  source: Source,
+  makes: Sequence[tuple[Callable[[Any, np.random.Generator], Any], int]],
+  *,
+  batch_size: int,
+  item_bytes: int,
+  seed: int,
+  workers: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> grain.IterDataset:
+  """Endless training batches of this process of what is made of records, reshuffled every epoch.
+
+  Args:
+    source: the records.
+    makes: (how a record and random numbers become an example, for how many batches), one after
+      the other; the last one goes on for ever.
+    batch_size: over all processes.
+    item_bytes: of an example, for how many are read ahead.
+    seed: see `train_dataset`, as for the rest.
+    workers: likewise.
+    process_index: likewise.
+    process_count: likewise.
+
+  Raises:
+    UserError: no images, or a batch that the processes cannot share evenly.
+  """
+  if not len(source):
+    raise UserError("there are no images to train on: prepare more, from more patients")
+  if batch_size < 1 or batch_size % process_count:
+    raise UserError(f"a batch of {batch_size} cannot be shared by {process_count} processes")
+  local = batch_size // process_count
+  shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  parts, start = [], 0
+  for make, batches in makes[:-1]:
+    stop = start + batches * batch_size
+    parts.append(shuffled.random_map(make)[start:stop])
+    start = stop
+  last = shuffled.random_map(makes[-1][0])
+  dataset = grain.MapDataset.concatenate([*parts, last[start:]]) if parts else last
   # Shared out after the random map: before it, every process would draw the same random numbers.
   # Each takes its rows of the batch that one process would make, in its place.
   dataset = dataset.batch(local, drop_remainder=True)[process_index::process_count]
-  side = (crop, crop) if crop else view.shape
-  ready = max(2, _BUFFER_BYTES // (local * side[0] * side[1] * 4 * view.channels))
+  ready = max(2, _BUFFER_BYTES // (local * item_bytes))
   threads = min(_THREADS, os.cpu_count() or 1, ready) if workers == 0 else 2
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(ready, 2 * threads))
   return _Batches(dataset, functools.partial(_read_ahead, options=options, workers=workers))

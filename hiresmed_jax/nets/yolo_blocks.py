@@ -179,7 +179,7 @@ class Attention(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     """[N,H,W,C] -> [N,H,W,C]; the softmax is float32."""
     channels = x.shape[-1]
-    heads = channels // 64
+    heads = max(1, channels // 64)
     width = channels // heads
     key = width // 2
     conv = functools.partial(ConvNorm, silu=False, dtype=self.dtype)

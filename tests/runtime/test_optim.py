@@ -64,6 +64,29 @@ def test_adam_is_torchs():
   assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_sgd_is_torchs_with_nesterovs_momentum_and_decay_of_kernels_alone():
+  rng = np.random.default_rng(1)
+  params, gradients = params_of(rng), [params_of(rng) for _ in range(5)]
+  optimizer = optim.make_optimizer(name="sgd", learning_rate=0.01, b1=0.9, weight_decay=0.3)
+  ours, _ = train(optimizer, as_float32(params), gradients)
+  names = [p[-1].key for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+  def make(tensors):
+    groups = [
+      {"params": [t], "weight_decay": 0.3 if name == "kernel" else 0.0}
+      for t, name in zip(tensors, names, strict=True)
+    ]
+    return torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
+
+  assert_close(ours, train_torch(make, params, gradients), rtol=1e-5, atol=1e-6)
+
+
+def test_a_line_falls_to_a_hundredth_after_its_warm_up():
+  rate = optim.make_schedule(learning_rate=1.0, schedule="linear", warmup_steps=4, total_steps=100)
+  found = [float(rate(step)) for step in (0, 2, 4, 50, 100)]
+  np.testing.assert_allclose(found, [0.0, 0.5 * (1 - 0.0198), 1 - 0.0396, 0.505, 0.01], rtol=1e-5)
+
+
 def test_adamw_is_torchs_with_decay_of_kernels_alone():
   rng = np.random.default_rng(1)
   params, gradients = params_of(rng), [params_of(rng) for _ in range(5)]
@@ -121,9 +144,9 @@ def test_schedules_have_their_corners():
 @pytest.mark.parametrize(
   ("settings", "says"),
   [
-    ({"name": "sgd"}, "'adam' or 'adamw'"),
+    ({"name": "lion"}, "'adam', 'adamw' or 'sgd'"),
     ({"name": "adam", "weight_decay": 0.1}, "'adamw'"),
-    ({"schedule": "linear"}, "'constant' or 'cosine'"),
+    ({"schedule": "triangle"}, "'constant', 'cosine' or 'linear'"),
     ({"schedule": "cosine", "warmup_steps": 9, "total_steps": 9}, "shorter warm-up"),
     ({"accumulate": 0}, "1 or more"),
   ],

@@ -1,4 +1,4 @@
-"""Command `weights`: the published weights of the perceptual networks, on this machine."""
+"""Command `weights`: the published weights of the frozen networks, on this machine."""
 
 import json
 import sys
@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hiresmed_jax.convert import arrays, features, published
+from hiresmed_jax.convert import arrays, inception, networks, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 
 EXAMPLE = """  python -m hiresmed_jax.weights list
   python -m hiresmed_jax.weights fetch squeezenet
-  python -m hiresmed_jax.weights convert vgg16-397923af.pth vgg.pth --net vgg16"""
+  python -m hiresmed_jax.weights convert vgg16-397923af.pth vgg.pth --net vgg16
+  python -m hiresmed_jax.weights convert pt_inception-2015-12-05-6726825d.pth --net inception"""
 
 
 def main(argv: list[str]) -> int | None:
@@ -29,8 +30,9 @@ def main(argv: list[str]) -> int | None:
     return 0
   parser = cli.Parser(
     "weights",
-    "Lists, fetches and converts the weights that perceptual losses and LPIPS need. They lie in "
-    "$HIRESMED_CACHE, or in hiresmed_jax in your cache folder. `weights ACTION --help` tells more.",
+    "Lists, fetches and converts the weights that perceptual losses, LPIPS and FID need. They lie "
+    "in $HIRESMED_CACHE, or in hiresmed_jax in your cache folder. `weights ACTION --help` tells "
+    "more.",
     example=EXAMPLE,
   )
   parser.add_argument("action", choices=list(actions), help="what to do")
@@ -58,8 +60,8 @@ def list_weights(argv: list[str]) -> None:
       row["name"],
       "\n".join(file["what"] for file in files),
       "\n".join(file["licence"] for file in files),
-      "\n".join(_size(file["size"]) for file in files),
-      "\n".join(f"{file['sha256'][:12]}.." for file in files),
+      "\n".join(_size(file["size"]) if file["size"] else "by hand" for file in files),
+      "\n".join(f"{file['sha256'][:12]}.." if file["sha256"] else "by hand" for file in files),
       row["here"],
       row["path"],
     )
@@ -78,14 +80,17 @@ def fetch(argv: list[str]) -> None:
   parser.add_argument("net", nargs="+", choices=list(published.FILES), help="networks")
   parser.add_argument("--mirror", metavar="URL", help="an address that serves the same files")
   options, _ = parser.parse(argv)
+  wanted = []
   for net in dict.fromkeys(options.net):
-    path = features.cache_path(net)
-    if _state(net) == "yes":
-      print(f"{net} is here: {path}")
+    if networks.state(net) == "yes":
+      print(f"{net} is here: {networks.cache_path(net)}")
       continue
-    total = _size(sum(file.size for file in published.FILES[net]))
+    published.need_checksums(net)
+    wanted.append(net)
+  for net in wanted:
+    total = _size(sum(file.size or 0 for file in published.FILES[net]))
     print(f"{net}: downloading {total}", flush=True)
-    published.fetch(net, mirror=options.mirror, progress=sys.stderr.isatty())
+    path = published.fetch(net, mirror=options.mirror, progress=sys.stderr.isatty())
     print(f"{net}: {path}", flush=True)
 
 
@@ -93,21 +98,27 @@ def convert(argv: list[str]) -> None:
   """Converts files that the user has downloaded."""
   parser = cli.Parser(
     "weights convert",
-    "Converts downloaded files into the one that training and evaluation read: a complete .npz, "
-    "or trunk and LPIPS heads together, each .pth (needs torch), .safetensors or .npz.",
+    "Converts downloaded files into the one that training and evaluation read. For LPIPS a "
+    "complete .npz, or trunk and heads together; for inception and radimagenet one file. Each is "
+    ".pth or .pt (needs torch), .safetensors or .npz. A file with the beginning of the Inception "
+    "network converts too, and serves the features up to where it reaches.",
     example="  python -m hiresmed_jax.weights convert vgg16-397923af.pth vgg.pth --net vgg16",
   )
-  parser.add_argument("file", nargs="+", type=Path, help="trunk and heads, in any order")
-  parser.add_argument("--net", required=True, choices=list(features.TRUNKS), help="which network")
+  parser.add_argument(
+    "file", nargs="+", type=Path, help="trunk and heads, in any order, or the one file"
+  )
+  parser.add_argument("--net", required=True, choices=networks.NAMES, help="which network")
   parser.add_argument("--out", type=Path, help="a .npz file; where training looks when left out")
   options, _ = parser.parse(argv)
-  out = options.out or features.cache_path(options.net)
+  out = options.out or networks.cache_path(options.net)
   if out.suffix != ".npz":
     raise UserError(f"--out {out} must end in .npz")
-  converted = features.convert(options.file, options.net)
+  converted = networks.convert(options.file, options.net)
   arrays.write_npz(out, converted)
   count = sum(value.size for value in converted.values())
   print(f"{options.net}: {len(converted)} arrays, {count:,} numbers -> {out}")
+  if options.net == "inception":
+    print(f"it serves features up to {inception.reach(out)}")
 
 
 def _row(net: str) -> dict:
@@ -115,19 +126,8 @@ def _row(net: str) -> dict:
     {"what": f.what, "url": f.url, "licence": f.licence, "size": f.size, "sha256": f.sha256}
     for f in published.FILES[net]
   ]
-  path = features.cache_path(net)
-  return {"name": net, "files": files, "here": _state(net), "path": str(path)}
-
-
-def _state(net: str) -> str:
-  path = features.cache_path(net)
-  if not path.is_file():
-    return "no"
-  try:
-    problem = features.difference(arrays.read_arrays(path), net)
-  except UserError:
-    problem = "cannot be read"
-  return f"damaged: {problem}" if problem else "yes"
+  path = networks.cache_path(net)
+  return {"name": net, "files": files, "here": networks.state(net), "path": str(path)}
 
 
 def _size(count: int) -> str:

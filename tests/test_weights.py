@@ -9,10 +9,13 @@ import threading
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from hiresmed_jax import weights
-from hiresmed_jax.convert import arrays, features, published
+from hiresmed_jax.convert import arrays, features, frozen, inception, networks, published
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
+from tests.reference.random_weights import random_arrays, torch_names
 
 NET = "squeezenet"
 
@@ -71,11 +74,15 @@ def mirror(tmp_path, monkeypatch):
 
 def test_known_hashes_agree_with_published_names_and_files():
   tv = pytest.importorskip("tests.reference.torchvision_cpu")
-  for trunk, heads in published.FILES.values():
+  for net in features.TRUNKS:
+    trunk, heads = published.FILES[net]
     assert trunk.name.endswith(f"-{trunk.sha256[:8]}.pth")
     path = tv.heads_file(heads.name.removesuffix(".pth"))
     assert hashlib.sha256(path.read_bytes()).hexdigest() == heads.sha256
     assert path.stat().st_size == heads.size
+  (network,) = published.FILES["inception"]
+  assert network.name.endswith(f"-{network.sha256[:8]}.pth")
+  assert set(published.FILES) == set(networks.NAMES)
 
 
 def test_fetch_downloads_checks_converts_and_cleans_up(mirror, cache, capsys):
@@ -126,6 +133,55 @@ def test_fetch_without_torch_downloads_nothing(mirror, monkeypatch):
     with pytest.raises(UserError, match="pip install torch"):
       weights.main(["fetch", NET, "--mirror", url])
     assert asked == []
+
+
+def test_the_inception_network_is_fetched(tmp_path, monkeypatch, capsys):
+  torch = pytest.importorskip("torch")
+  folder = tmp_path / "mirror"
+  folder.mkdir()
+  stem = random_arrays(frozen.layout(InceptionFeatures(tap=64), SIZE))
+  (file,) = published.FILES["inception"]
+  state = {name: torch.from_numpy(value) for name, value in torch_names(stem).items()}
+  torch.save(state, folder / file.name)
+  digest = hashlib.sha256((folder / file.name).read_bytes()).hexdigest()
+  monkeypatch.setitem(
+    published.FILES, "inception", (published.Published(file.url, digest, 1_000, "", ""),)
+  )
+  with serving(folder) as (url, asked):
+    weights.main(["fetch", "inception", "--mirror", url])
+    assert len(asked) == 1
+  assert inception.load_cached(tap=64).tap == 64
+  assert str(inception.cache_path()) in capsys.readouterr().out
+
+
+def test_what_cannot_be_checked_is_not_downloaded(mirror):
+  with serving(mirror) as (url, asked):
+    for nets in (["radimagenet"], [NET, "radimagenet"]):
+      with pytest.raises(UserError) as caught:
+        weights.main(["fetch", *nets, "--mirror", url])
+      line = str(caught.value)
+      assert "BMEII-AI" in line
+      assert "weights convert FILE --net radimagenet" in line
+      assert "\n" not in line
+    assert asked == []
+
+
+def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, capsys):
+  stem = random_arrays(frozen.layout(InceptionFeatures(tap=192), SIZE))
+  safetensors.numpy.save_file(torch_names(stem), tmp_path / "stem.safetensors")
+  weights.main(["convert", str(tmp_path / "stem.safetensors"), "--net", "inception"])
+  assert "features up to 192" in capsys.readouterr().out
+  arrays.write_npz(networks.cache_path("radimagenet"), {"conv1/kernel": np.ones(3, np.float32)})
+  weights.main(["list", "--json"])
+  rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+  assert rows["inception"]["here"] == "to 192 features only"
+  assert rows["radimagenet"]["here"].startswith("damaged: lacks ")
+  assert rows["radimagenet"]["files"][0]["sha256"] is None
+  (tmp_path / "cache" / "inception_2015_12_05.npz").write_bytes(b"no archive")
+  weights.main(["list"])
+  table = capsys.readouterr().out
+  assert "by hand" in table
+  assert "is damaged or holds other" in table
 
 
 def test_list_tells_what_is_here(cache, capsys):

@@ -62,6 +62,19 @@ def read(path: Path, rename: Callable[[str], str | None]) -> dict[str, np.ndarra
   return found
 
 
+def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
+  """What is wrong with arrays that a network needs, in a few words; empty when nothing is."""
+  missing = [name for name in expected if name not in found]
+  if missing:
+    return f"lacks {few(missing)}"
+  for name, shape in expected.items():
+    if found[name].shape != shape:
+      return f"does not fit: {name} is {found[name].shape}, and {shape} is needed"
+    if not np.isfinite(found[name]).all():
+      return f"is damaged: {name} holds NaN or infinite numbers"
+  return ""
+
+
 def variables(
   found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> dict[str, Any]:
@@ -70,14 +83,9 @@ def variables(
   Raises:
     UserError: an array is missing, of another shape, or not finite.
   """
-  missing = [name for name in expected if name not in found]
-  if missing:
-    raise UserError(f"{what} lacks {_few(missing)}")
-  for name, shape in expected.items():
-    if found[name].shape != shape:
-      raise UserError(f"{what}: {name} is {found[name].shape}, and {shape} is needed")
-    if not np.isfinite(found[name]).all():
-      raise UserError(f"{what}: {name} holds NaN or infinite numbers")
+  problem = difference(found, expected)
+  if problem:
+    raise UserError(f"{what} {problem}")
   parts: dict[str, dict[str, np.ndarray]] = {"params": {}, "batch_stats": {}}
   for name in expected:
     kind = "batch_stats" if name.rsplit("/", 1)[-1] in STATISTICS else "params"
@@ -87,6 +95,7 @@ def variables(
   }
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+  """The first three names, and how many there are beside."""
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more

@@ -3,15 +3,19 @@
 Three layouts are read: torch names as in pytorch-fid's file and torchvision's ("Mixed_5b.branch1x1.
 conv.weight"), ours ("Mixed_5b/branch1x1/conv/kernel"), and the scopes of the graph of 2015-12-05
 with "_" for "/" and batch norms folded into kernels ("mixed_tower_conv/kernel", to mixed_8). A file
-that holds the network to some block only serves the taps up to there.
+that holds the network to some block only serves the taps up to there. The file in the cache folder
+has our names.
 """
 
+import functools
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from hiresmed_jax.convert import features as cache
 from hiresmed_jax.convert import frozen
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics.protocol import FeatureNet
@@ -26,6 +30,9 @@ RESIZES = {
   "tf1": ("tf1", "TF1 bilinear 299 without antialias"),
   "clean": ("bicubic", "antialiased bicubic 299 (clean-fid)"),
 }
+# The layer or block that ends each feature vector.
+_LAST = {64: "Conv2d_2b_3x3", 192: "Conv2d_4a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
+_COMMAND = "python -m hiresmed_jax.weights"
 _TORCH = re.compile(r"(.+)\.(conv|bn)\.(weight|bias|running_mean|running_var)")
 _STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 # Block of the graph, then tower and index of the convolution in it -> our branch.
@@ -65,22 +72,74 @@ def load(path: Path, *, tap: int = 2048, how: str = "legacy") -> FeatureNet:
   Raises:
     UserError: an unreadable file, one that does not reach the tap, an unknown tap or resize.
   """
-  if tap not in inception.TAPS:
-    raise UserError(f"the Inception network has no tap of {tap}: {inception.TAPS}")
-  if how not in RESIZES:
-    raise UserError(f"no resize is called {how}: {', '.join(RESIZES)}")
-  net = inception.InceptionFeatures(tap=tap)
-  expected = frozen.layout(net, inception.SIZE)
-  weights = frozen.variables(
-    _unfolded(frozen.read(path, _our_name)),
-    expected,
-    f"{path.name}, as Inception to {tap} features,",
-  )
+  _check(tap, how)
+  return _network(_read(path), path.name, tap, how)
 
-  def features(weights: Params, images_255: Array) -> Array:
-    return net.apply(weights, prepare(images_255, how))  # type: ignore[return-value]
 
-  return FeatureNet(NAME, tap, RESIZES[how][1], features, weights)
+def load_cached(*, tap: int = 2048, how: str = "legacy", folder: Path | None = None) -> FeatureNet:
+  """The network from the cache folder (`folder` when given); arguments as for `load`.
+
+  Raises:
+    UserError: no file, one that does not reach the tap, an unknown tap or resize.
+  """
+  _check(tap, how)
+  path = cache_path(folder)
+  if not path.is_file():
+    raise UserError(
+      f"no weights of the Inception network at {path}: run `{_COMMAND} fetch inception`, or with a "
+      f"file you have `{_COMMAND} convert FILE --net inception`"
+    )
+  found = _read(path)
+  reached = _reach(found)
+  if tap in _LAST and tap > reached:
+    raise UserError(
+      f"{path} reaches {reached} features, not {tap}: run `{_COMMAND} fetch inception`, or ask for "
+      f"a number that carries its tap (FID@{reached})"
+    )
+  return _network(found, str(path), tap, how)
+
+
+def cache_path(folder: Path | None = None) -> Path:
+  """The file that `weights fetch inception` and `weights convert --net inception` write."""
+  return (folder or cache.cache_folder()) / "inception_2015_12_05.npz"
+
+
+def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+  """The arrays of one file under our names, whole or to the end of some block.
+
+  Raises:
+    UserError: not one file, an unreadable one, a layer that is missing before one that is there,
+      foreign, or of a wrong shape; fewer layers than 64 features need; another Inception v3.
+  """
+  if len(paths) != 1:
+    raise UserError(f"the Inception network is one file, not {len(paths)}")
+  found = _read(paths[0])
+  if problem := difference(found):
+    raise UserError(f"{paths[0].name}, as the FID network, {problem}")
+  return {name: found[name] for name in _layout() if name in found}
+
+
+def difference(found: Mapping[str, np.ndarray]) -> str:
+  """What is wrong with arrays as the network or its beginning; empty when nothing is."""
+  layout = _layout()
+  foreign = [name for name in found if name not in layout]
+  if foreign:
+    return f"has {frozen.few(foreign)}, which is not part of it"
+  # The names of blocks sort as the blocks follow each other.
+  last = max([_block(name) for name in found] + [_LAST[64]])
+  return frozen.difference(found, {n: s for n, s in layout.items() if _block(n) <= last})
+
+
+def reach(path: Path) -> int:
+  """The longest feature vector that a file serves: 64, 192, 768 or 2,048.
+
+  Raises:
+    UserError: an unreadable file, or one that is not the network or its beginning.
+  """
+  found = _read(path)
+  if problem := difference(found):
+    raise UserError(f"{path.name}, as the FID network, {problem}")
+  return _reach(found)
 
 
 def prepare(images_255: Array, how: str) -> Array:
@@ -97,6 +156,48 @@ def prepare(images_255: Array, how: str) -> Array:
   else:
     x = (jnp.clip(x, 0.0, 255.0) - 128.0) / 128.0
   return jnp.broadcast_to(x, (*x.shape[:3], 3))
+
+
+def _check(tap: int, how: str) -> None:
+  if tap not in inception.TAPS:
+    raise UserError(f"the Inception network has no tap of {tap}: {inception.TAPS}")
+  if how not in RESIZES:
+    raise UserError(f"no resize is called {how}: {', '.join(RESIZES)}")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+  found = _unfolded(frozen.read(path, _our_name))
+  if "fc/bias" in found and found["fc/bias"].shape == (1000,):
+    raise UserError(
+      f"{path.name} is an Inception v3 of 1,000 classes, not the network of 2015-12-05 with 1,008: "
+      "distances between its features are no FID"
+    )
+  return found
+
+
+def _network(found: Mapping[str, np.ndarray], name: str, tap: int, how: str) -> FeatureNet:
+  net = inception.InceptionFeatures(tap=tap)
+  expected = frozen.layout(net, inception.SIZE)
+  weights = frozen.variables(found, expected, f"{name}, as Inception to {tap} features,")
+
+  def features(weights: Params, images_255: Array) -> Array:
+    return net.apply(weights, prepare(images_255, how))  # type: ignore[return-value]
+
+  return FeatureNet(NAME, tap, RESIZES[how][1], features, weights)
+
+
+@functools.cache
+def _layout() -> dict[str, tuple[int, ...]]:
+  return frozen.layout(inception.InceptionFeatures(tap=1008), inception.SIZE)
+
+
+def _block(name: str) -> str:
+  return name.partition("/")[0]
+
+
+def _reach(found: Mapping[str, np.ndarray]) -> int:
+  blocks = {_block(name) for name in found}
+  return max((tap for tap, last in _LAST.items() if last in blocks), default=0)
 
 
 def _our_name(name: str) -> str | None:

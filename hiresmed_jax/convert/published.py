@@ -1,7 +1,8 @@
-"""Where the weights of the perceptual networks are published, and how they get here.
+"""Where the weights of the networks are published, and how they get here.
 
-The sha256 of a trunk begins with the eight digits in its published name; the heads' are those of
-the files in the publisher's own package (lpips 0.1.4). A download that does not match is dropped.
+The sha256 of a trunk and of the Inception network begins with the eight digits in its published
+name; the heads' are those of the files in the publisher's own package (lpips 0.1.4). A download
+that does not match is dropped, and without a known sha256 nothing is downloaded.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from hiresmed_jax.convert import arrays, features
+from hiresmed_jax.convert import arrays, networks
 from hiresmed_jax.errors import UserError
 
 TORCHVISION = "https://download.pytorch.org/models/"
@@ -27,16 +28,16 @@ class Published:
   """One file at its publisher's.
 
   Attributes:
-    url: where it is published.
-    sha256: of the whole file, hexadecimal.
-    size: in bytes.
+    url: where it is published; without a sha256, the page that leads there.
+    sha256: of the whole file, hexadecimal; None where the publisher offers no file to check.
+    size: in bytes, where known.
     what: what it holds, in a few words.
     licence: its publisher's.
   """
 
   url: str
-  sha256: str
-  size: int
+  sha256: str | None
+  size: int | None
   what: str
   licence: str
 
@@ -58,7 +59,7 @@ def _heads(name: str, sha256: str, size: int) -> Published:
   )
 
 
-FILES: dict[str, tuple[Published, Published]] = {
+FILES: dict[str, tuple[Published, ...]] = {
   "vgg16": (
     _trunk(
       "vgg16-397923af.pth",
@@ -88,13 +89,42 @@ FILES: dict[str, tuple[Published, Published]] = {
       "squeeze.pth", "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76", 10_811
     ),
   ),
+  "inception": (
+    Published(
+      "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+      "pt_inception-2015-12-05-6726825d.pth",
+      "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+      95_628_359,
+      "Inception of 2015-12-05, for FID",
+      "Apache-2.0 (pytorch-fid)",
+    ),
+  ),
+  "radimagenet": (
+    Published(
+      "https://github.com/BMEII-AI/RadImageNet",
+      None,
+      None,
+      "ResNet-50, trained on RadImageNet",
+      "its publisher's terms",
+    ),
+  ),
 }
+
+
+def need_checksums(net: str) -> None:
+  """Raises UserError, with what to do instead, where a network's file cannot be checked."""
+  for file in FILES[net]:
+    if file.sha256 is None:
+      raise UserError(
+        f"{net} is not downloaded, since its publisher states no checksum: find {file.what}, by "
+        f"way of {file.url}, then run `python -m hiresmed_jax.weights convert FILE --net {net}`"
+      )
 
 
 def fetch(
   net: str, *, folder: Path | None = None, mirror: str | None = None, progress: bool = False
 ) -> Path:
-  """Downloads a network's two files, checks and converts them, and leaves the result alone.
+  """Downloads a network's files, checks and converts them, and leaves the result alone.
 
   Args:
     net: a key of FILES.
@@ -103,20 +133,21 @@ def fetch(
     progress: draws a bar on stderr.
 
   Returns:
-    The converted file, for `load_perceptual`.
+    The converted file, for `load_perceptual` or `load_cached`.
 
   Raises:
     UserError: no torch to read the files with, a failed download, a file that is not the one
-      published.
+      published, or none that can be checked.
   """
+  need_checksums(net)
   if mirror and not mirror.startswith(("http://", "https://")):
     raise UserError(f"--mirror {mirror} is no http:// or https:// address")
-  target = features.cache_path(net, folder)
+  target = networks.cache_path(net, folder)
   # Before half a gigabyte is on its way.
   arrays.need_torch(FILES[net][0].name)
   downloads = target.parent / "downloads"
   paths = [_download(net, file, downloads, mirror, progress) for file in FILES[net]]
-  arrays.write_npz(target, features.convert(paths, net))
+  arrays.write_npz(target, networks.convert(paths, net))
   for path in paths:
     path.unlink()
   if not any(downloads.iterdir()):

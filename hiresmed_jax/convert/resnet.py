@@ -5,12 +5,15 @@ layers are numbered ("backbone.4.0.conv1.weight"). Keras' weights in the port th
 biases in their convolutions: these are folded into the means of the batch norms behind them.
 """
 
+import functools
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from hiresmed_jax.convert import features as cache
 from hiresmed_jax.convert import frozen
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics.protocol import FeatureNet
@@ -36,16 +39,61 @@ def load(path: Path) -> FeatureNet:
     UserError: an unreadable file, a layer missing or of a wrong shape.
   """
   found = frozen.read(path, _our_name)
-  keras = "conv1/bias" in found
+  keras = _is_keras(found)
   net = resnet.ResNet50Features(early_stride=keras)
-  expected = frozen.layout(net, 64)
-  weights = frozen.variables(_without_biases(found), expected, f"{path.name}, as ResNet-50,")
+  weights = frozen.variables(_without_biases(found), _layout(), f"{path.name}, as ResNet-50,")
 
   def features(weights: Params, images_255: Array) -> Array:
     return net.apply(weights, prepare(images_255, monai=keras))  # type: ignore[return-value]
 
   way = "MONAI's scaling" if keras else "x / 127.5 - 1"
   return FeatureNet(NAME, resnet.CHANNELS, f"{RESIZE}, {way}", features, weights)
+
+
+def load_cached(*, folder: Path | None = None) -> FeatureNet:
+  """The network from the cache folder (`folder` when given).
+
+  Raises:
+    UserError: no file, or one that does not fit.
+  """
+  path = cache_path(folder)
+  if not path.is_file():
+    raise UserError(
+      f"no weights of {NAME} at {path}: with a downloaded file run "
+      "`python -m hiresmed_jax.weights convert FILE --net radimagenet`"
+    )
+  return load(path)
+
+
+def cache_path(folder: Path | None = None) -> Path:
+  """The file that `weights convert --net radimagenet` writes."""
+  return (folder or cache.cache_folder()) / "radimagenet_resnet50.npz"
+
+
+def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+  """The arrays of one file under our names; biases stay, they tell the layout.
+
+  Raises:
+    UserError: not one file, an unreadable one, a layer missing, foreign or of a wrong shape.
+  """
+  if len(paths) != 1:
+    raise UserError(f"{NAME} is one file, not {len(paths)}")
+  found = frozen.read(paths[0], _our_name)
+  if problem := difference(found):
+    raise UserError(f"{paths[0].name}, as ResNet-50, {problem}")
+  return found
+
+
+def difference(found: Mapping[str, np.ndarray]) -> str:
+  """What is wrong with arrays as the network; empty when nothing is."""
+  expected = dict(_layout())
+  if _is_keras(found):
+    kernels = [name for name in expected if name.endswith("/kernel")]
+    expected |= {name.replace("/kernel", "/bias"): expected[name][-1:] for name in kernels}
+  foreign = [name for name in found if name not in expected]
+  if foreign:
+    return f"has {frozen.few(foreign)}, which is not part of it"
+  return frozen.difference(found, expected)
 
 
 def prepare(images_255: Array, *, monai: bool) -> Array:
@@ -59,6 +107,15 @@ def prepare(images_255: Array, *, monai: bool) -> Array:
   x = resize(images_255, SIZE, SIZE, "bilinear")
   x = jnp.broadcast_to(x, (*x.shape[:3], 3))
   return x[..., ::-1] / 255.0 - MONAI_MEAN if monai else x / 127.5 - 1.0
+
+
+@functools.cache
+def _layout() -> dict[str, tuple[int, ...]]:
+  return frozen.layout(resnet.ResNet50Features(), 64)
+
+
+def _is_keras(found: Mapping[str, np.ndarray]) -> bool:
+  return "conv1/bias" in found
 
 
 def _our_name(name: str) -> str | None:

@@ -86,6 +86,71 @@ def test_a_file_that_does_not_fit_is_named(stem, tmp_path, change, words):
     inception.load(tmp_path / "broken.npz", tap=TAP)
 
 
+def beginning(last):
+  """Ones for every array of the network up to a block."""
+  layout = frozen.layout(InceptionFeatures(tap=1008), SIZE)
+  return {n: np.ones(s, np.float32) for n, s in layout.items() if n.partition("/")[0] <= last}
+
+
+@pytest.mark.parametrize(
+  ("last", "reached"),
+  [("Conv2d_2b_3x3", 64), ("Conv2d_3b_1x1", 64), ("Conv2d_4a_3x3", 192), ("Mixed_6e", 768),
+   ("Mixed_7b", 768), ("Mixed_7c", 2048), ("fc", 2048)],
+)  # fmt: skip
+def test_a_beginning_of_the_network_is_kept_and_reaches_its_tap(last, reached, tmp_path):
+  given = beginning(last)
+  arrays.write_npz(tmp_path / "given.npz", given)
+  converted = inception.convert([tmp_path / "given.npz"])
+  equal(converted, given)
+  assert inception.reach(tmp_path / "given.npz") == reached
+
+
+def test_the_shared_file_converts_to_what_it_was(shared, tmp_path):
+  path = shared / "weights" / "inception_2015_12_05_bnfolded_conv_to_mixed_8.npz"
+  arrays.write_npz(inception.cache_path(tmp_path), inception.convert([path]))
+  assert inception.reach(path) == inception.reach(inception.cache_path(tmp_path)) == 768
+  cached = inception.load_cached(tap=768, how="tf1", folder=tmp_path)
+  wanted = inception.load(path, tap=768, how="tf1")
+  equal(cached.weights, wanted.weights)
+  assert cached[:3] == wanted[:3]
+  with pytest.raises(UserError, match=r"reaches 768 features, not 2048: run .* \(FID@768\)"):
+    inception.load_cached(folder=tmp_path)
+  with pytest.raises(UserError, match="to 1008 features, lacks Mixed_7b"):
+    inception.load_cached(tap=1008, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda a: a.pop("Conv2d_3b_1x1/bn/mean"), "lacks Conv2d_3b_1x1/bn/mean"),
+    (lambda a: a.clear(), "lacks Conv2d_1a_3x3"),
+    (lambda a: a.update({"Mixed_8/conv/kernel": np.ones(3, np.float32)}), "has Mixed_8/conv"),
+    (lambda a: a["Conv2d_1a_3x3/conv/kernel"].fill(np.nan), "holds NaN"),
+    (lambda a: a.update({"fc/bias": np.ones(1000, np.float32)}), "1,000 classes, not the network"),
+  ],
+)  # fmt: skip
+def test_what_is_not_the_network_is_not_converted(stem, tmp_path, change, words):
+  broken = {name: value.copy() for name, value in stem.items()}
+  change(broken)
+  arrays.write_npz(tmp_path / "broken.npz", broken)
+  with pytest.raises(UserError, match=words):
+    inception.convert([tmp_path / "broken.npz"])
+  with pytest.raises(UserError, match=words):
+    inception.reach(tmp_path / "broken.npz")
+
+
+def test_without_weights_the_command_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"weights fetch inception`.* convert FILE --net inception`"):
+    inception.load_cached(folder=tmp_path)
+  with pytest.raises(UserError, match="weights convert FILE --net radimagenet`"):
+    resnet.load_cached(folder=tmp_path)
+  with pytest.raises(UserError, match="no tap of 1280"):
+    inception.load_cached(tap=1280, folder=tmp_path)
+  for net in (inception, resnet):
+    with pytest.raises(UserError, match="one file, not 2"):
+      net.convert([tmp_path / "a.npz", tmp_path / "b.npz"])
+
+
 def test_unknown_taps_and_resizes_are_refused(tmp_path):
   with pytest.raises(UserError, match="no tap of 1280"):
     inception.load(tmp_path / "none.npz", tap=1280)
@@ -123,3 +188,27 @@ def test_resnet_wants_all_its_layers(tmp_path):
     resnet.load(tmp_path / "resnet.safetensors")
   with pytest.raises(ValueError, match="1 or 3 channels"):
     resnet.prepare(np.zeros((1, 40, 40, 4), np.uint8), monai=False)
+
+
+@pytest.mark.parametrize("keras", [False, True])
+def test_resnet_is_converted_with_its_biases(keras, tmp_path):
+  shapes = frozen.layout(ResNet50Features(), 64)
+  if keras:
+    kernels = [name for name in shapes if name.endswith("kernel")]
+    shapes |= {name.replace("kernel", "bias"): shapes[name][-1:] for name in kernels}
+  given = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+  file = tmp_path / "resnet.safetensors"
+  safetensors.numpy.save_file(torch_names(given), file)
+  arrays.write_npz(resnet.cache_path(tmp_path), resnet.convert([file]))
+  cached, wanted = resnet.load_cached(folder=tmp_path), resnet.load(file)
+  equal(cached.weights, wanted.weights)
+  assert cached[:3] == wanted[:3]
+  assert ("MONAI" in cached.resize) == keras
+  given["conv9/kernel"] = given.pop("conv1/kernel")
+  arrays.write_npz(tmp_path / "odd.npz", given)
+  with pytest.raises(UserError, match="has conv9/kernel, which is not part"):
+    resnet.convert([tmp_path / "odd.npz"])
+  del given["conv9/kernel"]
+  arrays.write_npz(tmp_path / "odd.npz", given)
+  with pytest.raises(UserError, match="lacks conv1/kernel"):
+    resnet.convert([tmp_path / "odd.npz"])

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment and trains the demo on the phantom: minutes on a CPU, ending in a picture.
+# Makes the environment, trains the demo on phantoms and puts new lesions into them: minutes on a
+# CPU, ending in a contact sheet.
 #
 #   bash launch/demo.sh [--config.key=value ...]
 set -euo pipefail
@@ -9,6 +10,10 @@ environment
 workdir=$PWD/runs/demo
 python -m hiresmed_jax.train --config demo.py --workdir "$workdir" "$@"
 
-picture=$workdir/background/figures/held_out.png
+out=$workdir/out
+python -m hiresmed_jax.synthesize --config demo.py --workdir "$workdir" --background real \
+  --num 8 --lesions 1-2 --out "$out" "$@"
+
+picture=$out/contact_sheet.png
 [[ -f $picture ]] || fail "the demo made no picture: $picture"
-echo "the picture: $picture"
+echo "the contact sheet: $picture"

@@ -85,6 +85,8 @@ def test_from_a_folder_of_images_to_a_trained_route(tmp_path, capsys):
   assert [line["step"] for line in lines] == [2, 2]
   stored = "".join(p.read_text(errors="ignore") for p in workdir.rglob("*.json*"))
   assert "scan-" not in stored
+  # Where the data lie stands beside the route, for the other commands, and nowhere in it.
+  stored = "".join(p.read_text(errors="ignore") for p in folder.rglob("*.json*"))
   assert str(tmp_path) not in stored
 
   stamps = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

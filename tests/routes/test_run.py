@@ -76,7 +76,7 @@ def files(folder: Path) -> dict[str, bytes]:
     (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
     (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
     (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1', 'mse'"),
-    (["--config", *REAL, "--config.background.optimizer.name=sgd"], "use 'adam' or 'adamw'"),
+    (["--config", *REAL, "--config.background.optimizer.name=lion"], "use 'adam', 'adamw' or 'sgd'"),
     (["--config", TINY, "--config.background.dtype=float16"], "'auto', 'float32' or 'bfloat16'"),
     (["--config", TINY, "--config.data.fit=strech"], "use 'stretch', 'pad', 'crop'"),
     (["--config", TINY, "--config.data.size=64"], "use (rows, columns)"),

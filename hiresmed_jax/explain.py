@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.explanation import background, lesion
+from hiresmed_jax.explanation import background, lesion, location
 from hiresmed_jax.runtime import cli, config
 from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.tasks.presets import ROUTES
@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
     )
   if values.route in ("all", "lesion"):
     facts["lesion"] = lesion.explain(values, devices=devices, work=values.route == "lesion")
+  if values.route in ("all", "location"):
+    facts["location"] = location.explain(values, devices=devices)
   print(json.dumps(facts, indent=2) if options.json else "\n".join(_lines(facts)))
 
 
@@ -68,6 +70,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield from ("", "ROUTE background", *_background_lines(facts))
   if "lesion" in facts:
     yield from ("", "ROUTE lesion", *_lesion_lines(facts["lesion"]))
+  if "location" in facts:
+    yield from ("", "ROUTE location", *_location_lines(facts["location"]))
 
 
 def _background_lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -128,6 +132,20 @@ def _lesion_lines(facts: dict[str, Any]) -> Iterator[str]:
   yield ""
   yield "; ".join(f"steps {name}: {count:,}" for name, count in facts["steps"].items())
   yield f"lesions are split over {facts['devices']} device(s); nothing is sent between them"
+  yield from _departures(facts["departures"])
+
+
+def _location_lines(facts: dict[str, Any]) -> Iterator[str]:
+  size = facts["size"]
+  yield ""
+  yield (
+    f"YOLO11{facts['net']}, {facts['parameters']:,} parameters, images of {size} x {size}: "
+    f"{facts['flops_per_image'] / 1e9:.2f} GFLOP forward"
+  )
+  yield "positions: " + ", ".join(
+    f"{level['positions']:,} of stride {level['stride']}" for level in facts["levels"]
+  )
+  yield f"{facts['images_per_device']:g} images a device"
   yield from _departures(facts["departures"])
 
 

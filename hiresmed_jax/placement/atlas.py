@@ -43,7 +43,7 @@ def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:
   """
   centres, groups = [], []
   for item in items:
-    found = _centres(item)
+    found = centres_of(item)
     if len(found):
       frame = body.box(body.content_of(item))
       centres.append(body.normalised(found, frame))
@@ -56,7 +56,7 @@ def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:
   return Atlas(points, weights, _bandwidth(points, group, weights))
 
 
-def _centres(item: Mapping[str, Any]) -> np.ndarray:
+def centres_of(item: Mapping[str, Any]) -> np.ndarray:
   """(x, y) of the lesions of one record, f64[N, 2]."""
   boxes, mask = np.asarray(item["boxes"], np.float64), item["lesion_mask"]
   centres = (boxes[:, :2] + boxes[:, 2:]) / 2

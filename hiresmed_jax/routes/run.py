@@ -10,15 +10,16 @@ import jax
 from hiresmed_jax.data import records
 from hiresmed_jax.data.writers import whole_file
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import background, lesion
+from hiresmed_jax.routes import background, lesion, location
 from hiresmed_jax.routes.dataset import open_or_draw
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.synthesis.workdir import DATA
 from hiresmed_jax.tasks.presets import ROUTES
 
-_PLANNED = ("location", "danger")
-_MODULES: dict[str, Any] = {"background": background, "lesion": lesion}
+_PLANNED = ("danger",)
+_MODULES: dict[str, Any] = {"background": background, "lesion": lesion, "location": location}
+_OF_LESIONS = ("lesion", "location")
 
 
 def train(
@@ -54,8 +55,8 @@ def train(
   dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
   results = {}
   for route in wanted:
-    if config.route == "all" and route == "lesion" and not dataset.card["boxes"]:
-      _say(f"{dataset.root} has no lesions: the route lesion is left out")
+    if config.route == "all" and route in _OF_LESIONS and not dataset.card["boxes"]:
+      _say(f"{dataset.root} has no lesions: the route {route} is left out")
       continue
     results[route] = _MODULES[route].train(config, dataset, workdir / route)
     _note_dataset(workdir, dataset)

@@ -14,6 +14,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.runtime import compilation, config
 from hiresmed_jax.synthesis import background, fitting, guard, labels, survey, workdir
+from hiresmed_jax.synthesis import prior as priors
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
 
@@ -52,6 +53,7 @@ def assemble(
     maker, step = maker._replace(view=model.view, through=through), model.step
   found = survey.kept(dataset, folder, workers=workers)
   lesions, made_by = _lesions(request, folder, dataset, found, flip=values.flip)
+  prior, places_by = _prior(values.prior, folder, dataset, dtype)
   mask, digest = _user_mask(request)
   identity = {
     "request": request.identity() | {"mask": digest},
@@ -59,8 +61,9 @@ def assemble(
     "data": dataset.card["fingerprint"],
     "background": step,
     "lesions": made_by,
+    "places": places_by,
   }
-  return Setting(request, values, source, found, maker, lesions, mask), identity
+  return Setting(request, values, source, found, maker, lesions, prior, mask), identity
 
 
 def token(identity: dict[str, Any]) -> str:
@@ -81,6 +84,33 @@ def _lesions(
   if request.source == "copy":
     return Copies(found.patches, flip_columns=flip), "copy"
   return Lumps.fit(found.patches), "parametric"
+
+
+def _prior(
+  asked: str, folder: Path, dataset: records.Dataset, dtype: Any
+) -> tuple[priors.Prior, str]:
+  """The prior over places, and what tells it from another one.
+
+  "auto" is the one that the location route found best on validation images, and the atlas where
+  that route is not trained.
+  """
+  if asked not in ("auto", *priors.NAMES):
+    known = ", ".join(map(repr, ("auto", *priors.NAMES)))
+    raise UserError(f"synthesize.prior={asked!r}: use {known}")
+  if asked == "auto" and not (folder / "location" / "DONE.json").is_file():
+    asked = "atlas"
+  if asked in ("uniform", "atlas"):
+    return priors.Prior(asked), asked
+  model = workdir.location_of(folder, dataset, dtype=dtype)
+  used = model.results["prior"]
+  name = used["name"] if asked == "auto" else asked
+  through = priors.through_detector(
+    model.net, model.variables, channels=model.view.channels, options=compilation.options()
+  )
+  return (
+    priors.Prior(name, model.view, through, used["powers"].get(name, 1.0)),
+    f"{name}, {model.step}, {used['powers']}",
+  )
 
 
 def _check_values(values: Any) -> None:

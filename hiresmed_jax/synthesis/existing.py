@@ -47,7 +47,7 @@ def without(
   if not lesions:
     return values
   holes = np.any(lesions, axis=0)
-  return inpaint.inpaint(values, _grown(holes, reach), key)
+  return inpaint.inpaint(values, grown(holes, reach), key)
 
 
 def taken_out_of(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
@@ -67,13 +67,13 @@ def taken_out_of(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
 def contrast(values: np.ndarray, mask: np.ndarray) -> float:
   """Mean of a lesion over the median of a ring around it, value units."""
   grey = values.mean(axis=-1)
-  inner = _grown(mask, outline.REACH)
-  ring = _grown(inner, _RING) & ~inner
+  inner = grown(mask, outline.REACH)
+  ring = grown(inner, _RING) & ~inner
   around = float(np.median(grey[ring])) if ring.any() else float(np.median(grey))
   return float(grey[mask].mean()) - around
 
 
-def _grown(mask: np.ndarray, by: int) -> np.ndarray:
+def grown(mask: np.ndarray, by: int) -> np.ndarray:
   """The pixels within `by` of a mask."""
   if not mask.any():
     return mask

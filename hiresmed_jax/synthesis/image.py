@@ -12,13 +12,15 @@ import numpy as np
 
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.placement import atlas, body, candidates, paper
+from hiresmed_jax.placement import body, candidates, paper
 from hiresmed_jax.synthesis import canvas, fitting, guard, labels, put, shams
+from hiresmed_jax.synthesis import prior as priors
 from hiresmed_jax.synthesis.background import Background, Maker
 from hiresmed_jax.synthesis.request import Request
 from hiresmed_jax.synthesis.survey import Survey
 
 _BACKGROUNDS = 50  # tried until one has kept its own lesions
+_PAPER_POINTS = 50  # peaks of the detector's scores that Eq. 14 gives at most
 _SATURATED = 0.02  # of the value range below its end: a lesion would not show there
 
 
@@ -46,6 +48,7 @@ class Setting(NamedTuple):
     survey: of it.
     maker: of backgrounds.
     lesions: where they come from.
+    prior: over places.
     user_mask: bool[H, W], True where the user forbids lesions; None without.
     clock: times the stages.
   """
@@ -56,6 +59,7 @@ class Setting(NamedTuple):
   survey: Survey
   maker: Maker
   lesions: fitting.Source
+  prior: priors.Prior
   user_mask: np.ndarray | None
   clock: Clock = untimed
 
@@ -89,7 +93,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   Args:
     setting: what it is made of.
     index: of the image.
-    device: for the model of the background.
+    device: for the networks.
 
   Raises:
     UserError: the request cannot be met on this background: no room, a forbidden point, no lesion
@@ -108,7 +112,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
       for _ in range(request.shams)
     ]
   with setting.clock("place"):
-    sites = _sites(setting, rng, ground, lesions + seams)
+    sites = _sites(setting, rng, ground, lesions + seams, device)
   own_sites, seam_sites = sites[: len(lesions)], sites[len(lesions) :]
   mode = "paper" if request.paper else request.blend or put.MODES[item["physics"]]
   with setting.clock("insert"):
@@ -194,22 +198,30 @@ def _asked_px(request: Request, rng: np.random.Generator, ground: canvas.Canvas)
 
 
 def _sites(
-  setting: Setting, rng: np.random.Generator, ground: Background, lesions: list[fitting.Fitted]
+  setting: Setting,
+  rng: np.random.Generator,
+  ground: Background,
+  lesions: list[fitting.Fitted],
+  device: jax.Device,
 ) -> list[candidates.Site]:
-  request, values = setting.request, setting.values
+  request, values, prior = setting.request, setting.values, setting.prior
   scene, footprints = ground.canvas, [lesion.mask for lesion in lesions]
   forbidden = _forbidden(setting, ground)
   if request.paper:
-    points = body.in_pixels(setting.survey.atlas.centres, body.box(scene.content))
+    if prior.through is not None:
+      points = paper.locate(priors.seen(prior, scene, device), _PAPER_POINTS)
+    else:
+      points = body.in_pixels(setting.survey.atlas.centres, body.box(scene.content))
     return paper.place_paper(rng, points, paper.danger(forbidden), footprints, at=request.at)
   return candidates.place(
     rng,
-    atlas.score_map(setting.survey.atlas, scene.content),
+    priors.score_map(prior, setting.survey.atlas, scene, device),
     candidates.allowed(forbidden, scene.content & ~_saturated(ground), values.margin_px),
     footprints,
     at=request.at,
     floor=values.floor,
     min_gap_px=values.min_gap_px,
+    prior=prior.name,
   )
 
 

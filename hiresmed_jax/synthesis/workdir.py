@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import checkpoint, config, mesh
-from hiresmed_jax.tasks import background
+from hiresmed_jax.tasks import background, location
+from hiresmed_jax.tasks.task import Task
 
 DATA = "data.json"  # written by `train`
 
@@ -30,6 +31,24 @@ class Model(NamedTuple):
   params: Any
   view: transforms.View
   step: int
+
+
+class Location(NamedTuple):
+  """YOLO11 as a workdir has trained it.
+
+  Attributes:
+    net: its network.
+    variables: {"params", "batch_stats"}, averaged where the run kept an average.
+    view: how it sees a record.
+    step: of the checkpoint.
+    results: what the route found of itself.
+  """
+
+  net: nn.Module
+  variables: Any
+  view: transforms.View
+  step: int
+  results: dict[str, Any]
 
 
 def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
@@ -65,14 +84,14 @@ def trained_on(
     instead: the option that does without the route, for the message.
 
   Returns:
-    {"config": nested values, "best_step": int}.
+    {"config": nested values, "best_step": int, "results": what the route says of itself}.
 
   Raises:
     UserError: the route is not trained, or on other data.
   """
   folder = workdir / route
   made = _read(folder / "config.json", ("config", "data"))
-  done = _read(folder / "DONE.json", ("best_step",))
+  done = _read(folder / "DONE.json", ("best_step", "results"))
   if made is None or done is None:
     state = "is not finished" if made else "is not there"
     raise UserError(
@@ -81,7 +100,11 @@ def trained_on(
     )
   if made["data"] != dataset.card["fingerprint"]:
     raise UserError(f"{folder} was trained on other data than {dataset.root}")
-  return {"config": made["config"], "best_step": int(done["best_step"])}
+  return {
+    "config": made["config"],
+    "best_step": int(done["best_step"]),
+    "results": done["results"],
+  }
 
 
 def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any) -> Model:
@@ -117,19 +140,51 @@ def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any)
     steps=1,
     steps_per_epoch=1,
   )
+  folder = workdir / "background" / "checkpoints"
+  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
+  net, _ = background.networks(route, channels=data.channels, dtype=dtype)
+  return Model(net, jax.device_get(background.averaged(state)), view, run["best_step"])
+
+
+def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Location:
+  """Restores the location route's model, by the config that it was trained with.
+
+  Args:
+    workdir: of the run.
+    dataset: what it was trained on.
+    dtype: of the convolutions.
+
+  Raises:
+    UserError: it is not trained, or on other data.
+  """
+  run = trained_on(workdir, "location", dataset, instead="--config.synthesize.prior=atlas")
+  route, data = ConfigDict(_tuples(run["config"]["location"])), run["config"]["data"]
+  view = transforms.View(
+    size=route.size, fit="pad", window=_tuples(data["window"]), channels=data["channels"]
+  )
+  task = location.build(
+    route, channels=view.channels, size=route.size, steps=1, steps_per_epoch=1, dtype=dtype
+  )
+  folder = workdir / "location" / "checkpoints"
+  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
+  net = location.network(route, dtype=dtype)
+  variables = jax.device_get(location.averaged(state))
+  return Location(net, variables, view, run["best_step"], run["results"])
+
+
+def _restored(task: Task, folder: Path, *, step: int, keep: int) -> Any:
+  """The state of a finished run at its best step, on one device."""
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
   abstract = mesh.with_shardings(shapes, mesh.state_shardings(shapes, one))
-  folder = workdir / "background" / "checkpoints"
   if task.select is None:
-    raise ValueError("the background route keeps its best step")
+    raise ValueError(f"the route {task.name} keeps its best step")
   name, sign = task.select
   with checkpoint.open(
-    folder, keep=route.keep_checkpoints, best=name, best_mode="max" if sign > 0 else "min"
+    folder, keep=keep, best=name, best_mode="max" if sign > 0 else "min"
   ) as manager:
-    state, _, _ = checkpoint.restore(manager, abstract, step=run["best_step"])
-  net, _ = background.networks(route, channels=data.channels, dtype=dtype)
-  return Model(net, jax.device_get(background.averaged(state)), view, run["best_step"])
+    state, _, _ = checkpoint.restore(manager, abstract, step=step)
+  return state
 
 
 def _tuples(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.nets.yolo import SIZES as YOLO_SIZES
 from hiresmed_jax.runtime.overrides import leaves
 
 _ONE_OF = {
@@ -79,6 +80,32 @@ def check_lesion(config: Any) -> None:
   if not config.sides or not set(config.sides) <= set(SIDES):
     raise UserError(f"lesion.sides={tuple(config.sides)}: use some of {SIDES}")
   _check_word("lesion.conv", config.conv, ("auto", "patches", "vendor"))
+
+
+def check_location(config: Any) -> None:
+  """Refuses what the route cannot train with.
+
+  Args:
+    config: nested values of `location_presets.location`.
+
+  Raises:
+    UserError: a number out of its range, a word that is none of the known ones.
+  """
+  _check_word("location.net", config.net, tuple(YOLO_SIZES))
+  _check_word("location.optimizer.name", config.optimizer.name, ("adam", "adamw", "sgd"))
+  if config.size < 32 or config.size % 32:
+    raise UserError(f"location.size={config.size}: use a multiple of 32, the coarsest stride")
+  for key in "batch_size log_every eval_every keep_checkpoints max_skipped".split():
+    if config[key] < 1:
+      raise UserError(f"location.{key}={config[key]}: use 1 or more")
+  for key in ("bare", "mosaic", "nms_iou"):
+    if not 0 <= config[key] <= 1:
+      raise UserError(f"location.{key}={config[key]} is a share: use 0 to 1")
+  for key in ("decoys", "close_mosaic"):
+    if config[key] < 0:
+      raise UserError(f"location.{key}={config[key]}: use 0 or more")
+  if (config.steps or config.epochs) < 1:
+    raise UserError("location.steps and location.epochs: one of them must be above 0")
 
 
 def _check_word(key: str, word: Any, known: Sequence[str]) -> None:

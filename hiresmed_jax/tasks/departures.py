@@ -67,6 +67,16 @@ REASONS = {
   "lesion.max_width": "the width that this budget allows",
   "lesion.start": "levels below repeat the lesion: fewer failures, less variety",
   "lesion": "another balance of SinGAN's training",
+  "location.net": "the size of network that this budget allows",
+  "location.size": "the images' own resolution, or what this budget allows",
+  "location.weights": "a network that has seen other images starts ahead on few",
+  "location.optimizer": "a short run on few images: Adam's steps need no tuning",
+  "location.ema": "few steps: an average that forgets sooner",
+  "location.augment": "another strength of the random changes",
+  "location.batch_size": "what the memory holds",
+  "location.epochs": "the length that this budget allows",
+  "location.steps": "the length that this budget allows",
+  "location": "another choice of the detector's training",
 }
 # What names, seeds, watches or speeds up a run leaves its results as they are.
 _NO_DEPARTURE = set(
@@ -74,13 +84,15 @@ _NO_DEPARTURE = set(
   "background.log_every background.eval_every background.eval_images background.keep_checkpoints "
   "background.max_skipped lesion.cpu_steps lesion.conv lesion.dtype lesion.at_once "
   "lesion.steps_per_call lesion.cpu_steps_per_call lesion.log_every lesion.save_every "
-  "lesion.keep_checkpoints lesion.max_skipped".split()
+  "lesion.keep_checkpoints lesion.max_skipped location.log_every location.eval_every "
+  "location.keep_checkpoints location.max_skipped location.dtype".split()
 )
 
 
 def departures(config: Any) -> list[Departure]:
   """Departures of the route `background` and its data: the readings first, then the values."""
-  values = [found for found in _values(config) if not found.what.startswith("lesion.")]
+  others = ("lesion.", "location.")
+  values = [found for found in _values(config) if not found.what.startswith(others)]
   return [*_readings(config.background), *values]
 
 
@@ -88,6 +100,12 @@ def lesion_departures(config: Any) -> list[Departure]:
   """Departures of the route `lesion`: the readings first, then the values."""
   values = [found for found in _values(config) if found.what.startswith("lesion.")]
   return [*_lesion_readings(config.lesion), *values]
+
+
+def location_departures(config: Any) -> list[Departure]:
+  """Departures of the route `location`: the readings first, then the values."""
+  values = [found for found in _values(config) if found.what.startswith("location.")]
+  return [*_location_readings(config.location), *values]
 
 
 def reason_for(key: str) -> str:
@@ -219,4 +237,28 @@ def _lesion_readings(config: Any) -> Iterator[Departure]:
     "fixed (the published code draws it anew)",
     "fixed",
     "a lesion can only be repeated from what does not change",
+  )
+
+
+def _location_readings(config: Any) -> Iterator[Departure]:
+  """What holds in the preset `paper` too. config: `location_presets.location`, perhaps changed."""
+  yield Departure(
+    "what the detector tells (Eq. 14)",
+    "where it finds lesions in an image that has none",
+    "all class scores before any is thrown away, times the atlas where that is better",
+    "in such an image a good detector finds nothing",
+  )
+  if config.bare:
+    yield Departure(
+      "what the detector is trained on",
+      "images with their lesions",
+      f"{config.bare:.0%} of the images have them taken out, boxes kept, with "
+      f"{config.decoys:g} filled hole(s) elsewhere for each",
+      "it is to know where lesions occur, and not what they look like",
+    )
+  yield Departure(
+    "left and right",
+    "YOLO11 mirrors half of its images",
+    "mirrored" if config.augment.flip else "never exchanged",
+    "situs: left and right of a patient are not exchangeable",
   )

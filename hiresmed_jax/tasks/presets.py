@@ -6,7 +6,9 @@ sections 2.2 to 2.3. `best`: what later work made standard.
 
 from ml_collections import ConfigDict
 
-ROUTES = ("background", "lesion")
+from hiresmed_jax.tasks import location_presets
+
+ROUTES = ("background", "lesion", "location")
 PRESETS = ("paper", "best")
 
 
@@ -27,6 +29,7 @@ def base(name: str, *, route: str, preset: str) -> ConfigDict:
   config.mesh = ConfigDict({"data": -1, "fsdp": 1})
   config.background = background(preset)
   config.lesion = lesion(preset)
+  config.location = location_presets.location(preset)
   config.synthesize = synthesize()
   return config
 
@@ -146,6 +149,7 @@ def synthesize() -> ConfigDict:
       "least_contrast": 0.5,  # of an own lesion's contrast that must be left for it to be labelled
       "margin_px": 2.0,  # between a lesion and forbidden tissue
       "min_gap_px": 6.0,  # between two lesions
+      "prior": "auto",  # or "uniform", "atlas", "yolo", "atlas x yolo"; see synthesis.prior
       "floor": 0.3,  # share of places drawn uniformly from what is allowed
       "flip": False,  # may a copied lesion be mirrored: situs, as in data.augment.flip
       "workers": 0,  # threads; 0 = one a core

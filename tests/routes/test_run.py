@@ -24,6 +24,7 @@ from tests import tiny
 
 TINY = f"{tiny.__file__}:background"
 LESION = f"{tiny.__file__}:lesion"
+LOCATION = f"{tiny.__file__}:location"
 REAL = [TINY, "--data", "data", "--config.data.phantom.kind="]
 
 
@@ -68,15 +69,11 @@ def files(folder: Path) -> dict[str, bytes]:
     (["--config", "kubb.py"], "did you mean kub.py?"),
     (["--config", "kub.py:backgruond"], "did you mean background?"),
     (["--config", "kub.py:background,bets"], "did you mean best?"),
-    (
-      ["--config", "kub.py:location"],
-      "'location' is not in this version; it trains: back",
-    ),
     (["--config", "kub.py:danger"], "route 'danger' is not in this version"),
     (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
     (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
     (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1', 'mse'"),
-    (["--config", *REAL, "--config.background.optimizer.name=lion"], "use 'adam', 'adamw' or 'sgd'"),
+    (["--config", *REAL, "--config.background.optimizer.name=lion"], "'adam', 'adamw' or 'sgd'"),
     (["--config", TINY, "--config.background.dtype=float16"], "'auto', 'float32' or 'bfloat16'"),
     (["--config", TINY, "--config.data.fit=strech"], "use 'stretch', 'pad', 'crop'"),
     (["--config", TINY, "--config.data.size=64"], "use (rows, columns)"),
@@ -102,6 +99,13 @@ def files(folder: Path) -> dict[str, bytes]:
     (
       ["--config", *REAL, "--workdir", "run"],
       "holds a run of another config (",
+    ),
+    (["--config", LOCATION, "--config.location.size=100"], "use a multiple of 32"),
+    (["--config", LOCATION, "--config.location.net=x"], "location.net='x': use 'n', 's', 'm'"),
+    (["--config", LOCATION, "--config.location.bare=2.0"], "location.bare=2.0 is a share"),
+    (
+      ["--config", LOCATION, "--data", "data", "--config.data.phantom.kind="],
+      "has no lesions",
     ),
     (["--config", LESION, "--config.lesion.cpu_steps=0"], "lesion.cpu_steps=0: use 1 or more"),
     (

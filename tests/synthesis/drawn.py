@@ -13,6 +13,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.synthesis import background, survey
 from hiresmed_jax.synthesis.image import Setting
+from hiresmed_jax.synthesis.prior import Prior
 from hiresmed_jax.synthesis.request import Request
 from hiresmed_jax.tasks import presets
 
@@ -88,7 +89,8 @@ def dataset(folder: Path, *, count: int = 6, **options: Any) -> records.Dataset:
 
 def setting(data: records.Dataset, found: survey.Survey | None = None, *,
             maker: background.Maker | None = None, user_mask: np.ndarray | None = None,
-            values: dict[str, Any] | None = None, **changes: Any) -> Setting:  # fmt: skip
+            values: dict[str, Any] | None = None, prior: Prior | None = None,
+            **changes: Any) -> Setting:  # fmt: skip
   """What images of a request are made of; `changes` of `REQUEST`."""
   config = presets.synthesize()
   config.update_from_flattened_dict(values or {})
@@ -97,4 +99,5 @@ def setting(data: records.Dataset, found: survey.Survey | None = None, *,
   request = REQUEST._replace(**changes)
   lesions = Copies(found.patches) if request.source == "copy" else Lumps.fit(found.patches)
   maker = maker or background.Maker(None, None, config.existing == "label", 0.5)
-  return Setting(request, config, source, found, maker, lesions, user_mask)
+  prior = prior or Prior("atlas")
+  return Setting(request, config, source, found, maker, lesions, prior, user_mask)

@@ -2,7 +2,13 @@ import pytest
 
 from hiresmed_jax.runtime.overrides import apply_override, leaves
 from hiresmed_jax.tasks import presets
-from hiresmed_jax.tasks.departures import REASONS, departures, lesion_departures, reason_for
+from hiresmed_jax.tasks.departures import (
+  REASONS,
+  departures,
+  lesion_departures,
+  location_departures,
+  reason_for,
+)
 
 
 def config(*overrides, preset="paper"):
@@ -13,7 +19,7 @@ def config(*overrides, preset="paper"):
 
 
 def found(config):
-  both = [*departures(config), *lesion_departures(config)]
+  both = [*departures(config), *lesion_departures(config), *location_departures(config)]
   return {departure.what: departure for departure in both}
 
 

@@ -33,6 +33,7 @@ from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime.precision import compute_dtype
 from hiresmed_jax.synthesis import background as backgrounds
 from hiresmed_jax.synthesis import engine, folder, image, survey
+from hiresmed_jax.synthesis.prior import Prior
 from hiresmed_jax.synthesis.request import Request
 from hiresmed_jax.tasks import background, presets
 
@@ -106,6 +107,7 @@ def measured(
     found,
     _maker(way, options.size),
     Copies(found.patches),
+    Prior("atlas"),
     None,
     watch,
   )

@@ -307,15 +307,49 @@ def _synthesize(result: Result) -> Iterator[Row]:
     )
 
 
+def _detector(result: Result) -> Iterator[Row]:
+  for row in result["rows"]:
+    for part in ("training", "in use"):
+      rates = row[part]["images_per_second"]
+      yield Row(
+        f"{result['net']}, {result['batch']} images of {result['size']} px, {row['precision']}: "
+        f"{part}, images/s",
+        f"{rates['ours']:.1f}; the ultralytics package {rates['package']:.1f}, ours "
+        f"{row[part]['times']:.2f}x",
+      )
+
+
+def _metrics(result: Result) -> Iterator[Row]:
+  fid = result["fid"]
+  sides = ", ".join(f"{fid['times'][side]:.1f}x {side}" for side in fid["times"])
+  yield Row(
+    f"FID of {fid['images']:,} x {fid['features']:,} features",
+    f"{fid['seconds']['ours']:.2f} s; ours {sides}",
+  )
+  for name in ("ssim", "lpips"):
+    for row in result[name]:
+      rates = dict(row["images_per_second"])
+      ours = rates.pop("ours")
+      others = "; ".join(
+        f"{side} {rate:.1f}, ours {ours / rate:.2f}x" for side, rate in rates.items()
+      )
+      yield Row(
+        f"{name.upper()}{' of ' + row['net'] if 'net' in row else ''}, {row['size']} px, images/s",
+        f"{ours:.1f}; {others}",
+      )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
   "cpu_gains": _cpu_gains,
   "depthwise": _depthwise,
+  "detector": _detector,
   "first_look": _first_look,
   "input_pipeline": _input_pipeline,
   "insertion_realism": _insertion_realism,
   "lesions": _lesions,
+  "metrics": _metrics,
   "physics_oracle": _physics_oracle,
   "programs": _programs,
   "scaling": _scaling,

@@ -1,0 +1,222 @@
+"""Is YOLO11 here as fast as the `ultralytics` package, in training and in use?
+
+  python -m benchmarks.detector [--out benchmarks/results/detector_cpu.json]
+
+Same network, size of image, batch and boxes, in one process, one call of each in turn after two
+that do not count; medians. A training step is forward, assignment, loss, backward and the update
+by SGD with momentum; in use it is forward, decoding and suppression. The package's optimiser,
+clipping and average of the weights are PyTorch's plain ones, or left out, and its suppression is
+torchvision's where that can run, else not counted: the comparison errs in its favour. Images lie on
+the device. On a GPU ours computes in bfloat16 and the package under autocast, both also in float32.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.environment import environment
+from hiresmed_jax import loop
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import compilation
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.tasks import location, location_presets
+
+ROOM = 16
+Call = Callable[[], Any]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser.add_argument("--net", default="n", choices=("n", "s", "m"))
+  parser.add_argument("--size", type=int, default=320)
+  parser.add_argument("--batch", type=int, default=16)
+  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+  options = parser.parse_args()
+  if importlib.util.find_spec("ultralytics") is None:
+    raise UserError("the other side is missing: bash launch/references.sh installs it")
+  about = environment()
+  gpu = jax.default_backend() == "gpu"
+  rows = []
+  for precision in ("float32", "bfloat16") if gpu else ("float32",):
+    rows.append(measure(options, precision, gpu))
+    print(json.dumps(rows[-1]), flush=True)
+  result = {
+    "benchmark": "detector",
+    **about,
+    "net": f"yolo11{options.net}",
+    "size": options.size,
+    "batch": options.batch,
+    "rounds": options.rounds,
+    "goals": {"training": 1.5 if gpu else 1.0},
+    "rows": rows,
+  }
+  line = json.dumps(result)
+  print(line)
+  if options.out:
+    options.out.write_text(line + "\n")
+
+
+def measure(options: Any, precision: str, gpu: bool) -> dict[str, Any]:
+  """Images per second of both sides, in training and in use."""
+  images, boxes, valid = scenes(options.batch, options.size)
+  ours = _ours(options, precision, images, boxes, valid)
+  theirs = _theirs(options, precision, images, boxes, valid, gpu)
+  row: dict[str, Any] = {"precision": precision}
+  for part in ("training", "in use"):
+    seconds = _medians({"ours": ours[part], "package": theirs[part]}, options.rounds)
+    row[part] = {
+      "images_per_second": {side: round(options.batch / s, 2) for side, s in seconds.items()},
+      "times": round(seconds["package"] / seconds["ours"], 3),
+    }
+  row["compile_seconds"] = ours["compile_seconds"]
+  return row
+
+
+def scenes(batch: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Noise with bright squares: images_m11 f32[N, S, S, 3], boxes f32[N, M, 4], valid bool[N, M]."""
+  rng = np.random.default_rng(0)
+  images = rng.normal(-0.5, 0.2, (batch, size, size, 3)).astype(np.float32)
+  boxes, valid = np.zeros((batch, ROOM, 4), np.float32), np.zeros((batch, ROOM), bool)
+  for image, own, there in zip(images, boxes, valid):
+    for j in range(rng.integers(1, 5)):
+      x, y, side = *rng.integers(0, size - 40, 2), rng.integers(8, 32)
+      image[y : y + side, x : x + side] += 1.0
+      own[j], there[j] = (x, y, x + side, y + side), True
+  return np.clip(images, -1, 1), boxes, valid
+
+
+def _ours(
+  options: Any, precision: str, images: np.ndarray, boxes: np.ndarray, valid: np.ndarray
+) -> dict[str, Any]:
+  values = location_presets.location("paper")
+  values.update({"net": options.net, "size": options.size, "batch_size": options.batch})
+  task = location.build(
+    values,
+    channels=3,
+    size=options.size,
+    steps=1000,
+    steps_per_epoch=100,
+    dtype=jax.numpy.dtype(precision),
+  )
+  batch = {"images_m11": images, "boxes_xyxy": boxes, "boxes_valid": valid}
+  weight = np.ones(options.batch, np.float32)
+  mesh = meshes.make_mesh(devices=jax.devices()[:1])
+  start = time.perf_counter()
+  programs = loop.compile_programs(task, mesh, batch, [batch | {"weight": weight}])
+  seconds = time.perf_counter() - start
+  net = location.network(values, dtype=jax.numpy.dtype(precision))
+  given = meshes.put_batch(batch, programs.batch_sharding)
+  where = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
+  held = {"state": jax.jit(task.init, out_shardings=where)(jax.random.key(0))}
+  variables = jax.tree.map(jax.numpy.copy, location.averaged(held["state"]))
+  find = jax.jit(
+    lambda v, x: location.detections(v, x, net=net), compiler_options=compilation.options()
+  )
+
+  def train() -> None:
+    held["state"], scalars = programs.step(held["state"], given, programs.frozen)
+    jax.block_until_ready(scalars)
+
+  return {
+    "training": train,
+    "in use": lambda: jax.block_until_ready(find(variables, given["images_m11"])),
+    "compile_seconds": round(seconds, 1),
+  }
+
+
+def _theirs(
+  options: Any,
+  precision: str,
+  images: np.ndarray,
+  boxes: np.ndarray,
+  valid: np.ndarray,
+  gpu: bool,
+) -> dict[str, Call]:
+  from tests.reference import ultralytics_cpu as reference
+
+  torch = reference.torch
+  device = "cuda" if gpu else "cpu"
+  net = reference.network(options.net, classes=1).to(device)
+  space = reference.package("ultralytics.utils").IterableSimpleNamespace
+  net.args = space(box=7.5, cls=0.5, dfl=1.5)
+  given = torch.from_numpy((images + 1) / 2).permute(0, 3, 1, 2).contiguous().to(device)
+  real = [own[there] / options.size for own, there in zip(boxes, valid)]
+  corners = np.concatenate(real)
+  centres = np.concatenate(
+    [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=-1
+  )
+  batch = {
+    "img": given,
+    "cls": torch.zeros(len(corners), 1, device=device),
+    "bboxes": torch.from_numpy(centres).to(device),
+    "batch_idx": torch.tensor(
+      np.repeat(np.arange(len(real)), [len(own) for own in real]), device=device
+    ).float(),
+  }
+  tx = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.937, nesterov=True)
+
+  def precise() -> Any:
+    if precision == "float32":
+      return contextlib.nullcontext()
+    return torch.autocast(device, torch.bfloat16)
+
+  def wait() -> None:
+    if gpu:
+      torch.cuda.synchronize()
+
+  def train() -> None:
+    net.train()
+    tx.zero_grad(set_to_none=True)
+    with precise():
+      total, _ = net.loss(batch)
+    total.sum().backward()
+    tx.step()
+    wait()
+
+  suppress = _suppression(reference)
+
+  def use() -> None:
+    net.eval()
+    with torch.inference_mode(), precise():
+      found = net(given)
+      suppress(found[0] if isinstance(found, tuple) else found)
+    wait()
+
+  return {"training": train, "in use": use}
+
+
+def _suppression(reference: Any) -> Callable[[Any], Any]:
+  """The package's, where torchvision's operator runs; else nothing."""
+  nms = reference.package("ultralytics.utils.nms").non_max_suppression
+  probe = reference.torch.rand(1, 5, 4)
+  try:
+    nms(probe, conf_thres=0.001, iou_thres=0.7, max_det=300)
+  except (NotImplementedError, RuntimeError):
+    return lambda found: found
+  return lambda found: nms(found.float(), conf_thres=0.001, iou_thres=0.7, max_det=300)
+
+
+def _medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+  times: dict[str, list[float]] = {side: [] for side in calls}
+  for number in range(rounds + 2):
+    for side, call in calls.items():
+      time.sleep(0.05)  # threads of the side before still spin for a few milliseconds
+      start = time.perf_counter()
+      call()
+      if number >= 2:
+        times[side].append(time.perf_counter() - start)
+  return {side: statistics.median(values) for side, values in times.items()}
+
+
+if __name__ == "__main__":
+  main()

@@ -27,5 +27,7 @@ def get_config(arg: str = "all"):
   route.ema = 0.99
   route.update({"batch_size": 4, "steps": 400, "log_every": 20, "eval_every": 200})
   route.eval_images = 16
+  config.location.update({"size": 320, "batch_size": 8, "epochs": 20, "close_mosaic": 3})
+  config.location.update({"log_every": 25, "eval_every": 100})
   config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour
   return config

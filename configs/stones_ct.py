@@ -27,6 +27,8 @@ def get_config(arg: str = "all"):
   config.data.update({"size": (320, 392), "crop": 96})
   small_ct(config.background)
   config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour
+  config.location.update({"size": 320, "batch_size": 16, "epochs": 12, "close_mosaic": 3})
+  config.location.update({"log_every": 25, "eval_every": 100})
   return config
 
 

@@ -91,7 +91,7 @@ def _decoys(
   free = candidates.allowed(taken.astype(np.uint8), content, 0.0)
   found = []
   for number in rng.integers(len(lesions), size=count):
-    outline = _cut(lesions[number])
+    outline = cut(lesions[number])
     try:
       (site,) = candidates.place(
         rng, np.ones(free.shape, np.float32), free, [outline], floor=1.0, min_gap_px=0.0
@@ -106,6 +106,7 @@ def _decoys(
   return found
 
 
-def _cut(mask: np.ndarray) -> np.ndarray:
+def cut(mask: np.ndarray) -> np.ndarray:
+  """The part of bool[H, W] that holds all of its pixels."""
   rows, columns = np.nonzero(mask)
   return mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

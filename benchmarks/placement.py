@@ -1,0 +1,264 @@
+"""Does learned placement know where patients have lesions, and does a site give itself away?
+
+  python -m benchmarks.placement --workdir runs/stones_ct --data data/stones_ct \
+    [--figure FILE] [--out FILE]
+
+On held-out images whose lesions are taken out (`synthesis/bare.py`):
+
+  log-score     log-chance of the real places, nats over the uniform prior, with an interval over
+                patients: atlas, YOLO, both, and what the one in use has over the others
+  context       a small network (`patch_classifier.py`) sees 33 x 33 pixels around real and chosen
+                sites, the middle painted over, and is judged on patients it has not seen; half of
+                the patients' real sites against the other half's shows what chance looks like
+  placements    a thousand of them on the mask in use: how many footprints touch it
+  danger        share of real lesions that the mask would forbid, when the workdir has one
+
+Nothing was tuned on the classifier.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import patch_classifier
+from benchmarks.environment import environment
+from benchmarks.insertion_realism import SIDE, fold_of
+from hiresmed_jax.data import records
+from hiresmed_jax.lesions import crops
+from hiresmed_jax.placement import atlas as atlases
+from hiresmed_jax.placement import candidates
+from hiresmed_jax.runtime import cli, compilation
+from hiresmed_jax.runtime.figures import image_grid
+from hiresmed_jax.synthesis import bare, canvas, existing, judging, survey, workdir
+from hiresmed_jax.synthesis import prior as priors
+
+FLOOR = 0.3  # as `presets.synthesize`
+MARGIN_PX = 2.0
+PLACEMENTS = 1000
+_MIDDLE_PX = 10  # radius that is painted over: more than the hole that a stone leaves
+
+
+class Scene(NamedTuple):
+  """A held-out image without its lesions."""
+
+  canvas: canvas.Canvas
+  points: np.ndarray  # f64[N, 2] (x, y) where they were
+  footprints: list[np.ndarray]
+  group: str
+  scores: dict[str, np.ndarray]  # of each prior
+  forbidden: np.ndarray  # bool[H, W]
+
+
+def main(argv: list[str]) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser.add_argument("--workdir", type=Path, required=True, help="with the route location trained")
+  parser.add_argument("--data", type=Path, help="prepared dataset (that of the workdir)")
+  parser.add_argument("--split", default="test", help="whose images")
+  parser.add_argument("--seeds", type=int, default=3, help="of the classifier")
+  parser.add_argument("--figure", type=Path, help="PNG of scores and chosen sites")
+  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+  options = parser.parse_args(argv)
+  dataset = workdir.dataset_of(options.workdir, options.data)
+  model = workdir.location_of(options.workdir, dataset, dtype=jax.numpy.float32)
+  through = priors.through_detector(
+    model.net, model.variables, channels=model.view.channels, options=compilation.options()
+  )
+  chosen = model.results["prior"]
+  detector = priors.Prior("yolo", model.view, through)
+  where = survey.kept(dataset, options.workdir).atlas
+  source = records.source(dataset, options.split)
+  found = judging.log_scores(
+    source, detector, where, decoys=1.0, floor=FLOOR, seed=0, limit=len(source)
+  )
+  used = judging.key_of(chosen["name"], chosen["powers"].get(chosen["name"], 1.0))
+  told = judging.table(found, used, powers=list(chosen["powers"].values()), seed=0)
+  print(json.dumps({"used": used, **told}), flush=True)
+  forbid = _forbidden(options.workdir, dataset)
+  scenes = [
+    _scene(item, index, where, detector, chosen["powers"], forbid)
+    for index, item in enumerate(source)
+    if len(item["boxes"])
+  ]
+  result = {
+    "benchmark": "placement",
+    **environment(),
+    "data": dataset.card["name"],
+    "images": len(scenes),
+    "prior": {"used": used, **told},
+    "context": _context(scenes, options.seeds),
+    "placements": _placements(scenes, chosen["name"]),
+    "danger": _danger(scenes, forbid is not None),
+  }
+  if options.figure:
+    _draw(scenes, chosen["name"], options.figure)
+  line = json.dumps(result)
+  print(line)
+  if options.out:
+    options.out.write_text(line + "\n")
+
+
+def _forbidden(folder: Path, dataset: records.Dataset) -> Callable[[canvas.Canvas], Any] | None:
+  """The mask of the route danger, where the workdir has one."""
+  del folder, dataset
+  return None
+
+
+def _scene(
+  item: dict[str, Any],
+  index: int,
+  where: atlases.Atlas,
+  detector: priors.Prior,
+  powers: dict[str, float],
+  forbid: Callable[[canvas.Canvas], np.ndarray] | None,
+) -> Scene:
+  values, value_range = crops.canvas(item)
+  lesions = existing.masks(values, item["boxes"], item["lesion_mask"], value_range)
+  empty = {**item, "image": bare.emptied(item, (0, index), decoys=0.0)}
+  ground = canvas.real(empty)
+  scores = {
+    name: priors.score_map(detector._replace(name=name, power=powers.get(name, 1.0)), where, ground)
+    for name in priors.NAMES
+  }
+  forbidden = np.zeros(ground.shape, bool)
+  if item["forbidden_mask"].size:
+    forbidden |= item["forbidden_mask"] > 0
+  if forbid is not None:
+    forbidden |= forbid(ground)
+  return Scene(
+    ground,
+    atlases.centres_of(item),
+    [bare.cut(mask) for mask in lesions],
+    item["group"],
+    scores,
+    forbidden,
+  )
+
+
+def _place(scene: Scene, name: str, rng: np.random.Generator) -> list[candidates.Site]:
+  free = candidates.allowed(scene.forbidden, scene.canvas.content, MARGIN_PX)
+  return candidates.place(
+    rng, scene.scores[name], free, scene.footprints, floor=FLOOR, min_gap_px=6.0, prior=name
+  )
+
+
+def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
+  """AUC of real against chosen sites, by prior, and of real against real."""
+  real, groups = [], []
+  chosen: dict[str, list[np.ndarray]] = {name: [] for name in priors.NAMES}
+  for number, scene in enumerate(scenes):
+    for x, y in scene.points:
+      real.append(_patch(scene, x, y))
+      groups.append(scene.group)
+    for name in priors.NAMES:
+      sites = _place(scene, name, np.random.default_rng([1, number]))
+      # As many as there are points, so that both sides have the same images.
+      centres = [site.centre for site in sites]
+      centres = [centres[i % len(centres)] for i in range(len(scene.points))]
+      chosen[name] += [_patch(scene, x, y) for x, y in centres]
+  number = np.unique(groups, return_inverse=True)[1]
+  folds, count = fold_of(number), len(real)
+  told: dict[str, Any] = {"sites": count, "groups": int(number.max()) + 1}
+  half = np.random.default_rng(0).permutation(number.max() + 1) % 2
+  pairs = {"real against real": (np.stack(real), half[number], np.arange(count))}
+  twice = np.tile(np.arange(count), 2)
+  for name, patches in chosen.items():
+    pairs[name] = (np.stack(real + patches), np.repeat([0, 1], count), twice)
+  for name, (patches, labels, index) in pairs.items():
+    judged = patch_classifier.judge(
+      patches, labels, number[index], folds[index], seeds=range(seeds)
+    )
+    told[name] = {"auc": round(judged.auc, 3), "interval": [round(v, 3) for v in judged.interval]}
+    print(f"context, {name}: {told[name]}", flush=True)
+  return told
+
+
+def _patch(scene: Scene, x: float, y: float) -> np.ndarray:
+  """f32[33, 33] in [-1, 1] around a point, a disc in the middle painted over."""
+  low, high = scene.canvas.value_range
+  grey = (scene.canvas.values.mean(axis=-1) - low) / (high - low) * 2 - 1
+  half = SIDE // 2
+  padded = np.pad(np.clip(grey, -1, 1), half, constant_values=-1.0)
+  row, column = int(y), int(x)
+  patch = padded[row : row + SIDE, column : column + SIDE].astype(np.float32).copy()
+  rows, columns = np.ogrid[-half : half + 1, -half : half + 1]
+  patch[rows**2 + columns**2 <= _MIDDLE_PX**2] = 0.0
+  return patch
+
+
+def _placements(scenes: Sequence[Scene], name: str) -> dict[str, Any]:
+  """Footprints that touch forbidden pixels, of a thousand or a few more."""
+  made = touching = outside = 0
+  number = 0
+  while made < PLACEMENTS:
+    scene = scenes[number % len(scenes)]
+    for shape, site in zip(
+      scene.footprints, _place(scene, name, np.random.default_rng([2, number]))
+    ):
+      row, column = site.origin
+      part = np.s_[row : row + shape.shape[0], column : column + shape.shape[1]]
+      touching += bool((scene.forbidden[part] & shape).any())
+      outside += bool((~scene.canvas.content[part] & shape).any())
+      made += 1
+    number += 1
+  return {"made": made, "on_the_mask": touching, "outside_the_body": outside}
+
+
+def _danger(scenes: Sequence[Scene], predicted: bool) -> dict[str, Any]:
+  """Share of real lesions whose centre lies on the mask."""
+  hits = [
+    bool(scene.forbidden[int(y), int(x)])
+    for scene in scenes
+    for x, y in np.clip(scene.points, 0, np.array(scene.forbidden.shape[::-1]) - 1)
+  ]
+  covered = float(np.mean([scene.forbidden.mean() for scene in scenes]))
+  return {
+    "predicted": predicted,
+    "false_exclusion": float(np.mean(hits)),
+    "lesions": len(hits),
+    "forbidden_share_of_the_image": covered,
+  }
+
+
+def _draw(scenes: Sequence[Scene], name: str, path: Path) -> None:
+  """Background, each score, what is forbidden, and chosen sites, for a few images."""
+  rows = []
+  for scene in scenes[:: max(1, len(scenes) // 4)][:4]:
+    low, high = scene.canvas.value_range
+    grey = np.clip((scene.canvas.values.mean(axis=-1) - low) / (high - low), 0, 1)
+    colour = np.repeat(grey[..., None], 3, axis=-1)
+    row = [colour]
+    for one in ("atlas", "yolo", "atlas x yolo"):
+      score = scene.scores[one] / max(float(scene.scores[one].max()), 1e-12)
+      shade = np.sqrt(score)[..., None] * np.array([1.0, 0.5, 0.0])
+      row.append(np.clip(0.6 * colour + 0.7 * shade, 0, 1))
+    marked = colour.copy()
+    marked[scene.forbidden] = 0.6 * marked[scene.forbidden] + [0.4, 0.0, 0.0]
+    for draw in range(12):
+      for site in _place(scene, name, np.random.default_rng([3, draw])):
+        _dot(marked, site.centre, (1.0, 0.8, 0.1) if site.prior == name else (0.4, 0.7, 1.0))
+    for x, y in scene.points:
+      _dot(marked, (x, y), (0.2, 1.0, 0.3))
+    row.append(marked)
+    rows.append(row)
+  image_grid(
+    path,
+    rows,
+    columns=("lesions taken out", "atlas", "yolo", "atlas x yolo", "forbidden, and sites"),
+    cell=400,
+    footer="sites: orange by the prior, blue uniform; green: real; red: forbidden",
+  )
+
+
+def _dot(image: np.ndarray, centre: tuple[float, float], colour: Sequence[float]) -> None:
+  x, y = int(centre[0]), int(centre[1])
+  image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = colour
+
+
+if __name__ == "__main__":
+  cli.run(main, sys.argv[1:])

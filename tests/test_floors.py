@@ -14,7 +14,7 @@ FLOORS = [
   ["nets", "losses", "metrics", "data", "runtime"],
   ["placement", "lesions", "tasks", "convert"],
   ["loop", "synthesis", "report", "explanation"],
-  ["routes"],
+  ["routes", "evaluation"],
   ["prepare", "train", "synthesize", "evaluate", "weights", "explain", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,108 @@
+"""`python -m hiresmed_jax.evaluate`: images against real ones, in tables that can be defended."""
+
+import argparse
+import pathlib
+
+from hiresmed_jax.convert.features import cache_folder
+from hiresmed_jax.convert.inception import RESIZES
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.evaluation import convergence, networks, readers, run
+from hiresmed_jax.runtime import cli, compilation, mesh
+
+_EXAMPLE = """\
+  python -m hiresmed_jax.evaluate --real data/stones_ct --synthetic out --out report
+  python -m hiresmed_jax.evaluate --workdir hdfb=runs/a --workdir hdfb=runs/b \\
+    --workdir plain=runs/c --lpips squeezenet --tap 768 --out report
+  python -m hiresmed_jax.evaluate --real real --baseline DDM=ddm --baseline VQGAN=vqgan --out report
+  python -m hiresmed_jax.evaluate --run hdfb=runs/a --run plain=runs/c --out report
+  python -m hiresmed_jax.evaluate --reader-study answers.csv --out report"""
+
+
+def main(argv: list[str]) -> None:
+  """Writes report.md, report.json and figures."""
+  options = _options(argv)
+  compilation.keep_programs(cache_folder())
+  asked = run.Asked(
+    out=options.out,
+    real=options.real,
+    data=options.data,
+    synthetic=_named(options.synthetic, "synthetic"),
+    workdirs=_named(options.workdir, "ours"),
+    baselines=_named(options.baseline, None, option="--baseline"),
+    runs=_named(options.run, None, option="--run"),
+    reader_study=options.reader_study,
+    lpips=[net for net in dict.fromkeys(options.lpips) if net != "none"],
+    network=options.features,
+    tap=options.tap,
+    how=options.resize,
+    file=options.inception,
+    samplings=options.samplings,
+    thresholds=options.threshold,
+    quantity=options.quantity,
+    seed=options.seed,
+    overwrite=options.overwrite,
+  )
+  if asked.samplings is not None and asked.samplings < 1:
+    raise UserError(f"--samplings {asked.samplings}: use 1 or more")
+  run.evaluate(asked, mesh.make_mesh())
+  print(f"report: {(options.out / 'report.md').absolute()}")
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+  parser = cli.Parser(
+    "evaluate",
+    "Compares images with real ones: the paper's tables with tests and protocols, lesions one by "
+    "one, convergence, reader studies. A method named twice has several seeds or samplings.",
+    example=_EXAMPLE,
+  )
+  add = parser.add_argument
+  path = pathlib.Path
+  add("--real", type=path, metavar="DIR",
+      help="prepared dataset (its held-out images count) or a folder of images")  # fmt: skip
+  add("--synthetic", action="append", default=[], metavar="[NAME=]DIR",
+      help="what `synthesize` wrote, or a folder of images; may be repeated")  # fmt: skip
+  add("--workdir", action="append", default=[], metavar="[NAME=]DIR",
+      help="trained run: its reconstructions of held-out images; may be repeated")  # fmt: skip
+  add("--baseline", action="append", default=[], metavar="NAME=DIR",
+      help="another method's images, named as the real ones, or with _0, _1 ..")  # fmt: skip
+  add("--data", type=path, metavar="DIR", help="dataset of the workdirs (where they noted it)")
+  add("--run", action="append", default=[], metavar="NAME=DIR",
+      help="run whose metrics.jsonl is drawn beside others'; may be repeated")  # fmt: skip
+  add("--quantity", default=convergence.QUANTITY, metavar="KEY",
+      help="of metrics.jsonl, for --run (val_l1)")  # fmt: skip
+  add("--threshold", action="append", default=[], type=float, metavar="X",
+      help="error to be reached; may be repeated (three that all runs reach)")  # fmt: skip
+  add("--reader-study", type=path, metavar="CSV", help=readers.FORMAT)
+  add("--lpips", nargs="+", default=["alexnet", "vgg16"], choices=[*networks.LPIPS_NETS, "none"],
+      metavar="NET", help="alexnet, vgg16, squeezenet or none (alexnet vgg16)")  # fmt: skip
+  add("--features", choices=networks.FEATURE_NETS, default="inception",
+      help="network of FID, KID, precision and recall (inception)")  # fmt: skip
+  add("--inception", type=path, metavar="FILE", help="weights of that network (cache folder)")
+  add("--tap", type=int, choices=(64, 192, 768, 2048), default=2048,
+      help="features of Inception; a number of fewer than 2048 carries its tap (2048)")  # fmt: skip
+  add("--resize", choices=tuple(RESIZES), default="legacy",
+      help="of Inception's input: pytorch-fid's, TensorFlow's or clean-fid's (legacy)")  # fmt: skip
+  add("--samplings", type=int, metavar="N", help="images of each background (as fit best)")
+  add("--seed", type=int, default=0, help="of subsets, halves and resamples (0)")
+  add("--out", required=True, type=path, metavar="DIR", help="folder of the report")
+  add("--overwrite", action="store_true", help="replace a report that is there")
+  return parser.parse(argv)[0]
+
+
+def _named(
+  given: list[str], default: str | None, *, option: str = ""
+) -> list[tuple[str, pathlib.Path]]:
+  """NAME=DIR, or DIR under the default name."""
+  found = []
+  for text in given:
+    name, equals, folder = text.partition("=")
+    if not equals and default is not None:
+      name, folder = default, text
+    if not name or not folder:
+      raise UserError(f"{option} {text}: write NAME=DIR")
+    found.append((name, pathlib.Path(folder)))
+  return found
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,164 @@
+"""Distances between the real images and a method's, each with its floor, its interval and protocol.
+
+KID first: it is not biased by few images. FID stands beside what equal distributions have.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hiresmed_jax.metrics import fid, kid, prdc
+from hiresmed_jax.metrics.protocol import FeatureNet, label, protocol
+
+_K = 5  # neighbours of precision and recall
+_RESAMPLES, _LEAST_RESAMPLES = 200, 20
+_AT_FULL = 500  # images up to which all resamples are drawn: the time grows with their cube
+_SUBSETS = 100
+
+
+class Side(NamedTuple):
+  """One set of feature vectors f32[N, D], with whose image and which sampling each is."""
+
+  features: np.ndarray
+  groups: np.ndarray
+  samplings: np.ndarray
+  keys: np.ndarray
+
+
+def side(
+  features: np.ndarray, groups: Sequence[str], samplings: Sequence[int], keys: Sequence[str]
+) -> Side:
+  """Leaves out images that were not read (NaN)."""
+  read = np.isfinite(features).all(axis=1)
+  columns = (np.asarray(column)[read] for column in (groups, samplings, keys))
+  return Side(features[read], *columns)
+
+
+def floors(real: Side, net: FeatureNet, *, seed: int) -> dict[str, Any]:
+  """What two halves of the real images, split by patient, are apart."""
+  found: dict[str, Any] = {}
+  for name, distance in (("KID", kid.mmd2), ("FID", fid.fid)):
+    title = label(name, net.name, net.tap)
+    try:
+      floor = fid.split_half(real.features, distance, groups=real.groups, seed=seed)
+    except ValueError as error:
+      found[name] = {"name": title, "missing": str(error)}
+      continue
+    found[name] = {
+      "name": title,
+      "value": floor.value,
+      "sd": floor.sd,
+      "protocol": f"{title} of random halves of the real images, whole groups, 10 splits, "
+      f"N {floor.number} or more a side, seed {seed}; a full set's floor is lower",
+    }
+  return found
+
+
+def distances(
+  real: Side, other: Side, net: FeatureNet, *, seed: int, resamples: int = _RESAMPLES
+) -> dict[str, Any]:
+  """Everything between two sets; means and SDs over the samplings of `other`.
+
+  Returns:
+    {"KID", "FID", "precision", "recall", "density", "coverage"}: each {"name", "value", "sd" (over
+    samplings, None for one), "samplings": [values], "protocol"} or {"name", "missing": reason};
+    KID and FID with "interval" where patients can be resampled.
+  """
+  parts = [other.features[other.samplings == k] for k in np.unique(other.samplings)]
+  many = len(parts) > 1
+  count = (
+    f"{min(map(len, parts))} to {max(map(len, parts))}" if len(set(map(len, parts))) > 1 else ""
+  )
+
+  def line(name: str, **options: Any) -> str:
+    text = protocol(
+      name,
+      net=net.name,
+      tap=net.tap,
+      resize=net.resize,
+      count_real=len(real.features),
+      count_other=len(parts[0]),
+      **options,
+    )
+    text += f"; {len(parts)} samplings" if many else ""
+    return text + (f" of {count} images" if count else "")
+
+  found: dict[str, Any] = {}
+  for name, once, options in (
+    ("KID", lambda z: kid.kid(real.features, z, subsets=_SUBSETS, seed=seed), None),
+    ("FID", lambda z: fid.fid(real.features, z), {}),
+  ):
+    title = label(name, net.name, net.tap)
+    try:
+      values = [once(part) for part in parts]
+    except ValueError as error:
+      found[name] = {"name": title, "missing": str(error)}
+      continue
+    if options is None:
+      options = {"details": f"{values[0].subsets} subsets of {values[0].size}", "seed": seed}
+      values = [value.value for value in values]
+    found[name] = {"name": title, **_spread(values), "protocol": line(name, **options)}
+    exact = kid.mmd2 if name == "KID" else fid.fid
+    found[name] |= _interval(real, other, exact, resamples=resamples, seed=seed)
+  try:
+    four = [prdc.prdc(real.features, part, k=_K) for part in parts]
+  except ValueError as error:
+    return found | {name: {"name": name, "missing": str(error)} for name in prdc.Prdc._fields}
+  for name in prdc.Prdc._fields:
+    title = (
+      name
+      if net.name.startswith("inception") and net.tap == 2048
+      else label(name, net.name, net.tap)
+    )
+    values = [getattr(one, name) for one in four]
+    found[name] = {"name": title, **_spread(values), "protocol": line(name, details=f"k {_K}")}
+  return found
+
+
+def without_network(reason: str) -> dict[str, Any]:
+  """The same numbers, missing."""
+  return {name: {"name": name, "missing": reason} for name in ("KID", "FID", *prdc.Prdc._fields)}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+  sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return {"value": float(np.mean(values)), "sd": sd, "samplings": [float(v) for v in values]}
+
+
+def _interval(
+  real: Side,
+  other: Side,
+  distance: Callable[[np.ndarray, np.ndarray], float],
+  *,
+  resamples: int,
+  seed: int,
+) -> Mapping[str, Any]:
+  """95 % interval of the first sampling's distance over patients."""
+  first = other.samplings == other.samplings.min()
+  features, groups, keys = other.features[first], other.groups[first], other.keys[first]
+  # The same images on both sides: the same patients are drawn.
+  order, real_order = np.argsort(keys, kind="stable"), np.argsort(real.keys, kind="stable")
+  paired = np.array_equal(keys[order], real.keys[real_order])
+  base, base_groups = real.features, real.groups
+  if paired:
+    base, base_groups = base[real_order], base_groups[real_order]
+    features, groups = features[order], groups[order]
+  number = max(len(base), len(features))
+  draws = int(np.clip(resamples * (_AT_FULL / number) ** 2, _LEAST_RESAMPLES, resamples))
+  try:
+    found = fid.bootstrap(
+      base, features, distance, groups_real=base_groups, groups_other=groups, paired=paired,
+      resamples=draws, seed=seed,
+    )  # fmt: skip
+  except ValueError as error:
+    return {"interval_missing": str(error)}
+  if not math.isfinite(found.low):
+    return {"interval_missing": "it is not finite"}
+  return {
+    "interval": [found.low, found.high],
+    "interval_protocol": f"95 %, {draws} bootstrap samples of {found.groups} groups"
+    + (", the same patients on both sides" if paired else "")
+    + ", first sampling, centred on the value of all images",
+  }

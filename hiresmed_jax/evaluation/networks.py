@@ -1,0 +1,107 @@
+"""The frozen networks that a report needs; one that is not there leaves a reason, no number."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hiresmed_jax.convert import features, inception, resnet
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.metrics.lpips import Distance
+from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.nets.inception import SIZE
+from hiresmed_jax.ops.resize import resize_matrix
+from hiresmed_jax.types import Params
+
+FEATURE_NETS = ("inception", "radimagenet")
+LPIPS_NETS = ("alexnet", "vgg16", "squeezenet")
+
+
+class Features(NamedTuple):
+  """A network whose features are compared, and the input that its own resize ends at."""
+
+  net: FeatureNet
+  size: int
+  method: str
+
+  def feed(self, image: np.ndarray) -> np.ndarray:
+    """f32[H, W, C] in [0, 1] -> f32[size, size, C] in 0 .. 255, resized as the network does it.
+
+    On the host, with the same matrices: the network's own resize then changes nothing, and images
+    of any size share one program.
+    """
+    rows = resize_matrix(image.shape[0], self.size, self.method)
+    columns = resize_matrix(image.shape[1], self.size, self.method)
+    channels = [rows @ (image[..., c] @ columns.T) for c in range(image.shape[-1])]
+    return np.float32(255.0) * np.stack(channels, axis=-1)
+
+
+class Networks(NamedTuple):
+  """What can be had.
+
+  Attributes:
+    lpips: network -> (distance, weights).
+    features: for distances between sets; None where missing.
+    missing: name of a number, or "features" -> why it is missing.
+  """
+
+  lpips: Mapping[str, tuple[Distance, Params]]
+  features: Features | None
+  missing: Mapping[str, str]
+
+
+def load(
+  lpips: Sequence[str],
+  *,
+  network: str = "inception",
+  tap: int = 2048,
+  how: str = "legacy",
+  file: Path | None = None,
+) -> Networks:
+  """Opens the networks; weights that are not there are noted, each with the command that gets them.
+
+  Args:
+    lpips: of LPIPS_NETS.
+    network: of FEATURE_NETS.
+    tap: of Inception.
+    how: Inception's resize.
+    file: its weights; None: those in the cache folder.
+
+  Raises:
+    UserError: a file that was named cannot be used.
+  """
+  distances, missing = {}, {}
+  for name in lpips:
+    try:
+      distances[name] = features.load_perceptual(name)
+    except UserError as error:
+      missing[f"lpips_{name}"] = str(error)
+  found = None
+  try:
+    found = _features(network, tap, how, file)
+  except UserError as error:
+    if file is not None:
+      raise
+    missing["features"] = str(error)
+  return Networks(distances, found, missing)
+
+
+def _features(network: str, tap: int, how: str, file: Path | None) -> Features:
+  if network == "radimagenet":
+    net = resnet.load_cached() if file is None else resnet.load(file)
+    return Features(net, resnet.SIZE, "bilinear")
+  net = (
+    inception.load_cached(tap=tap, how=how)
+    if file is None
+    else inception.load(file, tap=tap, how=how)
+  )
+  return Features(net, SIZE, inception.RESIZES[how][0])
+
+
+def placed(networks: Networks, put: Any) -> dict[str, Any]:
+  """Weights of every network where `put` puts them: {"features", "lpips": {name: ..}}."""
+  return {
+    "features": put(networks.features.net.weights) if networks.features else None,
+    "lpips": {name: put(weights) for name, (_, weights) in networks.lpips.items()},
+  }

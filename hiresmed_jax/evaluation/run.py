@@ -1,0 +1,316 @@
+"""From what was asked to a report: every number measured, or missing with its reason."""
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hiresmed_jax.data.writers import manifest, whole_file
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.evaluation import (
+  convergence,
+  distances,
+  figures,
+  lesions,
+  markdown,
+  measure,
+  models,
+  networks,
+  readers,
+  real,
+  sets,
+  tables,
+)
+from hiresmed_jax.evaluation.pictures import Entry
+from hiresmed_jax.synthesis import workdir
+
+Named = tuple[str, Path]  # a method's name and its folder
+FILES = ("report.md", "report.json", "typical.png", "worst.png", "convergence.png")
+_CASES = 3
+
+
+class Asked(NamedTuple):
+  """What is to be compared, and how.
+
+  Attributes:
+    out: folder of the report.
+    real: prepared dataset or folder; None: the data of the first workdir.
+    data: prepared dataset of the workdirs, where it has moved.
+    synthetic: folders of `synthesize`, or of images.
+    workdirs: trained runs, whose reconstructions of held-out images are judged.
+    baselines: folders of other methods' images.
+    runs: folders with a metrics.jsonl, for convergence.
+    reader_study: CSV file.
+    lpips: networks.
+    network: whose features are compared, `tap` of which, resized `how`, with the weights of `file`.
+    samplings: of each background; None chooses.
+    thresholds: of the convergence.
+    quantity: whose convergence.
+    seed: of what is drawn.
+    overwrite: replace a report.
+  """
+
+  out: Path
+  real: Path | None = None
+  data: Path | None = None
+  synthetic: Sequence[Named] = ()
+  workdirs: Sequence[Named] = ()
+  baselines: Sequence[Named] = ()
+  runs: Sequence[Named] = ()
+  reader_study: Path | None = None
+  lpips: Sequence[str] = ("alexnet", "vgg16")
+  network: str = "inception"
+  tap: int = 2048
+  how: str = "legacy"
+  file: Path | None = None
+  samplings: int | None = None
+  thresholds: Sequence[float] = ()
+  quantity: str = convergence.QUANTITY
+  seed: int = 0
+  overwrite: bool = False
+
+
+def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+  """Measures all that was asked for and writes the report.
+
+  Returns:
+    What report.json holds.
+
+  Raises:
+    UserError: nothing to evaluate, folders that do not fit, held-out patients in synthetic images,
+      a report that is there.
+  """
+  wanted = [*asked.synthetic, *asked.workdirs, *asked.baselines]
+  if not (wanted or asked.runs or asked.reader_study):
+    raise UserError("name images (--synthetic, --workdir or --baseline), --run or --reader-study")
+  _refuse_to_replace(asked)
+  report: dict[str, Any] = {"seed": asked.seed}
+  if asked.reader_study:
+    report["reader_study"] = readers.study(asked.reader_study)
+  curves: dict[str, list[convergence.Curve]] = collections.defaultdict(list)
+  for name, path in asked.runs:
+    curves[name].append(convergence.read(path, asked.quantity))
+  methods: dict[str, tuple[Sequence[Entry], measure.Measured]] = {}
+  if wanted:
+    methods = _images(asked, mesh, report)
+  asked.out.mkdir(parents=True, exist_ok=True)
+  if asked.overwrite:
+    for name in FILES:
+      (asked.out / name).unlink(missing_ok=True)
+  if curves:
+    rows = convergence.compare(curves, asked.thresholds)
+    report["convergence"] = {"quantity": asked.quantity, "rows": rows}
+    levels = list(dict.fromkeys(row["threshold"] for row in rows))
+    convergence.draw(asked.out / "convergence.png", curves, levels, asked.quantity)
+  report["figures"] = _figures(asked.out, methods)
+  whole_file.write(asked.out / "report.md", markdown.page(report).encode())
+  plain = json.loads(manifest.line(readers.as_json(report)))
+  whole_file.write(asked.out / "report.json", (json.dumps(plain, indent=1) + "\n").encode())
+  return report
+
+
+def _images(
+  asked: Asked, mesh: jax.sharding.Mesh, report: dict[str, Any]
+) -> dict[str, tuple[Sequence[Entry], measure.Measured]]:
+  """Measures the real images and every method; fills the report."""
+  base = _reference(asked)
+  methods = _methods(asked, base, list(mesh.devices.flat))
+  nets = networks.load(
+    asked.lpips, network=asked.network, tap=asked.tap, how=asked.how, file=asked.file
+  )
+  tool = measure.tools(nets, mesh)
+  report["real"] = {"what": base.what, "bits": base.bits, "window": base.window}
+  report["missing"] = dict(nets.missing)
+  references: dict[int | None, measure.Measured] = {}
+  measured: dict[str, tuple[Sequence[Entry], measure.Measured]] = {}
+  report["methods"] = {}
+  for name, method in methods.items():
+    found = measure.measure(method.entries, tool, name=name, same_lesions=method.same_lesions)
+    if len(found.failed) == len(method.entries):
+      raise UserError(f"{name}: no image could be read; the first {found.failed[0]}")
+    measured[name] = method.entries, found
+    longest = method.longest if 0 < method.longest < base.longest else None
+    if longest not in references:
+      references[longest] = measure.measure(
+        base.entries, tool, name="real images", paired=False, longest=longest
+      )
+    about = _about(method, found, nets)
+    about["distances"] = _distances(
+      base, references[longest], method, found, nets, longest=longest, seed=asked.seed
+    )
+    report["methods"][name] = about
+  some = next(iter(references.values()))
+  if nets.features is not None and some.features is not None:
+    whole = _side(base.entries, some.features)
+    report["real"]["floors"] = distances.floors(whole, nets.features.net, seed=asked.seed)
+  report["real"]["lesions"] = _visible(some)
+  report["real"]["failed"] = dict(collections.Counter(some.failed.values()))
+  report["tests"] = tables.compare(measured, seed=asked.seed)
+  return measured
+
+
+def _reference(asked: Asked) -> real.Real:
+  path = asked.real or asked.data
+  window: Any = "stored"
+  if asked.workdirs:
+    folder = asked.workdirs[0][1]
+    given = asked.data or (path if path and (path / "card.json").is_file() else None)
+    dataset = workdir.dataset_of(folder, given)
+    window, path = models.window_of(folder, dataset), path or dataset.root
+  if path is None:
+    raise UserError("--real names the real images: a prepared dataset, or a folder")
+  return real.open_real(path, window=window, workers=4)
+
+
+def _methods(
+  asked: Asked, base: real.Real, devices: Sequence[jax.Device]
+) -> dict[str, sets.ImageSet]:
+  """Methods in the order: synthetic, workdirs, baselines; one name, one method."""
+  found: dict[str, list[sets.ImageSet]] = collections.defaultdict(list)
+  for name, path in asked.synthetic:
+    found[name].append(sets.open_set(name, path, base, option="--synthetic"))
+  for name, path in asked.workdirs:
+    found[name].append(models.model_set(name, path, base, devices=devices))
+  for name, path in asked.baselines:
+    found[name].append(sets.open_set(name, path, base, option="--baseline"))
+  merged = {name: sets.as_method(several) for name, several in found.items()}
+  return {name: sets.equal_samplings(one, asked.samplings) for name, one in merged.items()}
+
+
+def _about(
+  method: sets.ImageSet, found: measure.Measured, nets: networks.Networks
+) -> dict[str, Any]:
+  """What is known of a method, but for distances."""
+  entries = method.entries
+  numbers: dict[str, Any] = {}
+  why = "; ".join(f"{reason} ({count} images)" for reason, count in found.unpaired.items())
+  for metric in tables.METRICS:
+    net = metric.removeprefix("lpips_")
+    if metric.startswith("lpips_") and net not in nets.lpips and metric not in nets.missing:
+      continue  # not asked for
+    if metric in nets.missing:
+      numbers[metric] = {"missing": nets.missing[metric]}
+    elif metric in found.numbers:
+      numbers[metric] = tables.number(entries, found.numbers[metric])
+    else:
+      small = "the images are too small" if found.numbers else "no image has a real one beside it"
+      numbers[metric] = {"missing": why or small}
+  samplings = len({entry.sampling for entry in entries})
+  about: dict[str, Any] = {
+    "kind": method.kind,
+    "images": len(entries) - len(found.failed),
+    "keys": len({entry.key for entry in entries}),
+    "groups": len({entry.group for entry in entries}),
+    "samplings": samplings,
+    "sizes": found.shapes,
+    "notes": [*method.notes, *([f"not compared with real images: {why}"] if why else [])],
+    "failed": dict(collections.Counter(found.failed.values())),
+    "numbers": numbers,
+    "runs": list(method.facts),
+  }
+  if any(entry.donors for entry in entries):
+    about["table_5"] = tables.table_5(entries, found)
+  about["table_6"] = tables.table_6(entries, found)
+  about["lesions"] = _fidelity(found) if method.same_lesions else _visible(found)
+  return about
+
+
+def _side(entries: Sequence[Entry], features: np.ndarray) -> distances.Side:
+  return distances.side(
+    features,
+    [entry.group for entry in entries],
+    [entry.sampling for entry in entries],
+    [entry.key for entry in entries],
+  )
+
+
+def _distances(
+  base: real.Real,
+  reference: measure.Measured,
+  method: sets.ImageSet,
+  found: measure.Measured,
+  nets: networks.Networks,
+  *,
+  longest: int | None,
+  seed: int,
+) -> dict[str, Any]:
+  if nets.features is None:
+    return distances.without_network(nets.missing["features"])
+  if reference.features is None or found.features is None:
+    return distances.without_network("no image could be read")
+  sides = _side(base.entries, reference.features), _side(method.entries, found.features)
+  rows = distances.distances(*sides, nets.features.net, seed=seed)
+  if longest is not None:
+    for row in rows.values():
+      if "protocol" in row:
+        row["protocol"] += f"; real images reduced to {longest} px"
+  return rows
+
+
+def _visible(found: measure.Measured) -> dict[str, Any]:
+  """How visible the lesions of a set are."""
+  if "cnr" not in found.lesions:
+    return {"missing": "no lesion is known"}
+  return {"lesions": len(found.lesions["cnr"]), "cnr": _middle(found.lesions["cnr"])}
+
+
+def _fidelity(found: measure.Measured) -> dict[str, Any]:
+  """What reconstructions keep of lesions."""
+  table = found.lesions
+  if "kept" not in table:
+    return {"missing": "no lesion of the real images is known"}
+  rows = lesions.retention(table["kept"], table["diameter_px"])
+  names = [name for name in table if name not in ("image", "kept", "diameter_px")]
+  return {
+    "lesions": len(table["kept"]),
+    "retention": [row._asdict() | {"verdict": lesions.verdict(row.median)} for row in rows],
+    "kept": _middle(table["kept"]),
+    **{name: _middle(table[name]) for name in names},
+  }
+
+
+def _middle(values: np.ndarray) -> dict[str, Any]:
+  finite = values[np.isfinite(values)]
+  if not len(finite):
+    return {"missing": "of no lesion"}
+  median, low, high = (float(q) for q in np.percentile(finite, [50, 25, 75]))
+  return {"median": median, "quartiles": [low, high], "n": len(finite)}
+
+
+def _figures(
+  out: Path, methods: Mapping[str, tuple[Sequence[Entry], measure.Measured]]
+) -> list[str]:
+  """Draws typical and worst cases of the first method that has pairs; names what was drawn."""
+  for name in methods:
+    keys, metric = figures.ranked(*methods[name])
+    if keys:
+      break
+  else:
+    return []
+  ordered = {name: methods[name], **methods}
+  drawn = []
+  label = tables.METRICS[metric][0]
+  for file, chosen, title in (
+    ("typical.png", figures.typical(keys, _CASES), f"{name}: cases at 25, 50 and 75 % of {label}"),
+    ("worst.png", keys[:_CASES], f"{name}: the worst cases by {label}"),
+  ):
+    title += "; rows below the first are made images, not a patient's"
+    if figures.page(out / file, chosen, ordered, metric=metric, title=title):
+      drawn.append(file)
+  return drawn
+
+
+def _refuse_to_replace(asked: Asked) -> None:
+  """A folder that holds something is not written into, but for an earlier report, when told to."""
+  if asked.out.is_file():
+    raise UserError(f"--out {asked.out} is a file")
+  if not asked.out.is_dir() or not any(asked.out.iterdir()):
+    return
+  if not (asked.out / "report.json").is_file():
+    raise UserError(f"{asked.out} is there and holds no report: name another --out")
+  if not asked.overwrite:
+    raise UserError(f"{asked.out} holds a report: name another --out, or add --overwrite")

@@ -1,0 +1,240 @@
+"""Sets of images to be judged: folders, and what `synthesize` made."""
+
+import collections
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hiresmed_jax.data import png
+from hiresmed_jax.data.listing import stem_of
+from hiresmed_jax.data.sample import Unreadable
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.evaluation.pictures import (
+  Entry,
+  Picture,
+  beside,
+  read,
+  scale_of,
+  show_sample,
+  shown,
+)
+from hiresmed_jax.evaluation.real import Real, depth, folder_files, longest_side
+
+MANIFEST = "manifest.jsonl"
+_NUMBERED = re.compile(r"(.+)_(\d+)")
+
+
+class ImageSet(NamedTuple):
+  """Images of one method.
+
+  Attributes:
+    name: of the method.
+    kind: in a few words, for the report.
+    entries: its images.
+    same_lesions: whether an image shows the lesions of its reference: it was made from that.
+    notes: what a reader must know, without names of files.
+    facts: what is known of each trained run in it; () for folders.
+    longest: side of its largest image, pixels.
+  """
+
+  name: str
+  kind: str
+  entries: tuple[Entry, ...]
+  same_lesions: bool
+  notes: tuple[str, ...] = ()
+  facts: tuple[Mapping[str, Any], ...] = ()
+  longest: int = 0
+
+
+def open_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
+  """What lies in a folder: images with a manifest, or images.
+
+  Raises:
+    UserError: neither, another depth than the real images, or held-out patients in them.
+  """
+  if (path / MANIFEST).is_file():
+    return synthesis_set(name, path, real)
+  return folder_set(name, path, real, option=option)
+
+
+def folder_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
+  """Images that belong to real ones by their names: STEM, or STEM_<k> for several of one.
+
+  Raises:
+    UserError: no images, or of 16 bits where the real ones have 8.
+  """
+  files = folder_files(path, option)
+  bits = depth(files[0], option)
+  if bits > real.bits and files[0].suffix.lower() != ".dcm":
+    raise UserError(
+      f"{option} {path} has {bits}-bit images and --real {real.bits}-bit ones: which grey is which "
+      "is not known; write both in the same depth"
+    )
+  known = set(real.files) | set(real.places)
+  counts: collections.Counter[str] = collections.Counter()
+  entries, paired = [], 0
+  for file in files:
+    stem = stem_of(file.name)
+    parts = _NUMBERED.fullmatch(stem)
+    key = parts[1] if parts and stem not in known and parts[1] in known else stem
+    paired += key in known
+    load = functools.partial(_load_file, file, key, real)
+    entries.append(Entry(key, real.group_of(key), counts[key], (), load))
+    counts[key] += 1
+  notes = []
+  if paired < len(files):
+    notes.append(
+      f"{len(files) - paired} of {len(files)} images have the name of no real image: they count "
+      "for distributions only"
+    )
+  if paired and (unseen := len(set(real.files) - set(counts))):
+    notes.append(f"{unseen} real images have no image in it")
+  sides = longest_side(files)
+  return ImageSet(name, "folder", tuple(entries), paired > 0, tuple(notes), longest=sides)
+
+
+def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
+  """An output folder of `synthesize`: each image belongs to the one that its background shows.
+
+  Raises:
+    UserError: a damaged manifest, or a background or donor of a held-out group.
+  """
+  try:
+    lines = [json.loads(line) for line in (path / MANIFEST).read_text().splitlines() if line]
+    facts = [(line, line["background"]["image"], line["background"]["group"]) for line in lines]
+    groups = {group for _, _, group in facts} | {
+      lesion["donor_group"]
+      for line in lines
+      for lesion in line["lesions"]
+      if lesion.get("donor_group")
+    }
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    raise UserError(f"{path / MANIFEST} is damaged, or no file of this program") from error
+  if not lines:
+    raise UserError(f"{path} has no images yet: {MANIFEST} is empty")
+  notes = refuse_held_out(path, groups, real)
+  counts: collections.Counter[str] = collections.Counter()
+  entries = []
+  for line, image, group in facts:
+    donors = [lesion["donor"] for lesion in line["lesions"] if lesion.get("donor")]
+    load = functools.partial(_load_synthetic, path, line, real)
+    entries.append(Entry(image, group, counts[image], tuple(dict.fromkeys(donors)), load))
+    counts[image] += 1
+  kinds = " and ".join(sorted({line["background"]["kind"] for line in lines}))
+  longest = max(max(int(line["height"]), int(line["width"])) for line in lines)
+  return ImageSet(
+    name, f"synthetic, backgrounds: {kinds}", tuple(entries), False, notes, longest=longest
+  )
+
+
+def refuse_held_out(path: Path, groups: set[str], real: Real) -> tuple[str, ...]:
+  """Nothing of a held-out patient may be in images that are compared with held-out ones.
+
+  Returns:
+    What could not be checked, as notes.
+
+  Raises:
+    UserError: a group is held out.
+  """
+  if real.dataset is None:
+    return ("whether held-out patients are in it was not checked: --real is a folder",)
+  splits = {place.group: place.split for place in real.places.values()}
+  if held_out := sum(splits.get(group) == "test" for group in groups):
+    raise UserError(
+      f"{path}: backgrounds or lesions of {held_out} groups are of the test split of "
+      f"{real.dataset.root}: every number would be spoilt; make images from training patients"
+    )
+  strange = sum(group not in splits for group in groups)
+  if strange:
+    return (
+      f"{strange} of {len(groups)} groups of its backgrounds and lesions are not of this dataset: "
+      "whether they are held out cannot be told",
+    )
+  return ()
+
+
+def as_method(sets: Sequence[ImageSet]) -> ImageSet:
+  """Several sets of one name as one method; each brings samplings (or seeds) of its own."""
+  first = sets[0]
+  if len(sets) == 1:
+    return first
+  counts: collections.Counter[str] = collections.Counter()
+  entries = []
+  for one in sets:
+    for entry in one.entries:
+      entries.append(entry._replace(sampling=counts[entry.key]))
+      counts[entry.key] += 1
+  kinds = " and ".join(dict.fromkeys(one.kind for one in sets))
+  notes = tuple(dict.fromkeys(note for one in sets for note in one.notes))
+  facts = tuple(fact for one in sets for fact in one.facts)
+  same = all(one.same_lesions for one in sets)
+  longest = max(one.longest for one in sets)
+  return ImageSet(first.name, kinds, tuple(entries), same, notes, facts, longest)
+
+
+def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:
+  """Keeps as many samplings of each key as make the most images, so that means are over equal sets.
+
+  Keys with fewer are left out, samplings beyond them too; both are noted.
+
+  Args:
+    method: of any number of samplings a key.
+    most: samplings to keep; None chooses.
+
+  Raises:
+    UserError: no key has so many.
+  """
+  counts = collections.Counter(entry.key for entry in method.entries)
+  possible = range(1, max(counts.values()) + 1)
+  sizes = {k: k * sum(count >= k for count in counts.values()) for k in possible}
+  number = most or max(sizes, key=lambda k: (sizes[k], k))
+  kept = tuple(e for e in method.entries if counts[e.key] >= number and e.sampling < number)
+  if not kept:
+    raise UserError(f"{method.name}: no background has {number} samplings: use --samplings 1")
+  left_out = len(method.entries) - len(kept)
+  if not left_out:
+    return method
+  note = (
+    f"{left_out} of {len(method.entries)} images are left out: {number} samplings of "
+    f"{len(kept) // number} backgrounds are compared, and these have fewer or more"
+  )
+  return method._replace(entries=kept, notes=(*method.notes, note))
+
+
+def _load_file(path: Path, key: str, real: Real) -> Picture:
+  sample = read(path)
+  scale = None
+  item = real.item(key)
+  if sample.image.dtype == np.uint16 and path.suffix.lower() != ".dcm" and real.dataset:
+    scale = real.common_scale() if item is None else scale_of(item, real.window)
+  image = show_sample(sample, scale)
+  made = _paired(image, real.picture(key))
+  if item is not None and made.reference is not None and item["image"].shape[:2] == image.shape[:2]:
+    return made._replace(boxes=item["boxes"], lesion_mask=item["lesion_mask"])
+  return made
+
+
+def _load_synthetic(path: Path, line: Mapping[str, Any], real: Real) -> Picture:
+  item = real.item(line["background"]["image"])
+  scale = None if item is None else scale_of(item, real.window)
+  image = show_sample(read(path / line["image"]), scale)
+  try:
+    mask = png.decode_mask((path / line["mask"]).read_bytes(), np.uint16)
+  except (OSError, ValueError) as error:
+    raise Unreadable("its mask cannot be read") from error
+  boxes = np.asarray([lesion["tight_box"] for lesion in line["lesions"]], np.float32)
+  reference = None if item is None or scale is None else shown(item["image"], scale)
+  made = _paired(image, reference)
+  return made._replace(boxes=boxes.reshape(-1, 4), lesion_mask=mask)
+
+
+def _paired(image: np.ndarray, reference: np.ndarray | None) -> Picture:
+  if reference is None:
+    return Picture(image, no_reference="no real image has its name")
+  found = beside(reference, image.shape)
+  return Picture(image, no_reference=found) if isinstance(found, str) else Picture(image, found)

@@ -26,8 +26,8 @@ def missing(reasons: Mapping[str, str]) -> Iterator[str]:
   by_reason: dict[str, list[str]] = {}
   for what, why in reasons.items():
     by_reason.setdefault(why, []).append(what)
-  for why, what in by_reason.items():
-    yield f"- missing: {'; '.join(what)}: {why}"
+  for why, names in by_reason.items():
+    yield f"- missing: {'; '.join(names)}: {why}"
   if by_reason:
     yield ""
 

@@ -42,7 +42,7 @@ def floors(real: Side, net: FeatureNet, *, seed: int) -> dict[str, Any]:
   for name, distance in (("KID", kid.mmd2), ("FID", fid.fid)):
     title = label(name, net.name, net.tap)
     try:
-      floor = fid.split_half(real.features, distance, groups=real.groups, seed=seed)
+      floor = fid.split_half(real.features, distance, groups=list(real.groups), seed=seed)
     except ValueError as error:
       found[name] = {"name": title, "missing": str(error)}
       continue
@@ -86,21 +86,19 @@ def distances(
     return text + (f" of {count} images" if count else "")
 
   found: dict[str, Any] = {}
-  for name, once, options in (
-    ("KID", lambda z: kid.kid(real.features, z, subsets=_SUBSETS, seed=seed), None),
-    ("FID", lambda z: fid.fid(real.features, z), {}),
-  ):
+  for name, exact in (("KID", kid.mmd2), ("FID", fid.fid)):
     title = label(name, net.name, net.tap)
     try:
-      values = [once(part) for part in parts]
+      if name == "KID":
+        kids = [kid.kid(real.features, part, subsets=_SUBSETS, seed=seed) for part in parts]
+        values = [one.value for one in kids]
+        text = line(name, details=f"{kids[0].subsets} subsets of {kids[0].size}", seed=seed)
+      else:
+        values, text = [fid.fid(real.features, part) for part in parts], line(name)
     except ValueError as error:
       found[name] = {"name": title, "missing": str(error)}
       continue
-    if options is None:
-      options = {"details": f"{values[0].subsets} subsets of {values[0].size}", "seed": seed}
-      values = [value.value for value in values]
-    found[name] = {"name": title, **_spread(values), "protocol": line(name, **options)}
-    exact = kid.mmd2 if name == "KID" else fid.fid
+    found[name] = {"name": title, **_spread(values), "protocol": text}
     found[name] |= _interval(real, other, exact, resamples=resamples, seed=seed)
   try:
     four = [prdc.prdc(real.features, part, k=_K) for part in parts]
@@ -149,9 +147,15 @@ def _interval(
   draws = int(np.clip(resamples * (_AT_FULL / number) ** 2, _LEAST_RESAMPLES, resamples))
   try:
     found = fid.bootstrap(
-      base, features, distance, groups_real=base_groups, groups_other=groups, paired=paired,
-      resamples=draws, seed=seed,
-    )  # fmt: skip
+      base,
+      features,
+      distance,
+      groups_real=list(base_groups),
+      groups_other=list(groups),
+      paired=paired,
+      resamples=draws,
+      seed=seed,
+    )
   except ValueError as error:
     return {"interval_missing": str(error)}
   if not math.isfinite(found.low):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from hiresmed_jax.data.sample import Unreadable
@@ -143,10 +144,9 @@ def _draw(
   figure = Figure(
     figsize=(_CELL * sum(ratios) + 0.3, (_CELL + 0.22) * len(names) + 0.5),
     dpi=110,
-    layout="constrained",
+    layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
   )
   FigureCanvasAgg(figure)
-  figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
   grid = figure.subplots(len(names), len(ratios), width_ratios=ratios, squeeze=False)
   for column, cells in enumerate(columns):
     for row, cell in enumerate(cells):

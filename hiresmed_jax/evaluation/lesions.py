@@ -46,7 +46,7 @@ def windows(picture: Picture) -> list[dict[str, np.ndarray]]:
   for number, box in enumerate(picture.boxes, 1):
     rows, columns = (_span(box[i], box[i + 2], image.shape[axis]) for axis, i in enumerate((1, 0)))
     crop = reference[rows, columns]
-    inner = box - np.float32([columns.start, rows.start] * 2)
+    inner = box - np.array([columns.start, rows.start] * 2, np.float32)
     if min(crop.shape[:2]) < 1:
       continue
     mask = picture.lesion_mask[rows, columns] == number if known else core(crop, inner)

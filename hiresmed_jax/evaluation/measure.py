@@ -193,7 +193,7 @@ def measure(
     for key, batch in in_batches(items(progress), size):
       kind = key[0]  # type: ignore[index]
       arrays = on_devices(batch, size(key), tool.mesh)
-      indices = [item.index for item in batch]
+      indices = [item.entry for item in batch]
       if kind == "features":
         found = np.asarray(_features(tool, arrays))[: len(batch)]
         if features is None:

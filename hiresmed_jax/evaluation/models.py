@@ -58,7 +58,7 @@ def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Devi
   source, entries = real.sources["test"], []
   for key, place in real.places.items():
     if place.split == "test":
-      device = devices[place.index % len(devices)]
+      device = devices[place.number % len(devices)]
       load = functools.partial(_load, source, place, view, through, device)
       entries.append(Entry(key, place.group, 0, (), load))
   facts = {"step": model.step, "seed": there["seed"], **_results(folder / "background")}
@@ -87,7 +87,7 @@ def _load(
   through: background.Through,
   device: jax.Device,
 ) -> Picture:
-  item = source[place.index]
+  item = source[place.number]
   example = transforms.load(item, view)
   placed = fit.place(item["image"].shape[:2], view.shape, view.fit)
   rows, columns = (
@@ -101,6 +101,6 @@ def _load(
   return Picture(
     image=after.astype(np.float32),
     reference=before.astype(np.float32),
-    boxes=example["boxes"] - np.float32([columns.start, rows.start] * 2),
+    boxes=example["boxes"] - np.array([columns.start, rows.start] * 2, np.float32),
     lesion_mask=mask[rows, columns] if mask.size else mask,
   )

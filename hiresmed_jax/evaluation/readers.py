@@ -41,9 +41,10 @@ def study(path: Path) -> dict[str, Any]:
      if not isinstance(value, list)}
     for line in lines
   ]  # fmt: skip
+  no_pairs: list[Any] = []
   try:
     if {"reader", "tp", "fn", "fp", "tn"} <= names:
-      readers, pairs = _counted(rows), []
+      readers, pairs = _counted(rows), no_pairs
       why = "counts do not tell which images two readers agree on: give each image's answers"
     elif {"reader", "image", "truth", "answer"} <= names:
       readers, pairs = _answered(rows)
@@ -89,8 +90,7 @@ def _answered(rows: list[dict[str, str]]) -> tuple[dict[str, Any], list[Any]]:
     if not shared:
       continue
     one, other = ([answers[reader][image] for image in shared] for reader in (first, second))
-    truth = _truth(one, other)
-    agreement = reader_study.compare(truth, [a[1] for a in one], [a[1] for a in other])
+    agreement = reader_study.compare(_truth(one, other), [a[1] for a in one], [a[1] for a in other])
     pairs.append((first, second, agreement))
   return found, pairs
 

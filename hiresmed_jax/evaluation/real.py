@@ -32,7 +32,7 @@ class Place(NamedTuple):
   """Where a record lies."""
 
   split: Split
-  index: int
+  number: int
   group: str
 
 
@@ -68,7 +68,7 @@ class Real(NamedTuple):
   def item(self, key: str) -> Mapping[str, Any] | None:
     """The record of a key."""
     place = self.places.get(key)
-    return None if place is None else self.sources[place.split][place.index]
+    return None if place is None else self.sources[place.split][place.number]
 
   def picture(self, key: str) -> np.ndarray | None:
     """The real image of a key in [0, 1]. Raises Unreadable."""
@@ -195,6 +195,6 @@ def _load_file(path: Path) -> Picture:
 
 
 def _load_record(source: records.Records, place: Place, window: Any) -> Picture:
-  item = source[place.index]
+  item = source[place.number]
   image = shown(item["image"], scale_of(item, window))
   return Picture(image, boxes=item["boxes"], lesion_mask=item["lesion_mask"])

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 class Item(NamedTuple):
   """One row of a batch: whose it is, and its arrays by name."""
 
-  index: int
+  entry: int
   arrays: dict[str, np.ndarray]
 
 

@@ -53,9 +53,14 @@ class ConvNorm(nn.Module):
 
 
 class Norm(nn.Module):
-  """Batch normalisation, and SiLU if `silu`. [N,H,W,C] -> the same."""
+  """Batch normalisation, and SiLU if `silu`. [N,H,W,C] -> the same.
+
+  `momentum` is the share of the newest batch in the running statistics.
+  """
 
   silu: bool
+  epsilon: float = EPSILON
+  momentum: float = MOMENTUM
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -66,15 +71,17 @@ class Norm(nn.Module):
     mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
     var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
     if not train:
-      gain = scale * jax.lax.rsqrt(var.value + EPSILON)
+      gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
       return batchnorm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
-    y, batch_mean, batch_var = batchnorm.batch_norm(x, scale, bias, eps=EPSILON, silu=self.silu)
+    y, batch_mean, batch_var = batchnorm.batch_norm(
+      x, scale, bias, eps=self.epsilon, silu=self.silu
+    )
     if not self.is_initializing():
       count = x.size // x.shape[-1]
       # As PyTorch does: biased for normalising, unbiased for the running figure.
       batch_var = batch_var * (count / max(count - 1, 1))
-      mean.value += MOMENTUM * (batch_mean - mean.value)
-      var.value += MOMENTUM * (batch_var - var.value)
+      mean.value += self.momentum * (batch_mean - mean.value)
+      var.value += self.momentum * (batch_var - var.value)
     return y
 
 

@@ -1,0 +1,123 @@
+"""U-Net: down to features that see far, up again to one answer for every pixel.
+
+N images of H x W pixels, C channels, K classes. Convolutions keep the size (the published network
+cropped), and each is followed by batch normalisation: 31,037,698 parameters from 3 channels to 2
+classes at width 64.
+
+Source: Ronneberger, Fischer and Brox, arXiv 1505.04597; Ioffe and Szegedy, arXiv 1502.03167.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from hiresmed_jax.nets.yolo_blocks import Norm
+from hiresmed_jax.ops import convolution
+from hiresmed_jax.ops.upsample import depth_to_space
+from hiresmed_jax.types import Array
+
+EPSILON = 1e-5
+MOMENTUM = 0.1  # share of the newest batch in the running statistics
+kernel_init = nn.initializers.he_normal()
+
+
+class UNet(nn.Module):
+  """[N, H, W, C] -> logits f32[N, H, W, K]. H and W divide by 2 ** depth.
+
+  Attributes:
+    num_classes: K, the background included.
+    width: channels at full resolution; each level down has twice as many.
+    depth: how often the size is halved.
+    dtype: of the convolutions.
+  """
+
+  num_classes: int = 2
+  width: int = 64
+  depth: int = 4
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, images_m11: Array, *, train: bool = False) -> Array:
+    """Normalises by the batch, and moves the running statistics, where `train`.
+
+    Raises:
+      ValueError: sides that cannot be halved so often.
+    """
+    factor = 2**self.depth
+    if images_m11.shape[1] % factor or images_m11.shape[2] % factor:
+      raise ValueError(f"sides must divide by {factor}, not {images_m11.shape[1:3]}")
+
+    def twice(x: Array, level: int, name: str) -> Array:
+      for i in (1, 2):
+        x = ConvNorm(self.width << level, self.dtype, name=f"{name}{level}_conv{i}")(x, train)
+      return x
+
+    beside = []
+    x = twice(images_m11, 0, "down")
+    for level in range(1, self.depth + 1):
+      beside.append(x)
+      x = twice(_halved(x), level, "down")
+    for level in reversed(range(self.depth)):
+      x = Doubled(self.width << level, self.dtype, name=f"double{level}")(x)
+      x = twice(jnp.concatenate([beside[level], x], -1), level, "up")
+    return Logits(self.num_classes, self.dtype, name="logits")(x)
+
+
+class ConvNorm(nn.Module):
+  """3x3 convolution without bias, batch normalisation, ReLU: [N,H,W,I] -> [N,H,W,features]."""
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """[N,H,W,I] -> [N,H,W,features] in `dtype`."""
+    kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features))
+    x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=((1, 1), (1, 1)))
+    norm = Norm(silu=False, epsilon=EPSILON, momentum=MOMENTUM, name="norm")
+    return nn.relu(norm(x, train))
+
+
+class Doubled(nn.Module):
+  """Transposed convolution of size 2 and stride 2: [N,H,W,I] -> [N,2H,2W,features]."""
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[N,H,W,I] -> [N,2H,2W,features] in `dtype`."""
+    kernel = self.param("kernel", kernel_init, (2, 2, x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    # Windows do not overlap: each pixel becomes four by one matrix product.
+    flat = kernel.transpose(2, 0, 1, 3).reshape(1, 1, x.shape[-1], -1)
+    four = convolution.conv(x.astype(self.dtype), flat.astype(self.dtype))
+    return depth_to_space(four) + bias.astype(self.dtype)
+
+
+class Logits(nn.Module):
+  """1x1 convolution with a bias: [N,H,W,C] -> f32[N,H,W,features]."""
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[N,H,W,C] -> f32[N,H,W,features]."""
+    kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return convolution.conv(x, kernel.astype(self.dtype)).astype(jnp.float32) + bias
+
+
+def _halved(x: Array) -> Array:
+  """Maximum of 2 x 2 pixels, by comparison.
+
+  The derivative of `max` asks which value equals the maximum: none, where a compiler makes a value
+  twice and rounds it in two ways.
+  """
+  for axis in (1, 2):
+    pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+    first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    x = jnp.where(first >= second, first, second)
+  return x

@@ -69,7 +69,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--run", action="append", default=[], metavar="NAME=DIR",
       help="run whose metrics.jsonl is drawn beside others'; may be repeated")  # fmt: skip
   add("--quantity", default=convergence.QUANTITY, metavar="KEY",
-      help="of metrics.jsonl, for --run (val_l1)")  # fmt: skip
+      help="of metrics.jsonl, for --run (reconstruction)")  # fmt: skip
   add("--threshold", action="append", default=[], type=float, metavar="X",
       help="error to be reached; may be repeated (three that all runs reach)")  # fmt: skip
   add("--reader-study", type=path, metavar="CSV", help=readers.FORMAT)

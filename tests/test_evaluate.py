@@ -61,6 +61,7 @@ def test_folders_against_a_folder(place, tmp_path, capsys):
     place, tmp_path / "report", "--real", place / "real", "--baseline", f"near={place / 'near'}",
     "--baseline", f"near={place / 'near2'}", "--baseline", f"far={place / 'far'}",
     "--reader-study", place / "study.csv", "--run", f"a={curve(tmp_path / 'run', [0.3, 0.2])}",
+    "--quantity", "val_l1",
     lpips="squeezenet",
   )  # fmt: skip
   near, far = (report["methods"][name] for name in ("near", "far"))

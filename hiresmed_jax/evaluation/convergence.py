@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import writer
 
-QUANTITY = "val_l1"
+QUANTITY = "reconstruction"  # the loss of the paper's Figure 8
+SMOOTH = 5  # measurements of a running mean; validation numbers are taken as they are
 _AXES = (("step", "step"), ("epoch", "epoch"), ("seconds", "seconds of the run"))
 _COLOURS = ("#1f5fa8", "#d1610c", "#3a8a3a", "#8a3a8a", "#7a6a00", "#444444")
 _LEVELS = (2.0, 1.25, 1.05)  # of the greatest of the lowest errors
@@ -32,7 +34,8 @@ def read(folder: Path, quantity: str = QUANTITY) -> Curve:
 
   Args:
     folder: of these.
-    quantity: key of a line; lower is better.
+    quantity: key of a line; lower is better. A number of single batches is smoothed: each value is
+      the mean of the last 5 measurements, of fewer at the beginning.
 
   Raises:
     UserError: no file, or no such quantity in it.
@@ -54,8 +57,21 @@ def read(folder: Path, quantity: str = QUANTITY) -> Curve:
     steps,
     steps / (_steps_per_epoch(path.parent) or np.nan),
     seconds,
-    np.array([entry[quantity] for entry in found], np.float64),
+    smoothed(np.array([entry[quantity] for entry in found], np.float64), window_of(quantity)),
   )
+
+
+def window_of(quantity: str) -> int:
+  """Measurements that a value of a quantity is the mean of."""
+  return 1 if quantity.startswith("val_") else SMOOTH
+
+
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
+  """f64[K] means of the last `window` values each."""
+  total = np.cumsum(np.concatenate([[0.0], values]))
+  last = np.arange(1, len(values) + 1)
+  first = np.maximum(last - window, 0)
+  return np.asarray((total[last] - total[first]) / (last - first))
 
 
 def first_below(value: np.ndarray, at: np.ndarray, threshold: float) -> float:
@@ -118,15 +134,23 @@ def draw(
       for seed, curve in enumerate(curves):
         panel.plot(
           getattr(curve, axis), curve.value, color=_COLOURS[number % len(_COLOURS)], marker="o",
-          ms=3, lw=1.3, alpha=0.85, label=None if seed else f"{name} ({len(curves)} runs)",
+          ms=2.5, lw=1.2, alpha=0.85, label=None if seed else f"{name}, {_runs(len(curves))}",
         )  # fmt: skip
     panel.set_xlabel(title)
     panel.grid(alpha=0.2)
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_yscale("log")
+    panel.set_xlim(left=0)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
   panels[0].set_ylabel(quantity)
   panels[-1].legend(fontsize=8, frameon=False)
   figure.savefig(path)
+
+
+def _runs(count: int) -> str:
+  return "1 run" if count == 1 else f"{count} runs"
 
 
 def _steps_per_epoch(folder: Path) -> float | None:

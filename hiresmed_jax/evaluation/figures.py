@@ -167,7 +167,7 @@ def _draw(
       _show(inset, cell.image[y1:y2, x1:x2], interpolation="nearest")
       inset.spines[:].set_color(_COLOUR)
       whole.set_xlabel(cell.text, fontsize=8, labelpad=2)
-      inset.set_xlabel(f"{x2 - x1} px", fontsize=8, labelpad=2)
+      inset.set_xlabel(f"{x2 - x1} px wide", fontsize=8, labelpad=2)
   figure.suptitle(title, fontsize=9)
   figure.savefig(path)
 

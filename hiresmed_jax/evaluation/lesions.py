@@ -131,10 +131,10 @@ def retention(kept: np.ndarray, diameter_px: np.ndarray) -> list[Retention]:
 def verdict(median: float) -> str:
   """What a median share of contrast kept means for the images of a model."""
   if median >= USABLE:
-    return "usable: the median lesion keeps 80 % of its contrast or more"
+    return "usable"
   if median >= UNUSABLE:
-    return "below the goal of 80 %: lesions of this size come out fainter than they are"
-  return "this latent cannot carry such lesions: the median lesion loses more than half"
+    return "below the goal of 80 %: they come out fainter than they are"
+  return "this latent cannot carry such lesions"
 
 
 def _span(low: float, high: float, length: int) -> slice:

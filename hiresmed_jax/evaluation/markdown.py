@@ -14,6 +14,7 @@ def page(report: Mapping[str, Any]) -> str:
   methods = report.get("methods", {})
   if methods:
     lines += [*_methods(report), *_quality(methods), *_sets(report), *_tests(report)]
+    lines += [*_over_runs(report["over_runs"])]
     lines += [*_runs(methods), *lesions_page.fidelity(report)]
     lines += [*lesions_page.table_5(methods), *lesions_page.table_6(methods)]
   for name in report.get("figures", ()):
@@ -103,7 +104,10 @@ def _sets(report: Mapping[str, Any]) -> Iterator[str]:
     rows.append(("floor: halves of the real images", *floor))
     yield from table(("method", *(title_of[n] for n in there)), rows)
     yield "KID first: few images do not bias it. FID is compared at equal N only, beside its floor."
-    yield "In brackets 95 % intervals over groups."
+    yield (
+      "In brackets 95 % intervals over groups. Reconstructions are compared with the very images "
+      "that they are of: they may lie below the floor, and that says nothing of new images."
+    )
     yield ""
     yield from _protocols(methods, there, floors)
   reasons = {
@@ -119,13 +123,18 @@ def _protocols(
   methods: Mapping[str, Any], names: Sequence[str], floors: Mapping[str, Any]
 ) -> Iterator[str]:
   for name, one in methods.items():
-    for n in names:
-      row = one["distances"][n]
+    alike: dict[str, list[str]] = {}
+    for row in (one["distances"][n] for n in names):
       if "protocol" in row:
         interval = row.get("interval_protocol")
-        yield f"- {name}: {row['protocol']}" + (f"; interval: {interval}" if interval else "")
+        text = row["protocol"].removeprefix(row["name"])
+        alike.setdefault(text + (f"; interval: {interval}" if interval else ""), []).append(
+          row["name"]
+        )
         if "interval_missing" in row:
           yield f"- {name}: no interval of {row['name']}: {row['interval_missing']}"
+    for text, titles in alike.items():
+      yield f"- {name}: {', '.join(titles)}{text}"
   for row in floors.values():
     yield (
       f"- floor: {row['protocol']}"
@@ -160,11 +169,37 @@ def _tests(report: Mapping[str, Any]) -> Iterator[str]:
       f"samples of whole groups, seed {report['seed']}. Bonferroni and Holm over these "
       f"{len(tested)} tests. *** below .001, ** below .01, * below .05. The tests take images as "
       "independent; where one patient has several, believe the interval. A small p-value says "
-      "that two means differ on these images, not that a retrained model would differ."
+      "that two means differ on these images, not that a model trained anew would be better."
     )
     yield ""
     for note in dict.fromkeys(f"{r['second']}: {r['note']}" for r in tested if r["note"]):
       yield f"- undefined for {note}"
+  yield from missing({
+    f"{row['first']} against {row['second']}, {METRICS[row['metric']][0]}": row["missing"]
+    for row in rows if "missing" in row
+  })  # fmt: skip
+
+
+def _over_runs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  if not rows:
+    return
+  yield from ("## Tests: runs against runs", "")
+  tested = [row for row in rows if "welch" in row]
+  if tested:
+    yield from table(
+      ("metric", "first", "second", "runs", "first - second [95 %]", "Welch's t"),
+      [
+        (
+          METRICS[row["metric"]][0], row["first"], row["second"],
+          f"{row['runs'][0]} and {row['runs'][1]}",
+          f"{row['difference']:+.4f} [{row['interval'][0]:+.4f}, {row['interval'][1]:+.4f}]",
+          p_text(row["welch"]),
+        )
+        for row in tested
+      ],
+    )  # fmt: skip
+    yield "A run is one number here: this is the test of a claim about methods. Not adjusted."
+    yield ""
   yield from missing({
     f"{row['first']} against {row['second']}, {METRICS[row['metric']][0]}": row["missing"]
     for row in rows if "missing" in row
@@ -201,7 +236,8 @@ def _convergence(found: Mapping[str, Any]) -> Iterator[str]:
        for axis in ("step", "epoch", "seconds")))
     for row in found["rows"]
   ]  # fmt: skip
-  head = (f"{found['quantity']} at or below", "run", "reached", "steps", "epochs", "seconds")
+  mean = f", mean of the last {found['mean_of']} measurements," if found["mean_of"] > 1 else ""
+  head = (f"{found['quantity']}{mean} at or below", "run", "reached", "steps", "epochs", "seconds")
   yield from table(head, rows)
   yield (
     "The first measurement from which all later ones stay at or below; mean ± SD over the seeds "

@@ -103,7 +103,8 @@ def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
       (asked.out / name).unlink(missing_ok=True)
   if curves:
     rows = convergence.compare(curves, asked.thresholds)
-    report["convergence"] = {"quantity": asked.quantity, "rows": rows}
+    window = convergence.window_of(asked.quantity)
+    report["convergence"] = {"quantity": asked.quantity, "mean_of": window, "rows": rows}
     levels = list(dict.fromkeys(row["threshold"] for row in rows))
     convergence.draw(asked.out / "convergence.png", curves, levels, asked.quantity)
   report["figures"] = _figures(asked.out, methods)
@@ -150,6 +151,8 @@ def _images(
   report["real"]["lesions"] = _visible(some)
   report["real"]["failed"] = dict(collections.Counter(some.failed.values()))
   report["tests"] = tables.compare(measured, seed=asked.seed)
+  trained = {n: report["methods"][n]["numbers"] for n, method in methods.items() if method.facts}
+  report["over_runs"] = tables.over_runs(trained)
   return measured
 
 
@@ -298,7 +301,7 @@ def _figures(
     ("typical.png", figures.typical(keys, _CASES), f"{name}: cases at 25, 50 and 75 % of {label}"),
     ("worst.png", keys[:_CASES], f"{name}: the worst cases by {label}"),
   ):
-    title += "; rows below the first are made images, not a patient's"
+    title += "; below the first row SYNTHETIC, made by a model"
     if figures.page(out / file, chosen, ordered, metric=metric, title=title):
       drawn.append(file)
   return drawn

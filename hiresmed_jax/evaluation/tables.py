@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from hiresmed_jax.evaluation.measure import Measured
 from hiresmed_jax.evaluation.pictures import Entry
@@ -114,6 +115,37 @@ def _tested(
     "interval": [spread.low, spread.high],
     "note": t.note or w.note,
   }
+
+
+def over_runs(numbers: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+  """Would a model that is trained anew be better? The first method's runs against each other's.
+
+  Args:
+    numbers: method -> metric -> `number`, whose samplings are runs of different seeds.
+
+  Returns:
+    One row a metric and pair: metric, first, second, runs (of each), difference of the means with
+    Welch's 95 % interval and p-value; or "missing".
+  """
+  names, rows = list(numbers), []
+  for second in names[1:]:
+    for metric in TESTED:
+      sides = [numbers[name].get(metric, {}).get("samplings") for name in (names[0], second)]
+      if not all(sides):
+        continue
+      a, b = (np.asarray(side) for side in sides)
+      row: dict[str, Any] = {"metric": metric, "first": names[0], "second": second}
+      row |= {"runs": [len(a), len(b)], "difference": float(a.mean() - b.mean())}
+      if min(len(a), len(b)) < 2:
+        row["missing"] = "one run shows no spread: train two seeds or more of each"
+      elif not (np.isfinite([*a, *b]).all() and max(np.ptp(a), np.ptp(b)) > 0):
+        row["missing"] = "the runs have no finite spread"
+      else:
+        found = scipy.stats.ttest_ind(a, b, equal_var=False)
+        spread = found.confidence_interval(0.95)
+        row |= {"welch": float(found.pvalue), "interval": [float(spread.low), float(spread.high)]}
+      rows.append(row)
+  return rows
 
 
 def table_5(entries: Sequence[Entry], measured: Measured) -> dict[str, Any]:

@@ -76,6 +76,20 @@ def test_identical_images_have_no_finite_psnr_and_no_test():
   assert (found["value"], found["sd_images"]) == (np.inf, None)
 
 
+def test_methods_are_compared_run_by_run():
+  a, b = [26.0, 26.5, 25.1], [24.0, 25.0, 24.8]
+  numbers = {
+    "hdfb": {"psnr": {"samplings": a}, "l1": {"samplings": [0.1]}},
+    "plain": {"psnr": {"samplings": b}, "l1": {"samplings": [0.2, 0.3]}},
+  }
+  psnr, l1 = tables.over_runs(numbers)
+  expected = scipy.stats.ttest_ind(a, b, equal_var=False)
+  assert psnr["welch"] == pytest.approx(expected.pvalue)
+  assert psnr["difference"] == pytest.approx(np.mean(a) - np.mean(b))
+  assert psnr["interval"][0] < psnr["difference"] < psnr["interval"][1]
+  assert "one run shows no spread" in l1["missing"]
+
+
 def test_table_5_in_both_directions():
   entries = [entry("a", 0, ("d1",)), entry("a", 1, ("d2",)), entry("b", 0, ("d1",)),
              entry("b", 1, ("d2", "d3")), entry("c", 0, ("d4",))]  # fmt: skip

@@ -70,6 +70,9 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--at", action="append", default=[], metavar="X,Y", help="pixel of a lesion; may be repeated")
   add("--background", choices=request.BACKGROUNDS, default="reconstruction",
       help="made by the trained model, or the pixels of a training image")  # fmt: skip
+  add("--backgrounds", type=int, metavar="B",
+      help="make the images on B backgrounds in turn, so that each has --num / B samplings, as "
+      "`evaluate` wants them (every image draws its own)")  # fmt: skip
   add("--seed", type=int, default=0, help="of all randomness (0)")
   add("--blend", choices=request.MODES, help="how lesions are put in (the images' physics decide)")
   add("--format", choices=request.FORMATS, default="png", help="of images and twins (png)")
@@ -106,6 +109,7 @@ def _request(options: argparse.Namespace) -> request.Request:
     shams=options.shams,
     mask=request.mask(options.mask) if options.mask else None,
     source=options.lesion_source,
+    backgrounds=options.backgrounds,
   )
 
 

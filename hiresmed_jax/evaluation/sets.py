@@ -180,7 +180,8 @@ def as_method(sets: Sequence[ImageSet]) -> ImageSet:
 def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:
   """Keeps as many samplings of each key as make the most images, so that means are over equal sets.
 
-  Keys with fewer are left out, samplings beyond them too; both are noted.
+  Keys with fewer are left out, samplings beyond them too; both are noted. Where that would leave
+  one sampling, all images count as one.
 
   Args:
     method: of any number of samplings a key.
@@ -193,15 +194,21 @@ def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:
   possible = range(1, max(counts.values()) + 1)
   sizes = {k: k * sum(count >= k for count in counts.values()) for k in possible}
   number = most or max(sizes, key=lambda k: (sizes[k], k))
+  if number == 1 and most is None:
+    if max(counts.values()) == 1:
+      return method
+    note = "its real images have unequal numbers of images: all of them count as one sampling"
+    alike = tuple(entry._replace(sampling=0) for entry in method.entries)
+    return method._replace(entries=alike, notes=(*method.notes, note))
   kept = tuple(e for e in method.entries if counts[e.key] >= number and e.sampling < number)
   if not kept:
-    raise UserError(f"{method.name}: no background has {number} samplings: use --samplings 1")
+    raise UserError(f"{method.name}: no real image has {number} samplings: use --samplings 1")
   left_out = len(method.entries) - len(kept)
   if not left_out:
     return method
   note = (
-    f"{left_out} of {len(method.entries)} images are left out: {number} samplings of "
-    f"{len(kept) // number} backgrounds are compared, and these have fewer or more"
+    f"{left_out} of {len(method.entries)} images are left out: {len(kept) // number} real images "
+    f"with {number} samplings each are compared, and these have fewer or more"
   )
   return method._replace(entries=kept, notes=(*method.notes, note))
 

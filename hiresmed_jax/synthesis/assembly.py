@@ -44,6 +44,10 @@ def assemble(
   source = guard.training_only(records.source(dataset, "train"))
   if not len(source):
     raise UserError(f"{dataset.root} has no training images to put lesions into")
+  if (request.backgrounds or 0) > len(source):
+    raise UserError(
+      f"--backgrounds {request.backgrounds}: {dataset.root} has {len(source)} training images"
+    )
   maker, step = background.Maker(None, None, values.existing == "label", values.least_contrast), 0
   if request.background == "reconstruction":
     model = workdir.model_of(folder, asked, dataset, dtype=dtype)

@@ -102,7 +102,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   request = setting.request
   key = jax.random.fold_in(jax.random.key(request.seed), index)
   rng = np.random.default_rng([int(word) for word in jax.random.key_data(key)])
-  item, ground, unused = _background(setting, rng, jax.random.fold_in(key, 0), device)
+  item, ground, unused = _background(setting, index, rng, jax.random.fold_in(key, 0), device)
   with setting.clock("sample"):
     lesions = _lesions(setting, rng, ground.canvas)
     seams = [
@@ -154,12 +154,16 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
 
 
 def _background(
-  setting: Setting, rng: np.random.Generator, key: jax.Array, device: jax.Device
+  setting: Setting, index: int, rng: np.random.Generator, key: jax.Array, device: jax.Device
 ) -> tuple[dict[str, Any], Background, int]:
   """A record, its background, and how many could not be used before it."""
+  few, count = setting.request.backgrounds, len(setting.source)
+  order = np.random.default_rng(setting.request.seed).permutation(count)
   for unused in range(_BACKGROUNDS):
+    # One that cannot be used is followed by one that is no other image's first.
+    place = rng.integers(count) if few is None else order[(index % few + unused * few) % count]
     with setting.clock("read"):
-      item = setting.source[int(rng.integers(len(setting.source)))]
+      item = setting.source[int(place)]
     with setting.clock("background"):
       ground = setting.maker.make(item, key, device)
     if ground is not None:

@@ -38,6 +38,7 @@ class Request(NamedTuple):
     shams: insertions of lesion-free content in each image, which are not labelled.
     mask: file of the user's mask, and whether its set pixels are "forbidden" or "allowed".
     source: one of `SOURCES`.
+    backgrounds: image i is made on background i modulo this; None: each draws its own.
   """
 
   num: int
@@ -53,11 +54,12 @@ class Request(NamedTuple):
   shams: int
   mask: tuple[Path, str] | None
   source: str
+  backgrounds: int | None = None
 
   def identity(self) -> dict[str, Any]:
     """What images already made must agree on, for JSON."""
     values = self._asdict()
-    for key in ("num", "shard"):
+    for key in ("num", "shard", *(() if self.backgrounds else ("backgrounds",))):
       del values[key]
     values["diameter"] = list(self.diameter) if self.diameter else None
     values["mask"] = [str(self.mask[0]), self.mask[1]] if self.mask else None
@@ -87,6 +89,8 @@ def check(request: Request) -> Request:
     )
   if request.num < 1:
     raise UserError(f"--num {request.num}: ask for 1 image or more")
+  if request.backgrounds is not None and request.backgrounds < 1:
+    raise UserError(f"--backgrounds {request.backgrounds}: ask for 1 or more")
   if request.shams < 0:
     raise UserError(f"--shams {request.shams}: use 0 or more")
   if not 0 <= request.seed < 2**32:

@@ -64,8 +64,13 @@ def test_names_pair_with_and_without_numbers(tmp_path):
   kept = sets.equal_samplings(found, None)
   assert {e.key for e in kept.entries} == {"image0", "image1", "image2"}
   assert "1 of 7 images are left out" in kept.notes[-1]
-  with pytest.raises(UserError, match="no background has 3 samplings"):
+  with pytest.raises(UserError, match="no real image has 3 samplings"):
     sets.equal_samplings(found, 3)
+  few = found._replace(entries=found.entries[1:3] + found.entries[4:5] + found.entries[6:])
+  few = few._replace(entries=(*few.entries, found.entries[0]))
+  alike = sets.equal_samplings(few, None)
+  assert [e.sampling for e in alike.entries] == [0] * 5
+  assert "all of them count as one sampling" in alike.notes[-1]
 
 
 def test_the_same_name_twice_is_two_samplings(tmp_path):

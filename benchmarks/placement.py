@@ -151,12 +151,12 @@ def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
   real, groups = [], []
   chosen: dict[str, list[np.ndarray]] = {name: [] for name in priors.NAMES}
-  for number, scene in enumerate(scenes):
+  for index, scene in enumerate(scenes):
     for x, y in scene.points:
       real.append(_patch(scene, x, y))
       groups.append(scene.group)
     for name in priors.NAMES:
-      sites = _place(scene, name, np.random.default_rng([1, number]))
+      sites = _place(scene, name, np.random.default_rng([1, index]))
       # As many as there are points, so that both sides have the same images.
       centres = [site.centre for site in sites]
       centres = [centres[i % len(centres)] for i in range(len(scene.points))]
@@ -167,12 +167,10 @@ def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
   half = np.random.default_rng(0).permutation(number.max() + 1) % 2
   pairs = {"real against real": (np.stack(real), half[number], np.arange(count))}
   twice = np.tile(np.arange(count), 2)
-  for name, patches in chosen.items():
-    pairs[name] = (np.stack(real + patches), np.repeat([0, 1], count), twice)
-  for name, (patches, labels, index) in pairs.items():
-    judged = patch_classifier.judge(
-      patches, labels, number[index], folds[index], seeds=range(seeds)
-    )
+  for name, there in chosen.items():
+    pairs[name] = (np.stack(real + there), np.repeat([0, 1], count), twice)
+  for name, (patches, labels, site) in pairs.items():
+    judged = patch_classifier.judge(patches, labels, number[site], folds[site], seeds=range(seeds))
     told[name] = {"auc": round(judged.auc, 3), "interval": [round(v, 3) for v in judged.interval]}
     print(f"context, {name}: {told[name]}", flush=True)
   return told

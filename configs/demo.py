@@ -26,6 +26,8 @@ def get_config(arg: str = "all"):
   config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})
   config.location.update({"size": 128, "batch_size": 8, "steps": 120, "close_mosaic": 5})
   config.location.update({"log_every": 40, "eval_every": 60})
+  config.danger.update({"size": (128, 128), "width": 4, "batch_size": 8, "steps": 60})
+  config.danger.update({"log_every": 20, "eval_every": 60})
   return config
 
 

@@ -29,6 +29,8 @@ def get_config(arg: str = "all"):
   config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour
   config.location.update({"size": 320, "batch_size": 16, "epochs": 12, "close_mosaic": 3})
   config.location.update({"log_every": 25, "eval_every": 100})
+  config.danger.update({"size": (320, 400), "crop": 160, "width": 8, "rule": "abdomen"})
+  config.danger.update({"batch_size": 8, "steps": 300, "log_every": 20, "eval_every": 100})
   return config
 
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import jax
 
-from hiresmed_jax.errors import UserError
-from hiresmed_jax.explanation import background, lesion, location
+from hiresmed_jax.explanation import background, danger, lesion, location
 from hiresmed_jax.runtime import cli, config
 from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.tasks.presets import ROUTES
 
 _EXAMPLE = """\
   python -m hiresmed_jax.explain --config kub.py
@@ -42,10 +40,6 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--json", action="store_true", help="the same as one JSON object")
   options, overrides = parser.parse(argv)
   values = config.load_config(options.config, overrides)
-  if values.route not in ("all", *ROUTES):
-    raise UserError(
-      f"route {values.route!r} is not in this version; it explains: {', '.join(ROUTES)}"
-    )
   about = {"name": values.name, "route": values.route, "preset": values.preset}
   facts: dict[str, Any] = {"config": about}
   devices = options.devices or jax.device_count()
@@ -60,6 +54,8 @@ def main(argv: list[str]) -> None:
     facts["lesion"] = lesion.explain(values, devices=devices, work=values.route == "lesion")
   if values.route in ("all", "location"):
     facts["location"] = location.explain(values, devices=devices)
+  if values.route in ("all", "danger"):
+    facts["danger"] = danger.explain(values, devices=devices)
   print(json.dumps(facts, indent=2) if options.json else "\n".join(_lines(facts)))
 
 
@@ -72,6 +68,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield from ("", "ROUTE lesion", *_lesion_lines(facts["lesion"]))
   if "location" in facts:
     yield from ("", "ROUTE location", *_location_lines(facts["location"]))
+  if "danger" in facts:
+    yield from ("", "ROUTE danger", *_danger_lines(facts["danger"]))
 
 
 def _background_lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -145,6 +143,21 @@ def _location_lines(facts: dict[str, Any]) -> Iterator[str]:
   yield "positions: " + ", ".join(
     f"{level['positions']:,} of stride {level['stride']}" for level in facts["levels"]
   )
+  yield f"{facts['images_per_device']:g} images a device"
+  yield from _departures(facts["departures"])
+
+
+def _danger_lines(facts: dict[str, Any]) -> Iterator[str]:
+  yield ""
+  rows, columns = facts["levels"][0]["size"]
+  yield (
+    f"U-Net, {facts['parameters']:,} parameters, training images of {rows} x {columns}: "
+    f"{facts['flops_per_image'] / 1e9:.2f} GFLOP forward"
+  )
+  levels = [f"{level['channels']} of {level['size'][0]} px" for level in facts["levels"]]
+  yield "channels and rows: " + ", ".join(levels)
+  rule = f", else of the rule {facts['rule']!r}" if facts["rule"] else ""
+  yield f"masks: given with the images{rule}"
   yield f"{facts['images_per_device']:g} images a device"
   yield from _departures(facts["departures"])
 

@@ -297,7 +297,7 @@ def _next_batches(iterator: Any, count: int) -> list[Any]:
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  known = ("images_m11", "weight", "valid", "boxes_xyxy", "boxes_valid")
+  known = ("images_m11", "weight", "valid", "boxes_xyxy", "boxes_valid", "labels")
   return {key: batch[key] for key in known if key in batch}
 
 
@@ -347,5 +347,7 @@ def _line(values: Mapping[str, float]) -> str:
     "code_usage": "codes",
     "box": "box",
     "classes": "class",
+    "cross_entropy": "entropy",
+    "dice_loss": "dice",
   }
   return " ".join(f"{short} {values[key]:.3g}" for key, short in names.items() if key in values)

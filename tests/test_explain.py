@@ -105,9 +105,15 @@ def test_what_cannot_be_trained_is_told_in_a_line(spec, argv, line):
     explain.main(["--config", spec, *argv])
 
 
-def test_a_route_that_is_not_there(spec):
-  with pytest.raises(UserError, match="not in this version"):
-    explain.main(["--config", f"{spec}:danger"])
+def test_the_danger_route(capsys, spec):
+  explain.main(["--config", f"{spec}:danger,paper", "--config.data.channels=3", "--json"])
+  found = json.loads(capsys.readouterr().out)["danger"]
+  assert found["parameters"] == 31_037_698
+  assert found["levels"][-1] == {"size": [32, 32], "channels": 1024}
+  explain.main(["--config", f"{spec}:danger,best", "--config.danger.rule=abdomen"])
+  told = capsys.readouterr().out
+  assert "else of the rule 'abdomen'" in told
+  assert "danger.width: paper 64; here 32" in told
 
 
 def test_the_lesion_route(capsys, spec):

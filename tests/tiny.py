@@ -41,4 +41,7 @@ def get_config(arg: str = "all"):
   route = config.location
   route.update({"size": 32, "batch_size": BATCH, "steps": 4, "close_mosaic": 0, "dtype": "float32"})
   route.update({"log_every": 2, "eval_every": 2, "keep_checkpoints": 2})
+  route = config.danger
+  route.update({"size": (32, 32), "width": 2, "batch_size": BATCH, "steps": 4, "dtype": "float32"})
+  route.update({"log_every": 2, "eval_every": 2, "keep_checkpoints": 2})
   return config

@@ -10,15 +10,19 @@ import jax
 from hiresmed_jax.data import records
 from hiresmed_jax.data.writers import whole_file
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import background, lesion, location
+from hiresmed_jax.routes import background, danger, lesion, location
 from hiresmed_jax.routes.dataset import open_or_draw
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.synthesis.workdir import DATA
 from hiresmed_jax.tasks.presets import ROUTES
 
-_PLANNED = ("danger",)
-_MODULES: dict[str, Any] = {"background": background, "lesion": lesion, "location": location}
+_MODULES: dict[str, Any] = {
+  "background": background,
+  "lesion": lesion,
+  "location": location,
+  "danger": danger,
+}
 _OF_LESIONS = ("lesion", "location")
 
 
@@ -37,12 +41,8 @@ def train(
     {route: content of its DONE.json}.
 
   Raises:
-    UserError: no data, a route that this version does not have, another run's folder.
+    UserError: no data, another run's folder.
   """
-  if config.route in _PLANNED:
-    raise UserError(
-      f"route {config.route!r} is not in this version; it trains: {', '.join(ROUTES)}"
-    )
   wanted = ROUTES if config.route == "all" else (config.route,)
   _check_workdir(workdir, wanted)
   for route in wanted:
@@ -58,10 +58,11 @@ def train(
     if config.route == "all" and route in _OF_LESIONS and not dataset.card["boxes"]:
       _say(f"{dataset.root} has no lesions: the route {route} is left out")
       continue
+    if config.route == "all" and route == "danger" and not danger.can_train(config, dataset):
+      _say(f"{dataset.root} has no masks of forbidden tissue: the route danger is left out")
+      continue
     results[route] = _MODULES[route].train(config, dataset, workdir / route)
     _note_dataset(workdir, dataset)
-  if config.route == "all":
-    _say(f"not in this version, and so not trained: {', '.join(_PLANNED)}")
   return results
 
 

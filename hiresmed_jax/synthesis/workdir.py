@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import checkpoint, config, mesh
-from hiresmed_jax.tasks import background, location
+from hiresmed_jax.tasks import background, danger, location
 from hiresmed_jax.tasks.task import Task
 
 DATA = "data.json"  # written by `train`
@@ -43,6 +43,16 @@ class Location(NamedTuple):
     step: of the checkpoint.
     results: what the route found of itself.
   """
+
+  net: nn.Module
+  variables: Any
+  view: transforms.View
+  step: int
+  results: dict[str, Any]
+
+
+class Danger(NamedTuple):
+  """U-Net as a workdir has trained it; as `Location`."""
 
   net: nn.Module
   variables: Any
@@ -170,6 +180,21 @@ def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Locat
   net = location.network(route, dtype=dtype)
   variables = jax.device_get(location.averaged(state))
   return Location(net, variables, view, run["best_step"], run["results"])
+
+
+def danger_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Danger:
+  """Restores the danger route's model, by the config that it was trained with; as `location_of`."""
+  run = trained_on(workdir, "danger", dataset)
+  route, data = ConfigDict(_tuples(run["config"]["danger"])), run["config"]["data"]
+  view = transforms.View(
+    size=route.size, fit="pad", window=_tuples(data["window"]), channels=data["channels"]
+  )
+  side = (route.crop, route.crop) if route.crop else view.shape
+  task = danger.build(route, channels=view.channels, size=side, steps=100, dtype=dtype)
+  folder = workdir / "danger" / "checkpoints"
+  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
+  net, variables = danger.network(route, dtype=dtype), jax.device_get(danger.averaged(state))
+  return Danger(net, variables, view, run["best_step"], run["results"])
 
 
 def _restored(task: Task, folder: Path, *, step: int, keep: int) -> Any:

@@ -23,6 +23,7 @@ _AT_LEAST_ONE = (
 ).split()
 SIDES = (32, 48, 64, 96, 128)  # of lesions' windows, px
 _LEAST_LEVEL = 12  # px: the five convolutions of a critic see 11
+_HALVED = 16  # the sides of a U-Net's images divide by this
 _SHARES = ("codebook.usage_decay", "gan.start", "gan.warmup", "optimizer.warmup", "ema")
 
 
@@ -106,6 +107,37 @@ def check_location(config: Any) -> None:
       raise UserError(f"location.{key}={config[key]}: use 0 or more")
   if (config.steps or config.epochs) < 1:
     raise UserError("location.steps and location.epochs: one of them must be above 0")
+
+
+def check_danger(config: Any) -> None:
+  """Refuses what the route cannot train with.
+
+  Args:
+    config: nested values of `danger_presets.danger`.
+
+  Raises:
+    UserError: a number out of its range, a word that is none of the known ones.
+  """
+  _check_word("danger.optimizer.name", config.optimizer.name, ("adam", "adamw", "sgd"))
+  if len(config.size) != 2 or any(side < _HALVED or side % _HALVED for side in config.size):
+    raise UserError(
+      f"danger.size={tuple(config.size)}: use (rows, columns), multiples of {_HALVED}, which the "
+      "network halves four times"
+    )
+  if config.crop < 0 or config.crop % _HALVED or config.crop > min(config.size):
+    raise UserError(
+      f"danger.crop={config.crop}: use 0, or a multiple of {_HALVED} that fits in danger.size"
+    )
+  for key in "width batch_size log_every eval_every keep_checkpoints max_skipped".split():
+    if config[key] < 1:
+      raise UserError(f"danger.{key}={config[key]}: use 1 or more")
+  for key, share in (("ema", config.ema), ("optimizer.warmup", config.optimizer.warmup)):
+    if not 0 <= share < 1:
+      raise UserError(f"danger.{key}={share} is a share: use 0 to less than 1")
+  if min(config.loss.values()) < 0 or not any(config.loss.values()):
+    raise UserError("danger.loss: use weights of 0 or more, one of them above 0")
+  if (config.steps or config.epochs) < 1:
+    raise UserError("danger.steps and danger.epochs: one of them must be above 0")
 
 
 def _check_word(key: str, word: Any, known: Sequence[str]) -> None:

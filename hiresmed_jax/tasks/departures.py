@@ -77,6 +77,16 @@ REASONS = {
   "location.epochs": "the length that this budget allows",
   "location.steps": "the length that this budget allows",
   "location": "another choice of the detector's training",
+  "danger.width": "the width that this budget allows",
+  "danger.size": "the images' own resolution, or what this budget allows",
+  "danger.crop": "crops at native resolution fit the memory, and few images become many",
+  "danger.rule": "nobody has drawn masks for these images",
+  "danger.optimizer": "a short run on few images: Adam's steps need no tuning",
+  "danger.ema": "averaged weights make calmer edges than the last ones",
+  "danger.batch_size": "what the memory holds",
+  "danger.epochs": "the length that this budget allows",
+  "danger.steps": "the length that this budget allows",
+  "danger": "another choice of the U-Net's training",
 }
 # What names, seeds, watches or speeds up a run leaves its results as they are.
 _NO_DEPARTURE = set(
@@ -85,13 +95,14 @@ _NO_DEPARTURE = set(
   "background.max_skipped lesion.cpu_steps lesion.conv lesion.dtype lesion.at_once "
   "lesion.steps_per_call lesion.cpu_steps_per_call lesion.log_every lesion.save_every "
   "lesion.keep_checkpoints lesion.max_skipped location.log_every location.eval_every "
-  "location.keep_checkpoints location.max_skipped location.dtype".split()
+  "location.keep_checkpoints location.max_skipped location.dtype danger.log_every "
+  "danger.eval_every danger.keep_checkpoints danger.max_skipped danger.dtype".split()
 )
 
 
 def departures(config: Any) -> list[Departure]:
   """Departures of the route `background` and its data: the readings first, then the values."""
-  others = ("lesion.", "location.")
+  others = ("lesion.", "location.", "danger.")
   values = [found for found in _values(config) if not found.what.startswith(others)]
   return [*_readings(config.background), *values]
 
@@ -106,6 +117,12 @@ def location_departures(config: Any) -> list[Departure]:
   """Departures of the route `location`: the readings first, then the values."""
   values = [found for found in _values(config) if found.what.startswith("location.")]
   return [*_location_readings(config.location), *values]
+
+
+def danger_departures(config: Any) -> list[Departure]:
+  """Departures of the route `danger`: the readings first, then the values."""
+  values = [found for found in _values(config) if found.what.startswith("danger.")]
+  return [*_danger_readings(), *values]
 
 
 def reason_for(key: str) -> str:
@@ -261,4 +278,20 @@ def _location_readings(config: Any) -> Iterator[Departure]:
     "YOLO11 mirrors half of its images",
     "mirrored" if config.augment.flip else "never exchanged",
     "situs: left and right of a patient are not exchangeable",
+  )
+
+
+def _danger_readings() -> Iterator[Departure]:
+  """What holds in the preset `paper` too."""
+  yield Departure(
+    "U-Net",
+    "no numbers",
+    "same-size convolutions with batch normalisation; Dice and cross-entropy",
+    "what has become of the published network in nearly all use",
+  )
+  yield Departure(
+    "what is forbidden (Eq. 15)",
+    "not said who draws it",
+    "the user's masks, the phantom's own, or a rule for images without",
+    "a rule is right most of the time; masks by hand are better",
   )

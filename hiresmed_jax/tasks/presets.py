@@ -6,9 +6,9 @@ sections 2.2 to 2.3. `best`: what later work made standard.
 
 from ml_collections import ConfigDict
 
-from hiresmed_jax.tasks import location_presets
+from hiresmed_jax.tasks import danger_presets, location_presets
 
-ROUTES = ("background", "lesion", "location")
+ROUTES = ("background", "lesion", "location", "danger")
 PRESETS = ("paper", "best")
 
 
@@ -30,6 +30,7 @@ def base(name: str, *, route: str, preset: str) -> ConfigDict:
   config.background = background(preset)
   config.lesion = lesion(preset)
   config.location = location_presets.location(preset)
+  config.danger = danger_presets.danger(preset)
   config.synthesize = synthesize()
   return config
 

@@ -24,6 +24,7 @@ from tests import tiny
 
 TINY = f"{tiny.__file__}:background"
 LESION = f"{tiny.__file__}:lesion"
+DANGER = f"{tiny.__file__}:danger"
 LOCATION = f"{tiny.__file__}:location"
 REAL = [TINY, "--data", "data", "--config.data.phantom.kind="]
 
@@ -69,7 +70,6 @@ def files(folder: Path) -> dict[str, bytes]:
     (["--config", "kubb.py"], "did you mean kub.py?"),
     (["--config", "kub.py:backgruond"], "did you mean background?"),
     (["--config", "kub.py:background,bets"], "did you mean best?"),
-    (["--config", "kub.py:danger"], "route 'danger' is not in this version"),
     (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
     (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
     (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1', 'mse'"),
@@ -106,6 +106,17 @@ def files(folder: Path) -> dict[str, bytes]:
     (
       ["--config", LOCATION, "--data", "data", "--config.data.phantom.kind="],
       "has no lesions",
+    ),
+    (["--config", DANGER, "--config.danger.size=(32,40)"], "multiples of 16"),
+    (["--config", DANGER, "--config.danger.crop=48"], "danger.crop=48: use 0, or a multiple of 16"),
+    (
+      ["--config", DANGER, "--config.danger.rule=bones"],
+      "danger.rule='bones': use '' or 'abdomen'",
+    ),
+    (["--config", DANGER, "--config.danger.ema=1.0"], "danger.ema=1.0 is a share"),
+    (
+      ["--config", DANGER, "--data", "data", "--config.data.phantom.kind="],
+      "has no masks of forbidden tissue",
     ),
     (["--config", LESION, "--config.lesion.cpu_steps=0"], "lesion.cpu_steps=0: use 1 or more"),
     (
@@ -277,4 +288,5 @@ def test_all_routes_in_order_and_none_for_lesions_where_there_are_none(
   config = load_config(f"{tiny.__file__}:all", ["data.phantom.kind="])
   found = run.train(config, data=place / "data", workdir=tmp_path / "no_lesions")
   assert "lesion" not in found
+  assert "danger" not in found
   assert "has no lesions: the route lesion is left out" in capsys.readouterr().out

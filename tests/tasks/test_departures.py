@@ -4,6 +4,7 @@ from hiresmed_jax.runtime.overrides import apply_override, leaves
 from hiresmed_jax.tasks import presets
 from hiresmed_jax.tasks.departures import (
   REASONS,
+  danger_departures,
   departures,
   lesion_departures,
   location_departures,
@@ -19,7 +20,8 @@ def config(*overrides, preset="paper"):
 
 
 def found(config):
-  both = [*departures(config), *lesion_departures(config), *location_departures(config)]
+  kinds = (departures, lesion_departures, location_departures, danger_departures)
+  both = [departure for kind in kinds for departure in kind(config)]
   return {departure.what: departure for departure in both}
 
 

@@ -88,6 +88,7 @@ def test_folders_against_a_folder(place, tmp_path, capsys):
     "FID is compared", ""))  # fmt: skip
   assert "missing: near, LPIPS squeeze; far, LPIPS squeeze: no weights" in page
   assert "## Reader study" in page
+  assert "near: **8 images are too few**" in page
   drawn = set(report["figures"]) | {"convergence.png"}
   assert drawn == {"typical.png", "worst.png", "convergence.png"}
   for name in drawn:

@@ -7,6 +7,8 @@ from hiresmed_jax.evaluation import lesions_page, readers_page
 from hiresmed_jax.evaluation.cells import cell, missing, p_text, table
 from hiresmed_jax.evaluation.tables import METRICS
 
+_FEW = 50  # images of a sampling below which a distance between sets is hardly one
+
 
 def page(report: Mapping[str, Any]) -> str:
   """The report of `run.evaluate` as Markdown; a number that is missing stands with its reason."""
@@ -135,6 +137,9 @@ def _protocols(
           yield f"- {name}: no interval of {row['name']}: {row['interval_missing']}"
     for text, titles in alike.items():
       yield f"- {name}: {', '.join(titles)}{text}"
+    size = one["images"] // one["samplings"]
+    if size < _FEW:
+      yield f"- {name}: **{size} images are too few**; distances between sets mislead below {_FEW}"
   for row in floors.values():
     yield (
       f"- floor: {row['protocol']}"

@@ -76,14 +76,14 @@ def load(
     try:
       distances[name] = features.load_perceptual(name)
     except UserError as error:
-      missing[f"lpips_{name}"] = str(error)
+      missing[f"lpips_{name}"] = _without_home(error)
   found = None
   try:
     found = _features(network, tap, how, file)
   except UserError as error:
     if file is not None:
       raise
-    missing["features"] = str(error)
+    missing["features"] = _without_home(error)
   return Networks(distances, found, missing)
 
 
@@ -97,6 +97,11 @@ def _features(network: str, tap: int, how: str, file: Path | None) -> Features:
     else inception.load(file, tap=tap, how=how)
   )
   return Features(net, SIZE, inception.RESIZES[how][0])
+
+
+def _without_home(error: UserError) -> str:
+  """A reason for a report that others read: whose computer it was is not their business."""
+  return str(error).replace(str(Path.home()), "~")
 
 
 def placed(networks: Networks, put: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from hiresmed_jax.placement import candidates
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime.figures import image_grid
 from hiresmed_jax.synthesis import bare, canvas, existing, judging, survey, workdir
+from hiresmed_jax.synthesis import danger as dangers
 from hiresmed_jax.synthesis import prior as priors
 
 FLOOR = 0.3  # as `presets.synthesize`
@@ -105,8 +106,16 @@ def main(argv: list[str]) -> None:
 
 def _forbidden(folder: Path, dataset: records.Dataset) -> Callable[[canvas.Canvas], Any] | None:
   """The mask of the route danger, where the workdir has one."""
-  del folder, dataset
-  return None
+  if not (folder / "danger" / "DONE.json").is_file():
+    return None
+  model = workdir.danger_of(folder, dataset, dtype=jax.numpy.float32)
+  net = dangers.Danger(
+    model.view,
+    dangers.through_unet(
+      model.net, model.variables, channels=model.view.channels, options=compilation.options()
+    ),
+  )
+  return lambda scene: dangers.mask(net, scene, jax.devices()[0])
 
 
 def _scene(

@@ -109,6 +109,7 @@ def measured(
     Copies(found.patches),
     Prior("atlas"),
     None,
+    None,
     watch,
   )
   # A first round of as many compiles what windows of each size need.

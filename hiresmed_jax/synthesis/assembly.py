@@ -14,6 +14,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.runtime import compilation, config
 from hiresmed_jax.synthesis import background, fitting, guard, labels, survey, workdir
+from hiresmed_jax.synthesis import danger as dangers
 from hiresmed_jax.synthesis import prior as priors
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
@@ -58,6 +59,7 @@ def assemble(
   found = survey.kept(dataset, folder, workers=workers)
   lesions, made_by = _lesions(request, folder, dataset, found, flip=values.flip)
   prior, places_by = _prior(values.prior, folder, dataset, dtype)
+  forbids, forbidden_by = _danger(values.danger, folder, dataset, dtype)
   mask, digest = _user_mask(request)
   identity = {
     "request": request.identity() | {"mask": digest},
@@ -66,8 +68,9 @@ def assemble(
     "background": step,
     "lesions": made_by,
     "places": places_by,
+    "forbidden": forbidden_by,
   }
-  return Setting(request, values, source, found, maker, lesions, prior, mask), identity
+  return Setting(request, values, source, found, maker, lesions, prior, forbids, mask), identity
 
 
 def token(identity: dict[str, Any]) -> str:
@@ -115,6 +118,28 @@ def _prior(
     priors.Prior(name, model.view, through, used["powers"].get(name, 1.0)),
     f"{name}, {model.step}, {used['powers']}",
   )
+
+
+def _danger(
+  asked: str, folder: Path, dataset: records.Dataset, dtype: Any
+) -> tuple[dangers.Danger | None, str]:
+  """What finds forbidden tissue, and what tells it from another one.
+
+  "auto" is the U-Net of the route danger where that is trained and spares real lesions.
+  """
+  if asked not in ("auto", "on", "off"):
+    raise UserError(f"synthesize.danger={asked!r}: use 'auto', 'on' or 'off'")
+  there = (folder / "danger" / "DONE.json").is_file()
+  if asked == "off" or (asked == "auto" and not there):
+    return None, "off"
+  model = workdir.danger_of(folder, dataset, dtype=dtype)
+  if asked == "auto" and not model.results["use"]:
+    print(f"the danger mask is not used: {model.results['why']}")
+    return None, "off"
+  through = dangers.through_unet(
+    model.net, model.variables, channels=model.view.channels, options=compilation.options()
+  )
+  return dangers.Danger(model.view, through), f"danger, {model.step}"
 
 
 def _check_values(values: Any) -> None:

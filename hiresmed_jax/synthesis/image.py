@@ -14,6 +14,7 @@ from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement import body, candidates, paper
 from hiresmed_jax.synthesis import canvas, fitting, guard, labels, put, shams
+from hiresmed_jax.synthesis import danger as dangers
 from hiresmed_jax.synthesis import prior as priors
 from hiresmed_jax.synthesis.background import Background, Maker
 from hiresmed_jax.synthesis.request import Request
@@ -49,6 +50,7 @@ class Setting(NamedTuple):
     maker: of backgrounds.
     lesions: where they come from.
     prior: over places.
+    danger: finds forbidden tissue; None: only what masks say is forbidden.
     user_mask: bool[H, W], True where the user forbids lesions; None without.
     clock: times the stages.
   """
@@ -60,6 +62,7 @@ class Setting(NamedTuple):
   maker: Maker
   lesions: fitting.Source
   prior: priors.Prior
+  danger: dangers.Danger | None
   user_mask: np.ndarray | None
   clock: Clock = untimed
 
@@ -210,7 +213,7 @@ def _sites(
 ) -> list[candidates.Site]:
   request, values, prior = setting.request, setting.values, setting.prior
   scene, footprints = ground.canvas, [lesion.mask for lesion in lesions]
-  forbidden = _forbidden(setting, ground)
+  forbidden = _forbidden(setting, ground, device)
   if request.paper:
     if prior.through is not None:
       points = paper.locate(priors.seen(prior, scene, device), _PAPER_POINTS)
@@ -229,12 +232,17 @@ def _sites(
   )
 
 
-def _forbidden(setting: Setting, ground: Background) -> np.ndarray:
-  """bool[H, W]: known to be forbidden, or by the user, or taken by a lesion of its own."""
+def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.ndarray:
+  """bool[H, W]: known or found to be forbidden, or by the user, or taken by a lesion of its own.
+
+  Where the image's own mask is known it counts, and not what the network makes of it.
+  """
   scene = ground.canvas
   forbidden = np.zeros(scene.shape, bool)
   if scene.forbidden_mask.size:
     forbidden |= scene.forbidden_mask > 0
+  elif setting.danger is not None:
+    forbidden |= dangers.mask(setting.danger, scene, device)
   if setting.user_mask is not None:
     if setting.user_mask.shape != scene.shape:
       (height, width), (rows, columns) = scene.shape, setting.user_mask.shape

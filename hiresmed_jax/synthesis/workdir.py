@@ -33,26 +33,16 @@ class Model(NamedTuple):
   step: int
 
 
-class Location(NamedTuple):
-  """YOLO11 as a workdir has trained it.
+class Trained(NamedTuple):
+  """A network of places as a workdir has trained it.
 
   Attributes:
-    net: its network.
+    net: the network.
     variables: {"params", "batch_stats"}, averaged where the run kept an average.
     view: how it sees a record.
     step: of the checkpoint.
     results: what the route found of itself.
   """
-
-  net: nn.Module
-  variables: Any
-  view: transforms.View
-  step: int
-  results: dict[str, Any]
-
-
-class Danger(NamedTuple):
-  """U-Net as a workdir has trained it; as `Location`."""
 
   net: nn.Module
   variables: Any
@@ -156,8 +146,8 @@ def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any)
   return Model(net, jax.device_get(background.averaged(state)), view, run["best_step"])
 
 
-def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Location:
-  """Restores the location route's model, by the config that it was trained with.
+def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Trained:
+  """Restores the YOLO11 of the route `location`, by the config that it was trained with.
 
   Args:
     workdir: of the run.
@@ -168,33 +158,35 @@ def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Locat
     UserError: it is not trained, or on other data.
   """
   run = trained_on(workdir, "location", dataset, instead="--config.synthesize.prior=atlas")
-  route, data = ConfigDict(_tuples(run["config"]["location"])), run["config"]["data"]
-  view = transforms.View(
-    size=route.size, fit="pad", window=_tuples(data["window"]), channels=data["channels"]
-  )
+  route, view = _places(run["config"], "location")
   task = location.build(
     route, channels=view.channels, size=route.size, steps=1, steps_per_epoch=1, dtype=dtype
   )
   folder = workdir / "location" / "checkpoints"
   state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net = location.network(route, dtype=dtype)
-  variables = jax.device_get(location.averaged(state))
-  return Location(net, variables, view, run["best_step"], run["results"])
+  net, variables = location.network(route, dtype=dtype), location.averaged(state)
+  return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
 
 
-def danger_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Danger:
-  """Restores the danger route's model, by the config that it was trained with; as `location_of`."""
-  run = trained_on(workdir, "danger", dataset)
-  route, data = ConfigDict(_tuples(run["config"]["danger"])), run["config"]["data"]
+def danger_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Trained:
+  """Restores the U-Net of the route `danger`; else as `location_of`."""
+  run = trained_on(workdir, "danger", dataset, instead="--config.synthesize.danger=off")
+  route, view = _places(run["config"], "danger")
+  size = (route.crop, route.crop) if route.crop else view.shape
+  task = danger.build(route, channels=view.channels, size=size, steps=1, dtype=dtype)
+  folder = workdir / "danger" / "checkpoints"
+  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
+  net, variables = danger.network(route, dtype=dtype), danger.averaged(state)
+  return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
+
+
+def _places(stored: dict[str, Any], name: str) -> tuple[Any, transforms.View]:
+  """(the route's values, its view) of a run's config."""
+  route, data = ConfigDict(_tuples(stored[name])), stored["data"]
   view = transforms.View(
     size=route.size, fit="pad", window=_tuples(data["window"]), channels=data["channels"]
   )
-  side = (route.crop, route.crop) if route.crop else view.shape
-  task = danger.build(route, channels=view.channels, size=side, steps=100, dtype=dtype)
-  folder = workdir / "danger" / "checkpoints"
-  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, variables = danger.network(route, dtype=dtype), jax.device_get(danger.averaged(state))
-  return Danger(net, variables, view, run["best_step"], run["results"])
+  return route, view
 
 
 def _restored(task: Task, folder: Path, *, step: int, keep: int) -> Any:

@@ -151,6 +151,7 @@ def synthesize() -> ConfigDict:
       "margin_px": 2.0,  # between a lesion and forbidden tissue
       "min_gap_px": 6.0,  # between two lesions
       "prior": "auto",  # or "uniform", "atlas", "yolo", "atlas x yolo"; see synthesis.prior
+      "danger": "auto",  # or "on", "off": the mask of the route danger; see synthesis.danger
       "floor": 0.3,  # share of places drawn uniformly from what is allowed
       "flip": False,  # may a copied lesion be mirrored: situs, as in data.augment.flip
       "workers": 0,  # threads; 0 = one a core

@@ -12,6 +12,7 @@ from hiresmed_jax.data.split import split_of
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.synthesis import background, survey
+from hiresmed_jax.synthesis.danger import Danger
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.prior import Prior
 from hiresmed_jax.synthesis.request import Request
@@ -90,7 +91,7 @@ def dataset(folder: Path, *, count: int = 6, **options: Any) -> records.Dataset:
 def setting(data: records.Dataset, found: survey.Survey | None = None, *,
             maker: background.Maker | None = None, user_mask: np.ndarray | None = None,
             values: dict[str, Any] | None = None, prior: Prior | None = None,
-            **changes: Any) -> Setting:  # fmt: skip
+            danger: Danger | None = None, **changes: Any) -> Setting:  # fmt: skip
   """What images of a request are made of; `changes` of `REQUEST`."""
   config = presets.synthesize()
   config.update_from_flattened_dict(values or {})
@@ -100,4 +101,4 @@ def setting(data: records.Dataset, found: survey.Survey | None = None, *,
   lesions = Copies(found.patches) if request.source == "copy" else Lumps.fit(found.patches)
   maker = maker or background.Maker(None, None, config.existing == "label", 0.5)
   prior = prior or Prior("atlas")
-  return Setting(request, config, source, found, maker, lesions, prior, user_mask)
+  return Setting(request, config, source, found, maker, lesions, prior, danger, user_mask)

@@ -6,7 +6,7 @@ import pytest
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.placement import atlas
-from hiresmed_jax.synthesis import canvas, image, judging
+from hiresmed_jax.synthesis import canvas, danger, image, judging
 from hiresmed_jax.synthesis import prior as priors
 from tests.synthesis import drawn
 
@@ -67,6 +67,35 @@ def test_an_image_says_which_prior_chose_its_sites(prepared):
   assert {lesion["prior"] for lesion in made.facts["lesions"]} == {"yolo"}
   made = image.make(drawn.setting(data, found, prior=detector(), paper=True), 0, jax.devices()[0])
   assert len(made.facts["lesions"]) >= 1
+
+
+def test_no_footprint_touches_what_the_network_forbids(prepared):
+  data, found = prepared["none"]
+
+  def through(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+    return np.tile(np.linspace(1.0, 0.0, SIDE, dtype=np.float32), (SIDE, 1))  # forbids the left
+
+  net = danger.Danger(transforms.View(SIDE, fit="pad"), through)
+  for number in range(6):
+    # The images' own masks would count first: take them away.
+    setting = drawn.setting(data, found, danger=net, values={"floor": 1.0})
+    setting = setting._replace(source=WithoutMasks(setting.source))
+    made = image.make(setting, number, jax.devices()[0])
+    columns = np.nonzero(made.mask)[1]
+    assert columns.min() >= 104 // 2 - 2
+
+
+class WithoutMasks:
+  """Records that nobody has drawn forbidden tissue in."""
+
+  def __init__(self, source: records.Records):
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict:
+    return {**self._source[index], "forbidden_mask": np.zeros((0, 0), np.uint8)}
 
 
 def test_the_better_prior_is_found(prepared):

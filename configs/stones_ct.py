@@ -30,7 +30,7 @@ def get_config(arg: str = "all"):
   config.location.update({"size": 320, "batch_size": 16, "epochs": 12, "close_mosaic": 3})
   config.location.update({"log_every": 25, "eval_every": 100})
   config.danger.update({"size": (320, 400), "crop": 160, "width": 8, "rule": "abdomen"})
-  config.danger.update({"batch_size": 8, "steps": 300, "log_every": 20, "eval_every": 100})
+  config.danger.update({"batch_size": 4, "steps": 400, "log_every": 20, "eval_every": 200})
   return config
 
 

@@ -81,7 +81,8 @@ def train_dataset(
 
   Returns:
     grain dataset of {"images_m11": f32[B, S, T, C], "labels": uint8[B, S, T], 1 on what is
-    forbidden, "valid": bool[B, S, T], False on padding and beyond the image}.
+    forbidden, "valid": bool[B, S, T], False on padding and beyond the image; "lesions":
+    uint8[B, S, T], 1 in the boxes of lesions}.
 
   Raises:
     UserError: see `pipeline.endless`; crops that are larger than the view.
@@ -94,7 +95,7 @@ def train_dataset(
     source,
     [(make, 0)],
     batch_size=batch_size,
-    item_bytes=side[0] * side[1] * (4 * view.channels + 2),
+    item_bytes=side[0] * side[1] * (4 * view.channels + 3),
     seed=seed,
     workers=workers,
     process_index=process_index,
@@ -123,6 +124,7 @@ def _example(
     "images_m11": example["images_m11"],
     "labels": _labels(example["forbidden_mask"]),
     "valid": example["valid"],
+    "lesions": _filled(example["boxes"], view.shape),
   }
   if crop:
     top, left = (int(rng.integers(side - crop + 1)) for side in view.shape)
@@ -133,3 +135,10 @@ def _example(
 
 def _labels(forbidden_mask: np.ndarray) -> np.ndarray:
   return (forbidden_mask > 0).astype(np.uint8)
+
+
+def _filled(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  out = np.zeros(shape, np.uint8)
+  for x1, y1, x2, y2 in np.rint(boxes).astype(int):
+    out[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = 1
+  return out

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 from hiresmed_jax.types import Array
 
 
-def cross_entropy(logits: Array, labels: Array, valid: Array) -> tuple[Array, Array]:
+def cross_entropy(logits: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
   """Cross-entropy in nats.
 
   Args:
     logits: f32[N, H, W, K].
     labels: any integer [N, H, W] in [0, K).
-    valid: bool[N, H, W].
+    weight: bool or f32[N, H, W], 0 where a pixel does not count.
 
   Returns:
-    (sum over valid pixels f32[], their number f32[]).
+    (weighted sum over pixels f32[], sum of the weights f32[]).
   """
   true = jnp.sum(logits * _one_hot(labels, logits), -1)
   lost = jax.nn.logsumexp(logits, -1) - true
-  return jnp.sum(jnp.where(valid, lost, 0.0)), jnp.sum(valid.astype(jnp.float32))
+  weight = weight.astype(jnp.float32)
+  return jnp.sum(jnp.where(weight > 0, weight * lost, 0.0)), jnp.sum(weight)
 
 
 def dice(logits: Array, labels: Array, valid: Array, *, epsilon: float = 1e-6) -> Array:

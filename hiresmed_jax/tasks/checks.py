@@ -134,8 +134,8 @@ def check_danger(config: Any) -> None:
   for key, share in (("ema", config.ema), ("optimizer.warmup", config.optimizer.warmup)):
     if not 0 <= share < 1:
       raise UserError(f"danger.{key}={share} is a share: use 0 to less than 1")
-  if min(config.loss.values()) < 0 or not any(config.loss.values()):
-    raise UserError("danger.loss: use weights of 0 or more, one of them above 0")
+  if min(config.loss.values()) < 0 or not config.loss.cross_entropy + config.loss.dice:
+    raise UserError("danger.loss: use weights of 0 or more, and one loss above 0")
   if (config.steps or config.epochs) < 1:
     raise UserError("danger.steps and danger.epochs: one of them must be above 0")
 

@@ -113,18 +113,22 @@ def _train_step(
 ) -> tuple[State, Metrics]:
   """One update.
 
-  batch: images_m11 f32[N, S, T, 1 or C]; labels uint8[N, S, T], 0 or 1; valid bool[N, S, T].
+  batch: images_m11 f32[N, S, T, 1 or C]; labels uint8[N, S, T], 0 or 1; valid bool[N, S, T];
+  lesions uint8[N, S, T], 1 in the boxes of real lesions.
   """
   del frozen
   images_m11 = _to_channels(batch["images_m11"], channels)
   labels, valid = batch["labels"], batch["valid"]
+  # Boxes are loose: what is forbidden in them, as a rib beside a stone, stays as it is.
+  known = (batch["lesions"] > 0) & (labels == 0)
+  weight = valid * jnp.where(known, config.loss.lesions, 1.0)
 
   def loss(params: Params) -> tuple[Array, Any]:
     variables = {"params": params, "batch_stats": state.stats}
     logits, moved = net.apply(variables, images_m11, train=True, mutable="batch_stats")
-    total, weight = segmentation.cross_entropy(logits, labels, valid)
+    total, count = segmentation.cross_entropy(logits, labels, weight)
     parts = {
-      "cross_entropy": total / jnp.maximum(weight, 1.0),
+      "cross_entropy": total / jnp.maximum(count, 1.0),
       "dice_loss": segmentation.dice(logits, labels, valid),
     }
     whole = (
@@ -165,7 +169,7 @@ def _eval_step(
 ) -> tuple[Mapping[str, Array], Array]:
   """(totals of `metrics.segmentation`, chances of being forbidden f32[N, S, T, 1]).
 
-  batch: as for training, and weight f32[N], 0 on rows that only fill the batch up.
+  batch: as for training but for lesions, and weight f32[N], 0 on rows that only fill the batch up.
   """
   del frozen
   images_m11 = _to_channels(batch["images_m11"], channels)

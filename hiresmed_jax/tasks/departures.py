@@ -80,6 +80,7 @@ REASONS = {
   "danger.width": "the width that this budget allows",
   "danger.size": "the images' own resolution, or what this budget allows",
   "danger.crop": "crops at native resolution fit the memory, and few images become many",
+  "danger.loss.lesions": "where a real lesion is, nothing is forbidden, however bright it is",
   "danger.rule": "nobody has drawn masks for these images",
   "danger.optimizer": "a short run on few images: Adam's steps need no tuning",
   "danger.ema": "averaged weights make calmer edges than the last ones",

@@ -22,19 +22,24 @@ def test_cross_entropy_is_pytorchs(classes):
   torch = pytest.importorskip("torch")
   logits, labels, valid = case(classes)
   x = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
-  kept = torch.tensor(np.where(valid, labels, 255).astype(np.int64))
-  expected = torch.nn.functional.cross_entropy(
-    x.permute(0, 3, 1, 2), kept, ignore_index=255, reduction="sum"
+  weights = valid * np.random.default_rng(1).choice([1.0, 20.0], valid.shape).astype(np.float32)
+  each = torch.nn.functional.cross_entropy(
+    x.permute(0, 3, 1, 2), torch.tensor(labels.astype(np.int64)), reduction="none"
   )
+  expected = (each * torch.tensor(weights)).sum()
   expected.backward()
 
   def total(logits):
-    return segmentation.cross_entropy(logits, labels, valid)
+    return segmentation.cross_entropy(logits, labels, weights)
 
   (value, weight), grad = total(logits), jax.grad(lambda x: total(x)[0])(logits)
   np.testing.assert_allclose(value, expected.item(), rtol=1e-6)
-  assert weight == valid.sum()
-  np.testing.assert_allclose(grad, x.grad.numpy(), atol=1e-6)
+  assert weight == weights.sum()
+  np.testing.assert_allclose(grad, x.grad.numpy(), atol=1e-5)
+  np.testing.assert_array_equal(
+    segmentation.cross_entropy(logits, labels, valid),
+    segmentation.cross_entropy(logits, labels, valid.astype(np.float32)),
+  )
   assert not np.asarray(grad)[~valid].any()
 
 

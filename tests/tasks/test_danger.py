@@ -39,7 +39,10 @@ def batch(number: int = 0) -> dict[str, np.ndarray]:
   valid = np.ones(labels.shape, bool)
   valid[:, :2] = False
   labels[:, :2] = rng.integers(0, 2, labels[:, :2].shape)
-  return {"images_m11": images.astype(np.float32), "labels": labels, "valid": valid}
+  lesions = np.zeros_like(labels)
+  lesions[:, 20:24, 20:24] = 1
+  arrays = {"labels": labels, "valid": valid, "lesions": lesions}
+  return {"images_m11": images.astype(np.float32), **arrays}
 
 
 def val_batches() -> list[dict[str, Any]]:

@@ -114,6 +114,30 @@ def _cpu_gains(result: Result) -> Iterator[Row]:
     )
 
 
+def _danger(result: Result) -> Iterator[Row]:
+  corrected, names = result["corrected"], {"rule": "the rule", "unet": "the U-Net"}
+  for key, name in names.items():
+    told = corrected[key]
+    yield Row(
+      f"{result['data']}: bone and lung by {name} against {corrected['images']} masks corrected by "
+      "hand, mean Dice, IoU, median HD95",
+      f"{told['dice']:.3f} (least {told['least_dice']:.3f}), {told['iou']:.3f}, "
+      f"{told['hd95_px_median']:.1f} px",
+    )
+  for key, name in names.items():
+    states = result["excluded"][key]
+    yield Row(
+      f"{states['emptied']['lesions']} real held-out lesions whose place {name} forbids, image as "
+      "it is and without lesions",
+      f"{states['as_they_are']['share']:.1%} and {states['emptied']['share']:.1%}",
+    )
+  if lungs := result["lungs"]:
+    yield Row(
+      f"all but lung on {lungs['images']} held-out chest radiographs, mean Dice, IoU",
+      f"{lungs['dice']:.3f}, {lungs['iou']:.3f}",
+    )
+
+
 def _depthwise(result: Result) -> Iterator[Row]:
   for name in ("forward", "forward+backward"):
     rows = [row for row in result["rows"] if row["pass"] == name]
@@ -343,6 +367,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
   "cpu_gains": _cpu_gains,
+  "danger": _danger,
   "depthwise": _depthwise,
   "detector": _detector,
   "first_look": _first_look,

@@ -6,10 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from hiresmed_jax.data import records
 from hiresmed_jax.evaluation import measure, networks
 from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.runtime import compilation
 from tests import tiny_run
 from tests.synthesis import drawn
 
@@ -104,4 +106,6 @@ def nets(**missing: str) -> networks.Networks:
 
 
 def tool(devices: int = 1, **missing: str) -> measure.Tools:
-  return measure.tools(nets(**missing), tiny_run.mesh(devices))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(compilation, "options", tiny_run.quick)
+    return measure.tools(nets(**missing), tiny_run.mesh(devices))

@@ -1,11 +1,13 @@
 """What lesions are worth: windows, visibility, what is kept."""
 
+import jax
 import numpy as np
 import pytest
 
 from hiresmed_jax.evaluation import lesions
 from hiresmed_jax.evaluation.pictures import Picture
 from hiresmed_jax.metrics.contrast import contrast_kept
+from tests import tiny_run
 
 
 def scene(size=100, at=(40, 52), side=6, bright=0.8, seed=0):
@@ -20,10 +22,14 @@ def scene(size=100, at=(40, 52), side=6, bright=0.8, seed=0):
   return image.astype(np.float32), box, mask
 
 
+def fidelity(*arrays):
+  return jax.jit(lesions.fidelity, compiler_options=tiny_run.quick())(*arrays)
+
+
 def measured(picture):
   (window,) = lesions.windows(picture)
   one = {name: value[None] for name, value in window.items()}
-  found = lesions.fidelity(one["image"], one["reference"], one["mask"], one["box"])
+  found = fidelity(one["image"], one["reference"], one["mask"], one["box"])
   return window, {name: float(value[0]) for name, value in found.items()}
 
 
@@ -32,7 +38,8 @@ def test_a_lesion_is_judged_as_in_the_whole_image():
   image = 0.3 + 0.6 * (reference - 0.3)
   window, found = measured(Picture(image, reference, boxes=box, lesion_mask=mask))
   assert window["image"].shape == (64, 64, 1)
-  kept, diameter = contrast_kept(reference[None, ..., 0], image[None, ..., 0], box[None])
+  whole = jax.jit(contrast_kept, compiler_options=tiny_run.quick())
+  kept, diameter = whole(reference[None, ..., 0], image[None, ..., 0], box[None])
   assert found["kept"] == pytest.approx(float(kept[0, 0]), rel=1e-5) == pytest.approx(0.6, rel=1e-3)
   assert found["diameter_px"] == pytest.approx(float(diameter[0, 0]))
   assert found["diameter_px"] == pytest.approx(2 * np.sqrt(36 / np.pi))

@@ -75,7 +75,9 @@ def _note_dataset(workdir: pathlib.Path, dataset: records.Dataset) -> None:
   """Where the other commands find the images that this workdir was trained on."""
   if jax.process_index() == 0:
     noted = {"root": str(dataset.root.absolute()), "fingerprint": dataset.card["fingerprint"]}
-    whole_file.write(workdir / DATA, (json.dumps(noted, indent=2) + "\n").encode())
+    content = (json.dumps(noted, indent=2) + "\n").encode()
+    if not (workdir / DATA).is_file() or (workdir / DATA).read_bytes() != content:
+      whole_file.write(workdir / DATA, content)
 
 
 def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:

@@ -60,7 +60,27 @@ def image(shape, seed=1):
 @functools.cache
 def theirs(size):
   reference = pytest.importorskip("tests.reference.ultralytics_cpu")
-  return reference, reference.network(size, classes=3)
+  net = reference.network(size, classes=3)
+  _tame(reference.torch, net)
+  return reference, net
+
+
+def _tame(torch, net):
+  """Scales the last convolutions so that logits are some units: of random weights they are 1e5, and
+  a softmax of such is a jump, which shows nothing when it agrees and nothing when it does not."""
+  found = {}
+  last = [branch[-1] for part in (net.model[-1].cv2, net.model[-1].cv3) for branch in part]
+  hooks = [
+    conv.register_forward_hook(lambda module, _, out: found.update({module: out})) for conv in last
+  ]
+  with torch.no_grad():
+    net(torch.tensor(image((2, 64, 96, 3))).permute(0, 3, 1, 2))
+    for conv in last:
+      factor = 3 / found[conv].std()
+      conv.weight.mul_(factor)
+      conv.bias.mul_(factor)
+  for hook in hooks:
+    hook.remove()
 
 
 @functools.cache

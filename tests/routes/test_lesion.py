@@ -15,6 +15,7 @@ from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.synthesis import workdir
 from tests import tiny, tiny_run
 
+pytestmark = pytest.mark.xdist_group("lesion route")  # trained once
 LESION = f"{tiny.__file__}:lesion"
 PHANTOMS = ["data.phantom.size=128", "data.phantom.num=16"]
 

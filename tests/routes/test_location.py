@@ -12,7 +12,7 @@ from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.synthesis import judging
 from tests import tiny, tiny_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("location route")]
 SPEC = f"{tiny.__file__}:location"
 OVERRIDES = ["data.phantom.size=64", "location.size=64", "location.steps=4"]
 

@@ -32,9 +32,10 @@ def test_every_variant_is_timed_and_told(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_SMALL", 0)
   out = tmp_path / "cpu_gains_cpu.json"
   with tiny_run.quick_compiler():
-    calls, _ = cpu_gains._programs((1, 16, 16, 3))
+    made = cpu_gains._programs((1, 16, 16, 3))
+    monkeypatch.setattr(cpu_gains, "_programs", lambda images: made)  # compiled once
     cpu_gains.main(["--size=16", "--batch=1", "--rounds=2", "--out", str(out)])
-  losses = {name: float(call()[0]) for name, call in calls.items()}
+  losses = {name: float(call()[0]) for name, call in made[0].items()}
   assert losses == pytest.approx(dict.fromkeys(losses, losses[cpu_gains.EVERYTHING]), rel=1e-5)
   facts = json.loads(out.read_text())
   assert set(facts["without"]) == set(cpu_gains.TAKEN_AWAY)

@@ -16,6 +16,7 @@ from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.synthesis import workdir
 from tests import tiny, tiny_run
 
+pytestmark = pytest.mark.xdist_group("danger route")  # trained once
 SPEC = f"{tiny.__file__}:danger"
 
 

@@ -133,23 +133,32 @@ def _interval(
   resamples: int,
   seed: int,
 ) -> Mapping[str, Any]:
-  """95 % interval of the first sampling's distance over patients."""
-  first = other.samplings == other.samplings.min()
-  features, groups, keys = other.features[first], other.groups[first], other.keys[first]
+  """95 % interval over patients, of the mean over samplings where all have the same images."""
+  parts = [_by_key(other, k) for k in np.unique(other.samplings)]
+  groups, keys = parts[0].groups, parts[0].keys
+  together = all(np.array_equal(part.keys, keys) for part in parts)
+  parts = parts if together else parts[:1]
+  # Side by side, so that a patient is drawn with all of his samplings.
+  features = np.concatenate([part.features for part in parts], axis=1)
+
+  def mean(real: np.ndarray, beside: np.ndarray) -> float:
+    split = np.split(beside, len(parts), axis=1)
+    return float(np.mean([distance(real, part) for part in split]))
+
   # The same images on both sides: the same patients are drawn.
-  order, real_order = np.argsort(keys, kind="stable"), np.argsort(real.keys, kind="stable")
-  paired = np.array_equal(keys[order], real.keys[real_order])
-  base, base_groups = real.features, real.groups
-  if paired:
-    base, base_groups = base[real_order], base_groups[real_order]
-    features, groups = features[order], groups[order]
+  ordered = real._replace(samplings=np.zeros(len(real.keys), int))
+  ordered = _by_key(ordered, 0)
+  paired = np.array_equal(keys, ordered.keys)
+  base, base_groups = (ordered if paired else real)[:2]
   number = max(len(base), len(features))
-  draws = int(np.clip(resamples * (_AT_FULL / number) ** 2, _LEAST_RESAMPLES, resamples))
+  draws = int(
+    np.clip(resamples / len(parts) * (_AT_FULL / number) ** 2, _LEAST_RESAMPLES, resamples)
+  )
   try:
     found = fid.bootstrap(
       base,
       features,
-      distance,
+      mean,
       groups_real=list(base_groups),
       groups_other=list(groups),
       paired=paired,
@@ -164,5 +173,14 @@ def _interval(
     "interval": [found.low, found.high],
     "interval_protocol": f"95 %, {draws} bootstrap samples of {found.groups} groups"
     + (", the same patients on both sides" if paired else "")
-    + ", first sampling, centred on the value of all images",
+    + (", of the mean over samplings" if len(parts) > 1 else "")
+    + ("" if together else ", first sampling alone: the others are of other images")
+    + ", centred on the value of all images",
   }
+
+
+def _by_key(side: Side, sampling: int) -> Side:
+  """One sampling, in the order of its keys."""
+  rows = np.flatnonzero(side.samplings == sampling)
+  rows = rows[np.argsort(side.keys[rows], kind="stable")]
+  return Side(*(column[rows] for column in side))

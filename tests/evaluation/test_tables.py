@@ -142,7 +142,8 @@ def test_distances_say_what_they_are():
   assert len(found["FID"]["samplings"]) == 3
   assert found["FID"]["sd"] == pytest.approx(np.std(found["FID"]["samplings"], ddof=1))
   low, high = found["FID"]["interval"]
-  assert low < found["FID"]["samplings"][0] < high
+  assert low < found["FID"]["value"] < high
+  assert "of the mean over samplings" in found["FID"]["interval_protocol"]
   floor = distances.floors(real, NET, seed=0)
   assert floor["FID"]["value"] < found["FID"]["value"]
   assert set(found) == {"KID", "FID", "precision", "recall", "density", "coverage"}
@@ -157,6 +158,22 @@ def test_the_same_images_are_drawn_on_both_sides():
   found = distances.distances(real, other, NET, seed=0, resamples=20)
   assert "the same patients" in found["FID"]["interval_protocol"]
   assert found["FID"]["value"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_interval_is_that_of_the_mean_over_samplings():
+  rng = np.random.default_rng(0)
+  keys = [f"k{i:05d}" for i in range(20)]
+  real = side(rng, 20, keys=keys)
+  near, far = (real._replace(features=real.features + shift) for shift in (0.1, 3.0))
+  both = distances.Side(*(np.concatenate(columns) for columns in zip(near, far)))
+  both = both._replace(samplings=np.repeat([0, 1], 20))
+  found = distances.distances(real, both, NET, seed=0, resamples=40)["FID"]
+  assert found["samplings"] == pytest.approx([0.04, 36.0])  # a shift alone: squared, 4 features
+  assert found["interval"] == pytest.approx([18.02, 18.02])  # it is the same whoever is drawn
+  fewer = distances.Side(*(column[:-1] for column in both))
+  found = distances.distances(real, fewer, NET, seed=0, resamples=40)["FID"]
+  assert found["interval"] == pytest.approx([0.04, 0.04])
+  assert "first sampling alone" in found["interval_protocol"]
 
 
 def test_one_image_has_no_distance_but_a_reason():

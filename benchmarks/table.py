@@ -363,6 +363,27 @@ def _metrics(result: Result) -> Iterator[Row]:
       )
 
 
+def _placement(result: Result) -> Iterator[Row]:
+  prior, context, made = result["prior"], result["context"], result["placements"]
+  about = f"{result['data']}, {prior['lesions']} held-out lesions of {prior['groups']} groups"
+  for name, gain in prior["over_uniform"].items():
+    used = " (in use)" if name == prior["used"] else ""
+    yield Row(
+      f"{about}: nats a lesion over the uniform prior, {name}{used}",
+      f"{gain['mean']:+.2f} (95 % interval {gain['low']:+.2f} to {gain['high']:+.2f})",
+    )
+  for name in ("uniform", "atlas", "yolo", "atlas x yolo", "real against real"):
+    low, high = context[name]["interval"]
+    yield Row(
+      f"{about}: AUC of the context of sites, {name}",
+      f"{context[name]['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+    )
+  yield Row(
+    f"{about}: placements with a pixel on the mask; real lesions that the mask forbids",
+    f"{made['on_the_mask']} of {made['made']:,}; {100 * result['danger']['false_exclusion']:.1f} %",
+  )
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "blocks": _blocks,
   "convergence": _convergence,
@@ -376,6 +397,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "lesions": _lesions,
   "metrics": _metrics,
   "physics_oracle": _physics_oracle,
+  "placement": _placement,
   "programs": _programs,
   "scaling": _scaling,
   "singan": _singan,

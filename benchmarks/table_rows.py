@@ -1,0 +1,331 @@
+"""What the results table says of each benchmark: its JSON file to rows."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Result = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+  """One line of the table."""
+
+  what: str
+  figure: str
+
+
+def _blocks(result: Result) -> Iterator[Row]:
+  for name, unit in (("psnr", " dB"), ("l1", "")):
+    numbers = result["numbers"][name]
+    low, high = numbers["interval_95"]
+    yield Row(
+      f"{result['config']}: HDFB less residual, held-out {name}, {result['seeds']} seeds",
+      f"{numbers['difference']:+.2g}{unit} (95 % interval {low:+.2g} to {high:+.2g})",
+    )
+  seconds = result["seconds_per_step"]
+  yield Row(
+    "seconds per step, HDFB and residual", f"{seconds['hdfb']:.2f} and {seconds['residual']:.2f}"
+  )
+
+
+def _cpu_gains(result: Result) -> Iterator[Row]:
+  times = {name: row["median_ms"] for name, row in result["without"].items()}
+  whole = times.pop("everything")
+  shape = " x ".join(str(side) for side in result["images"])
+  for name, median in times.items():
+    yield Row(
+      f"HDFB network, {shape}, forward + backward: time without {name}",
+      f"{median / whole:.2f}x ({median:.0f} and {whole:.0f} ms)",
+    )
+
+
+def _danger(result: Result) -> Iterator[Row]:
+  corrected, names = result["corrected"], {"rule": "the rule", "unet": "the U-Net"}
+  for key, name in names.items():
+    told = corrected[key]
+    yield Row(
+      f"{result['data']}: bone and lung by {name} against {corrected['images']} masks corrected by "
+      "hand, mean Dice, IoU, median HD95",
+      f"{told['dice']:.3f} (least {told['least_dice']:.3f}), {told['iou']:.3f}, "
+      f"{told['hd95_px_median']:.1f} px",
+    )
+  for key, name in names.items():
+    states = result["excluded"][key]
+    yield Row(
+      f"{states['emptied']['lesions']} real held-out lesions whose place {name} forbids, image as "
+      "it is and without lesions",
+      f"{states['as_they_are']['share']:.1%} and {states['emptied']['share']:.1%}",
+    )
+  if lungs := result["lungs"]:
+    yield Row(
+      f"all but lung on {lungs['images']} held-out chest radiographs, mean Dice, IoU",
+      f"{lungs['dice']:.3f}, {lungs['iou']:.3f}",
+    )
+
+
+def _depthwise(result: Result) -> Iterator[Row]:
+  for name in ("forward", "forward+backward"):
+    rows = [row for row in result["rows"] if row["pass"] == name]
+    for side in ("lax", "torch"):
+      ratios = [row[side]["median_ms"] / row["ours"]["median_ms"] for row in rows if side in row]
+      if ratios:
+        other = {"lax": "XLA", "torch": "PyTorch"}[side]
+        yield Row(
+          f"{name}: time of {other} over ours, {len(ratios)} shapes",
+          f"median {statistics.median(ratios):.2g}x, {min(ratios):.2g}x to {max(ratios):.2g}x",
+        )
+
+
+def _input_pipeline(result: Result) -> Iterator[Row]:
+  for row in result["feeding"]["rows"]:
+    of_depth = [r for r in result["rates"] if r["bits"] == row["bits"]]
+    best = max(
+      (r for r in of_depth if r["augmentation"] == "best"), key=lambda r: r["images_per_second"]
+    )
+    stages = next(s for s in result["stages"] if s["bits"] == row["bits"])["milliseconds"]
+    first = max(stages, key=lambda stage: stages[stage])
+    yield Row(
+      f"{result['size']} px, {row['bits']} bits, augmented, {best['workers']} workers",
+      f"{best['images_per_second']:.0f} images/s; most of it {first}, {stages[first]:.1f} of "
+      f"{sum(stages.values()):.1f} ms",
+    )
+    gpu = result["feeding"]["gpu_images_per_second"]
+    need = f"; a train step of {gpu:.1f}/s takes {row['cores_for_the_gpu']:.1f}" if gpu else ""
+    yield Row(
+      f"16 cores would feed, {row['bits']} bits",
+      f"{row['images_per_second_of_16_cores']} images/s{need}",
+    )
+
+
+def _insertion_realism(result: Result) -> Iterator[Row]:
+  about = f"{result['data']}, {result['lesions']} lesions of {result['groups']} groups"
+  for name, judged in result["auc"].items():
+    low, high = judged["interval"]
+    against = "" if "against" in name else " against real"
+    default = " (default)" if name == result["default_mode"] else ""
+    yield Row(
+      f"{about}, {result['seeds']} seeds: AUC, {name}{default}{against}",
+      f"{judged['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+    )
+
+
+def _physics_oracle(result: Result) -> Iterator[Row]:
+  for row in result["rows"]:
+    known, estimated = (100 * row[way]["median"] for way in ("known", "estimated"))
+    yield Row(
+      f"sphere of {row['diameter_mm']:g} mm, {row['sites']} sites: contrast added to a projection "
+      "beside that of a projected volume, median relative error",
+      f"{known:.1f} %; with the donor's surround estimated {estimated:.0f} %",
+    )
+
+
+def _convergence(result: Result) -> Iterator[Row]:
+  images = f"{result['images']['train']} images of {result['images']['size']} px"
+  for row in result["comparison"]:
+    if row["images"] != "train" or row["ours_seconds"] is None:
+      continue
+    than = "" if row["reached"] else ">= "
+    yield Row(
+      f"{images}: seconds to an error under {row['threshold']}, {row['recipe']} over ours",
+      f"{than}{row['times_seconds']:.1f}x ({row['baseline_seconds']:.0f} s and "
+      f"{row['ours_seconds']:.0f} s)",
+    )
+  for name, recipe in result["recipes"].items():
+    finals = [run["final"] for run in recipe["runs"]]
+    train, held = (statistics.mean(f[key] for f in finals) for key in ("train", "held_out"))
+    yield Row(
+      f"{images}, {result['seconds_per_run']:g} s, {len(finals)} seeds: error of {name}",
+      f"training {train:.4f}, held out {held:.4f}",
+    )
+
+
+def _programs(result: Result) -> Iterator[Row]:
+  for name, program in result["programs"].items():
+    size = " x ".join(str(side) for side in program["size"])
+    what = f"{name}: {program['images']} images of {size}"
+    if "traced" in program:
+      cost = program["traced"]
+      gflop, gib = cost["flops"] / 1e9, cost["intermediate_bytes"] / 2**30
+      yield Row(f"{what}, traced", f"{gflop:,.0f} GFLOP a step, {gib:.2f} GiB of intermediates")
+    cost = program.get("compiled")
+    if cost and cost["collectives"]:
+      held = cost["state_and_batch_bytes"] + cost["intermediate_bytes"]
+      sent = sum(kind["bytes"] for kind in cost["collectives"].values())
+      yield Row(
+        f"{what}, compiled, per device",
+        f"{held / 2**20:,.0f} MiB held, {sent / 2**20:,.0f} MiB in collectives a step",
+      )
+
+
+def _scaling(result: Result) -> Iterator[Row]:
+  rows = result["rows"]
+  most = max(row["devices"] for row in rows)
+  alone = {row["scaling"]: row["images_per_second"] for row in rows if row["devices"] == 1}
+  kind = "virtual devices, which share the cores" if result["virtual_devices"] else "devices"
+  for row in rows:
+    if row["devices"] != most or row["devices"] == 1:
+      continue
+    several = f", {row['processes']} processes" if row["processes"] > 1 else ""
+    # The largest case is in the file once, as weak scaling's: its batch is strong scaling's too.
+    one = "; ".join(
+      f"{rate:.1f} on one with {'its share' if name == 'weak' else 'all'} of the images"
+      for name, rate in alone.items()
+    )
+    yield Row(
+      f"{most} {kind}: data {row['data']} x fsdp {row['fsdp']}{several}, {row['batch']} images",
+      f"{row['images_per_second']:.1f} images/s ({one}); {row['bytes_sent_per_device'] / 1e6:.1f} "
+      "MB sent by each a step",
+    )
+
+
+def _train_step(result: Result) -> Iterator[Row]:
+  for case in result["cases"]:
+    shape = " x ".join(str(side) for side in case["images"])
+    for part, name in (("step", "a whole step"), ("network", "the network alone")):
+      ours = case[part]["ours"]
+      share = f"{100 * ours['share_of_matrix_peak']:.0f} % of the measured matrix peak"
+      others = "".join(
+        f"; {side} {other['images_per_second']:.2f}, ours "
+        f"{ours['images_per_second'] / other['images_per_second']:.2f}x"
+        for side, other in case[part].items()
+        if side != "ours"
+      )
+      yield Row(
+        f"{case['block']}, {shape}, {result['precision']}: {name}, images/s",
+        f"{ours['images_per_second']:.2f}, {share}{others}",
+      )
+
+
+def _shape(shape: list[int]) -> str:
+  return " x ".join(map(str, shape))
+
+
+def _first_look(result: Result) -> Iterator[Row]:
+  step = result["step"]
+  images, median = step["images"][0], statistics.median(step["milliseconds"])
+  longest = sum(row["milliseconds"] for row in step["longest"][:4])
+  yield Row(
+    f"{step['block']}, {_shape(step['images'])}, {result['precision']}: our step before the "
+    "depthwise kernel gradient was changed",
+    f"{images / median * 1e3:.1f} images/s ({median:.1f} ms, of which that gradient {longest:.1f})",
+  )
+  for row in result["operations"]:
+    if row["what"] == "wgrad grouped":
+      yield Row(
+        f"depthwise {row['kernel']}x{row['kernel']} kernel gradient by cuDNN, "
+        f"{_shape(row['shape'])}",
+        f"{row['milliseconds']:.2f} ms",
+      )
+
+
+def _singan(result: Result) -> Iterator[Row]:
+  for row in result["lesions"]:
+    if row["by"] == "torch":
+      continue
+    ratio = f", {row['times_torch']:.2f}x PyTorch" if row["times_torch"] else ""
+    yield Row(
+      f"SinGAN of {row['count']} lesions of {row['side']} px at once, {row['way']} {row['dtype']}, "
+      f"extrapolated to {result['steps_per_level']:,} steps a level",
+      f"{row['lesions_per_hour']:.0f} lesions an hour{ratio}",
+    )
+
+
+def _lesions(result: Result) -> Iterator[Row]:
+  what = f"{result['data']}, {result['lesions']} lesions, {result['steps']} steps a level"
+  for kind, row in result["kinds"].items():
+    yield Row(
+      f"{what}: LPIPS between lesions of {kind} over that between real ones; distance to the "
+      "nearest training crop",
+      f"{row['over_real']:.2f}; {row['nearest_training_crop']:.3f} (between real lesions "
+      f"{result['nearest_other_real']:.3f})",
+    )
+  one = result.get("of_one_over_real")
+  within = f"; between samples of one lesion {one:.2f} of real" if one is not None else ""
+  yield Row(f"{what}: samples that pass the test of shape", f"{result['accepted']:.0%}{within}")
+
+
+def _synthesize(result: Result) -> Iterator[Row]:
+  for way, row in result["ways"].items():
+    stages = row["milliseconds_of_a_thread_per_image"]
+    longest = max(stages, key=lambda stage: float(stages[stage]))
+    yield Row(
+      f"labelled images of {result['size']} px with {result['lesions']} lesions, twin and masks, "
+      f"background {way}, {result['threads']} threads",
+      f"{row['images_per_second']:.2f} images/s; most of it {longest}, {stages[longest]:.0f} of "
+      f"{sum(stages.values()):.0f} ms",
+    )
+
+
+def _detector(result: Result) -> Iterator[Row]:
+  for row in result["rows"]:
+    for part in ("training", "in use"):
+      rates = row[part]["images_per_second"]
+      yield Row(
+        f"{result['net']}, {result['batch']} images of {result['size']} px, {row['precision']}: "
+        f"{part}, images/s",
+        f"{rates['ours']:.1f}; the ultralytics package {rates['package']:.1f}, ours "
+        f"{row[part]['times']:.2f}x",
+      )
+
+
+def _metrics(result: Result) -> Iterator[Row]:
+  fid = result["fid"]
+  sides = ", ".join(f"{fid['times'][side]:.1f}x {side}" for side in fid["times"])
+  yield Row(
+    f"FID of {fid['images']:,} x {fid['features']:,} features",
+    f"{fid['seconds']['ours']:.2f} s; ours {sides}",
+  )
+  for name in ("ssim", "lpips"):
+    for row in result[name]:
+      rates = dict(row["images_per_second"])
+      ours = rates.pop("ours")
+      others = "; ".join(
+        f"{side} {rate:.1f}, ours {ours / rate:.2f}x" for side, rate in rates.items()
+      )
+      yield Row(
+        f"{name.upper()}{' of ' + row['net'] if 'net' in row else ''}, {row['size']} px, images/s",
+        f"{ours:.1f}; {others}",
+      )
+
+
+def _placement(result: Result) -> Iterator[Row]:
+  prior, context, made = result["prior"], result["context"], result["placements"]
+  about = f"{result['data']}, {prior['lesions']} held-out lesions of {prior['groups']} groups"
+  for name, gain in prior["over_uniform"].items():
+    used = " (in use)" if name == prior["used"] else ""
+    yield Row(
+      f"{about}: nats a lesion over the uniform prior, {name}{used}",
+      f"{gain['mean']:+.2f} (95 % interval {gain['low']:+.2f} to {gain['high']:+.2f})",
+    )
+  for name in ("uniform", "atlas", "yolo", "atlas x yolo", "real against real"):
+    low, high = context[name]["interval"]
+    yield Row(
+      f"{about}: AUC of the context of sites, {name}",
+      f"{context[name]['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+    )
+  yield Row(
+    f"{about}: placements with a pixel on the mask; real lesions that the mask forbids",
+    f"{made['on_the_mask']} of {made['made']:,}; {100 * result['danger']['false_exclusion']:.1f} %",
+  )
+
+
+SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
+  "blocks": _blocks,
+  "convergence": _convergence,
+  "cpu_gains": _cpu_gains,
+  "danger": _danger,
+  "depthwise": _depthwise,
+  "detector": _detector,
+  "first_look": _first_look,
+  "input_pipeline": _input_pipeline,
+  "insertion_realism": _insertion_realism,
+  "lesions": _lesions,
+  "metrics": _metrics,
+  "physics_oracle": _physics_oracle,
+  "placement": _placement,
+  "programs": _programs,
+  "scaling": _scaling,
+  "singan": _singan,
+  "synthesize": _synthesize,
+  "train_step": _train_step,
+}

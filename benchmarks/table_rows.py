@@ -257,12 +257,14 @@ def _synthesize(result: Result) -> Iterator[Row]:
 
 
 def _detector(result: Result) -> Iterator[Row]:
+  pages = ", large pages" if "hugetlb" in (result["glibc_tunables"] or "") else ""
   for row in result["rows"]:
     for part in ("training", "in use"):
       rates = row[part]["images_per_second"]
+      without = part == "in use" and not row["package_suppresses"]
       yield Row(
-        f"{result['net']}, {result['batch']} images of {result['size']} px, {row['precision']}: "
-        f"{part}, images/s",
+        f"{result['net']}, {result['batch']} images of {result['size']} px, {row['precision']}"
+        f"{pages}: {part}, images/s{' (the package without suppression)' if without else ''}",
         f"{rates['ours']:.1f}; the ultralytics package {rates['package']:.1f}, ours "
         f"{row[part]['times']:.2f}x",
       )

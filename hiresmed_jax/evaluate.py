@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     baselines=_named(options.baseline, None, option="--baseline"),
     runs=_named(options.run, None, option="--run"),
     reader_study=options.reader_study,
-    lpips=[net for net in dict.fromkeys(options.lpips) if net != "none"],
+    lpips=[n for n in dict.fromkeys(options.lpips or ["alexnet", "vgg16"]) if n != "none"],
     network=options.features,
     tap=options.tap,
     how=options.resize,
@@ -73,7 +73,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--threshold", action="append", default=[], type=float, metavar="X",
       help="error to be reached; may be repeated (three that all runs reach)")  # fmt: skip
   add("--reader-study", type=path, metavar="CSV", help=readers.FORMAT)
-  add("--lpips", nargs="+", default=["alexnet", "vgg16"], choices=[*networks.LPIPS_NETS, "none"],
+  add("--lpips", nargs="+", action="extend", choices=[*networks.LPIPS_NETS, "none"],
       metavar="NET", help="alexnet, vgg16, squeezenet or none (alexnet vgg16)")  # fmt: skip
   add("--features", choices=networks.FEATURE_NETS, default="inception",
       help="network of FID, KID, precision and recall (inception)")  # fmt: skip

@@ -1,6 +1,6 @@
 """Does YOLO11n here learn small stones as well as the `ultralytics` package's?
 
-  python -m benchmarks.anchor --data data/stones_ct --work runs/anchor [--ways as_is] [--seeds 0 1 2]
+  python -m benchmarks.anchor --data data/stones_ct --work runs/anchor [--ways as_is p2] [--out F]
 
 `data` is stones_ct as its config prepares it. Validation: its held-out groups (int(sha256(name),
 16) % 5 == 0; 111 images); training: all others (511). Images as they are, lesions in place, 320 px,

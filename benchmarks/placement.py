@@ -8,8 +8,10 @@ On held-out images whose lesions are taken out (`synthesis/bare.py`):
   log-score     log-chance of the real places, nats over the uniform prior, with an interval over
                 patients: atlas, YOLO, both, and what the one in use has over the others
   context       a small network (`patch_classifier.py`) sees 33 x 33 pixels around real and chosen
-                sites, the middle painted over, and is judged on patients it has not seen; half of
-                the patients' real sites against the other half's shows what chance looks like
+                sites, the middle painted over, and is judged on patients it has not seen. Chosen
+                sites have holes filled as well, of the same outlines and in the same image: else
+                the network could know a real site by its filled hole, or by a neighbour's. Half
+                of the patients' real sites against the other half's shows what chance looks like
   placements    a thousand of them on the mask in use: how many footprints touch it
   danger        share of real lesions that the mask would forbid, when the workdir has one
 
@@ -50,6 +52,8 @@ class Scene(NamedTuple):
 
   canvas: canvas.Canvas
   points: np.ndarray  # f64[N, 2] (x, y) where they were
+  values: np.ndarray  # with them
+  lesions: list[np.ndarray]  # bool[H, W]
   footprints: list[np.ndarray]
   group: str
   scores: dict[str, np.ndarray]  # of each prior
@@ -142,6 +146,8 @@ def _scene(
   return Scene(
     ground,
     atlases.centres_of(item),
+    values,
+    lesions,
     [bare.cut(mask) for mask in lesions],
     item["group"],
     scores,
@@ -158,26 +164,26 @@ def _place(scene: Scene, name: str, rng: np.random.Generator) -> list[candidates
 
 def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
-  real, groups = [], []
+  groups = [scene.group for scene in scenes for _ in scene.points]
+  real: dict[str, list[np.ndarray]] = {name: [] for name in ("alone", *priors.NAMES)}
   chosen: dict[str, list[np.ndarray]] = {name: [] for name in priors.NAMES}
   for index, scene in enumerate(scenes):
-    for x, y in scene.points:
-      real.append(_patch(scene, x, y))
-      groups.append(scene.group)
+    real["alone"] += [_patch(scene, scene.canvas.values, *point) for point in scene.points]
     for name in priors.NAMES:
       sites = _place(scene, name, np.random.default_rng([1, index]))
+      values = _with_holes(scene, sites, index)
       # As many as there are points, so that both sides have the same images.
-      centres = [site.centre for site in sites]
-      centres = [centres[i % len(centres)] for i in range(len(scene.points))]
-      chosen[name] += [_patch(scene, x, y) for x, y in centres]
+      centres = [sites[i % len(sites)].centre for i in range(len(scene.points))]
+      real[name] += [_patch(scene, values, *point) for point in scene.points]
+      chosen[name] += [_patch(scene, values, *point) for point in centres]
   number = np.unique(groups, return_inverse=True)[1]
-  folds, count = fold_of(number), len(real)
+  folds, count = fold_of(number), len(groups)
   told: dict[str, Any] = {"sites": count, "groups": int(number.max()) + 1}
   half = np.random.default_rng(0).permutation(number.max() + 1) % 2
-  pairs = {"real against real": (np.stack(real), half[number], np.arange(count))}
+  pairs = {"real against real": (np.stack(real["alone"]), half[number], np.arange(count))}
   twice = np.tile(np.arange(count), 2)
   for name, there in chosen.items():
-    pairs[name] = (np.stack(real + there), np.repeat([0, 1], count), twice)
+    pairs[name] = (np.stack(real[name] + there), np.repeat([0, 1], count), twice)
   for name, (patches, labels, site) in pairs.items():
     judged = patch_classifier.judge(patches, labels, number[site], folds[site], seeds=range(seeds))
     told[name] = {"auc": round(judged.auc, 3), "interval": [round(v, 3) for v in judged.interval]}
@@ -185,10 +191,21 @@ def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
   return told
 
 
-def _patch(scene: Scene, x: float, y: float) -> np.ndarray:
+def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> np.ndarray:
+  """The image with holes filled at its lesions and, of the same outlines, at chosen sites."""
+  holes = list(scene.lesions)
+  for shape, site in zip(scene.footprints, sites):
+    hole = np.zeros(scene.forbidden.shape, bool)
+    row, column = site.origin
+    hole[row : row + shape.shape[0], column : column + shape.shape[1]] = shape
+    holes.append(hole)
+  return existing.without(scene.values, holes, jax.random.key(number))
+
+
+def _patch(scene: Scene, values: np.ndarray, x: float, y: float) -> np.ndarray:
   """f32[33, 33] in [-1, 1] around a point, a disc in the middle painted over."""
   low, high = scene.canvas.value_range
-  grey = (scene.canvas.values.mean(axis=-1) - low) / (high - low) * 2 - 1
+  grey = (values.mean(axis=-1) - low) / (high - low) * 2 - 1
   half = SIDE // 2
   padded = np.pad(np.clip(grey, -1, 1), half, constant_values=-1.0)
   row, column = int(y), int(x)

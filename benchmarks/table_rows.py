@@ -14,6 +14,24 @@ class Row(NamedTuple):
   figure: str
 
 
+def _anchor(result: Result) -> Iterator[Row]:
+  package = result["package"]
+  for way, told in result["ways"].items():
+    seeds = len(told["runs"])
+    for which in ("best", "last"):
+      figures = "; ".join(
+        f"{label} {told[which][key]['mean']:.3f}"
+        + (f" (SD {told[which][key]['sd']:.3f})" if seeds > 1 else "")
+        for key, label in (("map50", "mAP50"), ("map50_95", "mAP50-95"), ("froc", "FROC"))
+      )
+      yield Row(
+        f"yolo11n from scratch on 511 images of stones_ct, {result['epochs']} epochs, {way}, "
+        f"{told['size']} px, {which} epoch, {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{figures}; the ultralytics package {package['map50']:.3f} and {package['map50_95']:.3f}"
+        " (best of 30)",
+      )
+
+
 def _blocks(result: Result) -> Iterator[Row]:
   for name, unit in (("psnr", " dB"), ("l1", "")):
     numbers = result["numbers"][name]
@@ -312,6 +330,7 @@ def _placement(result: Result) -> Iterator[Row]:
 
 
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
+  "anchor": _anchor,
   "blocks": _blocks,
   "convergence": _convergence,
   "cpu_gains": _cpu_gains,

@@ -204,23 +204,15 @@ def test_a_finished_run_is_left_alone(whole, capsys):
 
 
 def test_nothing_is_compiled_after_the_first_steps(whole, tmp_path):
-  compiled, by_step = [], []
-
-  def listen(event: str, seconds: float, **_: Any) -> None:
-    compiled.extend([event] if event == "/jax/core/compile/backend_compile_duration" else [])
+  by_step = []
 
   def count(flag):
     by_step.append(len(compiled))
     return flag
 
   asked = mock.Mock(side_effect=compiled_before)
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    jax.jit(lambda x: x + 1.25)(1.0)
-    assert compiled  # it does hear
+  with tiny_run.compilations() as compiled:
     fit(tmp_path / "background", programs=asked, at_step=count)
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
   assert asked.call_count == 1
   assert len(by_step) == tiny.STEPS - 1
   assert by_step[0] == by_step[-1]

@@ -153,3 +153,20 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
   """The lines of metrics.jsonl, without the figures of a clock."""
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+  """A list that grows with every program compiled within."""
+  compiled: list[str] = []
+
+  def listen(event: str, seconds: float, **_: Any) -> None:
+    compiled.extend([event] if event == "/jax/core/compile/backend_compile_duration" else [])
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    jax.jit(lambda x: x + 1.25)(1.0)
+    assert compiled  # it does hear
+    yield compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -118,7 +118,7 @@ def test_labels_of_padding_mean_nothing():
 
 def fit(folder):
   seen: list[Any] = []
-  with mock.patch.object(loop, "compile_programs", return_value=programs(1)):
+  with mock.patch.object(loop, "compile_programs", return_value=programs(1)) as asked:
     done = loop.fit(
       task(),
       folder=folder,
@@ -131,6 +131,7 @@ def fit(folder):
       draw=lambda step, chances: seen.append([one.shape for one in chances]),
       finish=lambda state, programs: {"leaves": [leaf.tolist() for leaf in leaves(state)]},
     )
+  assert asked.call_count == 1
   return done, seen
 
 
@@ -145,3 +146,14 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   again, _ = fit(tmp_path / "stopped")
   assert again == whole
   assert tiny_run.metrics(tmp_path / "stopped") == tiny_run.metrics(tmp_path / "whole")
+
+
+def test_nothing_is_compiled_after_the_first_steps(tmp_path):
+  by_step = []
+  with (
+    tiny_run.compilations() as compiled,
+    mock.patch.object(interrupt, "agree", side_effect=lambda _: by_step.append(len(compiled))),
+  ):
+    fit(tmp_path)
+  assert len(by_step) == STEPS - 1
+  assert by_step[0] == by_step[-1]

@@ -194,24 +194,15 @@ def test_eight_devices_make_the_lesions_of_one(whole, tmp_path):
 
 
 def test_one_program_a_level_and_nothing_is_compiled_between(whole, tmp_path):
-  compiled: list[str] = []
   by_call = []
-
-  def listen(event: str, seconds: float, **_: Any) -> None:
-    compiled.extend([event] if event == "/jax/core/compile/backend_compile_duration" else [])
 
   def count(flag):
     by_call.append(len(compiled))
     return flag
 
   asked = mock.Mock(side_effect=compiled_before)
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    jax.jit(lambda x: x + 1.25)(1.0)
-    assert compiled  # it does hear
+  with tiny_run.compilations() as compiled:
     fit(tmp_path / "lesion", programs=asked, at_step=count)
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
   assert asked.call_count == 3
   assert len(by_call) == 5  # after the last one nobody asks
   assert by_call[0] == by_call[1]

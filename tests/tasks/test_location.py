@@ -125,8 +125,9 @@ def fit(folder, **changes):
     "finish": lambda state, programs: {"leaves": [leaf.tolist() for leaf in _small(state)]},
   }
   seen: list[Any] = []
-  with mock.patch.object(loop, "compile_programs", return_value=programs(1)):
+  with mock.patch.object(loop, "compile_programs", return_value=programs(1)) as asked:
     done = loop.fit(**{**known, **changes})
+  assert asked.call_count == 1
   return done, seen
 
 
@@ -145,6 +146,17 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   again, _ = fit(tmp_path / "stopped")
   assert again == whole
   assert tiny_run.metrics(tmp_path / "stopped") == tiny_run.metrics(tmp_path / "whole")
+
+
+def test_nothing_is_compiled_after_the_first_steps(tmp_path):
+  by_step = []
+  with (
+    tiny_run.compilations() as compiled,
+    mock.patch.object(interrupt, "agree", side_effect=lambda _: by_step.append(len(compiled))),
+  ):
+    fit(tmp_path)
+  assert len(by_step) == STEPS - 1
+  assert by_step[0] == by_step[-1]
 
 
 def test_the_average_is_what_is_judged_and_used():

@@ -5,6 +5,7 @@ level; B bins a side. Source: Khanam and Hussain, arXiv 2410.17725; Li et al., a
 (distances as distributions).
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,6 +45,9 @@ class Yolo11(nn.Module):
     deep: C3k blocks in every stage, not in the deep ones alone.
     repeats: blocks of a stage.
     p2: one more level, of stride 4, for objects of few pixels.
+    near: by how much each bin of a distance begins less likely than the nearer one before it,
+      natural logarithm. As published, 0: every box begins 15 strides wide, and does not overlap a
+      lesion of few pixels enough to be given to it. 1: it begins 1.2 strides wide.
     dtype: of the convolutions.
   """
 
@@ -53,6 +57,7 @@ class Yolo11(nn.Module):
   deep: bool = False
   repeats: int = 1
   p2: bool = False
+  near: float = 0.0
   dtype: DTypeLike = jnp.float32
 
   @property
@@ -98,10 +103,11 @@ class Yolo11(nn.Module):
     # The head's width follows the level of stride 8, with a level of stride 4 too.
     width = maps[-3].shape[-1]
     box_width, class_width = max(width // 4, 4 * BINS), max(width, min(self.num_classes, 100))
+    head = functools.partial(
+      Head, self.num_classes, box_width, class_width, near=self.near, dtype=self.dtype
+    )
     return [
-      Head(self.num_classes, box_width, class_width, stride, self.dtype, name=f"head{stride}")(
-        features, train
-      )
+      head(stride=stride, name=f"head{stride}")(features, train)
       for features, stride in zip(maps, self.strides, strict=True)
     ]
 
@@ -116,6 +122,7 @@ class Head(nn.Module):
   box_width: int
   class_width: int
   stride: int
+  near: float = 0.0
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -126,30 +133,29 @@ class Head(nn.Module):
       box = ConvNorm(self.box_width, 3, dtype=self.dtype, name=f"box{i}")(box, train)
     # Each position starts as seldom an object as in a picture of 640 px that has five.
     rare = math.log(5 / self.num_classes / (640 / self.stride) ** 2)
-    boxes = Logits(4 * BINS, 2.0, self.dtype, name="box")(box)
+    begin = tuple(2.0 - self.near * step for step in range(BINS))
+    boxes = Logits(4 * begin, self.dtype, name="box")(box)
     for i in (1, 2):
       channels = x.shape[-1]
       x = ConvNorm(channels, 3, depthwise=True, dtype=self.dtype, name=f"class{i}_depthwise")(
         x, train
       )
       x = ConvNorm(self.class_width, dtype=self.dtype, name=f"class{i}")(x, train)
-    return Level(boxes, Logits(self.num_classes, rare, self.dtype, name="class")(x))
+    return Level(boxes, Logits(self.num_classes * (rare,), self.dtype, name="class")(x))
 
 
 class Logits(nn.Module):
-  """1x1 convolution with a bias that starts at `start`; float32 out. [N,H,W,C] -> [N,H,W,F]."""
+  """1x1 convolution with a bias that begins at `start`, F values; [N,H,W,C] -> f32[N,H,W,F]."""
 
-  features: int
-  start: float
+  start: tuple[float, ...]
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> f32[N,H,W,features]."""
-    shape = (1, 1, x.shape[-1], self.features)
+    """[N,H,W,C] -> f32[N,H,W,F]."""
+    shape = (1, 1, x.shape[-1], len(self.start))
     kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
-    start = nn.initializers.constant(self.start)
-    bias = self.param("bias", start, (self.features,), jnp.float32)
+    bias = self.param("bias", lambda _: jnp.asarray(self.start, jnp.float32))
     return convolution.conv(x.astype(self.dtype), kernel).astype(jnp.float32) + bias
 
 

@@ -81,7 +81,7 @@ def build(
 
 def network(config: Any, *, dtype: Any = jnp.float32) -> yolo.Yolo11:
   """The network of the route."""
-  return yolo.Yolo11(1, **yolo.SIZES[config.net], p2=config.p2, dtype=dtype)
+  return yolo.Yolo11(1, **yolo.SIZES[config.net], p2=config.p2, near=config.near, dtype=dtype)
 
 
 def averaged(state: State) -> dict[str, Params]:

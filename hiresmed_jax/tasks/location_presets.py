@@ -14,6 +14,7 @@ def location(preset: str) -> ConfigDict:
     {
       "net": "n",  # "n", "s", "m"
       "p2": False,  # one more level, of stride 4
+      "near": 0.0,  # how small boxes begin: see `nets.yolo.Yolo11`
       "size": 640,  # side of the square that the network sees, pixels
       "weights": "",  # a file to begin with: .safetensors, .npz or .pth of tensors; "" = random
       # Share of the training images whose lesions are taken out, their boxes kept, with as many

@@ -57,6 +57,15 @@ def image(shape, seed=1):
   return np.random.default_rng(seed).random(shape, np.float32)
 
 
+@pytest.mark.parametrize(("near", "strides"), [(0.0, 15.0), (1.0, 1.164), (3.0, 0.105)])
+def test_boxes_begin_as_wide_as_said(near, strides):
+  head = yolo.Head(1, 64, 16, 8, near=near)
+  level, variables = head.init_with_output(jax.random.key(0), jnp.zeros((1, 4, 4, 16)), False)
+  boxes, _ = yolo.decode([level], [8])  # of features that are zero: the biases alone
+  np.testing.assert_allclose(boxes[..., 2:] - boxes[..., :2], 8 * strides, rtol=1e-3)
+  np.testing.assert_allclose(variables["params"]["class"]["bias"], np.log(5 / 80**2), rtol=1e-6)
+
+
 @functools.cache
 def theirs(size):
   reference = pytest.importorskip("tests.reference.ultralytics_cpu")

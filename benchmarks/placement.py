@@ -11,7 +11,8 @@ On held-out images whose lesions are taken out (`synthesis/bare.py`):
                 sites, the middle painted over, and is judged on patients it has not seen. Chosen
                 sites have holes filled as well, of the same outlines and in the same image: else
                 the network could know a real site by its filled hole, or by a neighbour's. Half
-                of the patients' real sites against the other half's shows what chance looks like
+                of the patients' real sites against the other half's shows what chance looks like.
+                Three places in ten are uniform, as in use; and none, to see what that costs
   placements    a thousand of them on the mask in use: how many footprints touch it
   danger        share of real lesions that the mask would forbid, when the workdir has one
 
@@ -42,6 +43,7 @@ from hiresmed_jax.synthesis import danger as dangers
 from hiresmed_jax.synthesis import prior as priors
 
 FLOOR = 0.3  # as `presets.synthesize`
+NO_FLOOR = "in use, nothing uniform"
 MARGIN_PX = 2.0
 PLACEMENTS = 1000
 _MIDDLE_PX = 10  # radius that is painted over: more than the hole that a stone leaves
@@ -96,7 +98,7 @@ def main(argv: list[str]) -> None:
     "data": dataset.card["name"],
     "images": len(scenes),
     "prior": {"used": used, **told},
-    "context": _context(scenes, options.seeds),
+    "context": _context(scenes, chosen["name"], options.seeds),
     "placements": _placements(scenes, chosen["name"]),
     "danger": _danger(scenes, forbid is not None),
   }
@@ -155,22 +157,25 @@ def _scene(
   )
 
 
-def _place(scene: Scene, name: str, rng: np.random.Generator) -> list[candidates.Site]:
+def _place(
+  scene: Scene, name: str, rng: np.random.Generator, floor: float = FLOOR
+) -> list[candidates.Site]:
   free = candidates.allowed(scene.forbidden, scene.canvas.content, MARGIN_PX)
   return candidates.place(
-    rng, scene.scores[name], free, scene.footprints, floor=FLOOR, min_gap_px=6.0, prior=name
+    rng, scene.scores[name], free, scene.footprints, floor=floor, min_gap_px=6.0, prior=name
   )
 
 
-def _context(scenes: Sequence[Scene], seeds: int) -> dict[str, Any]:
+def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
+  ways = {name: (name, FLOOR) for name in priors.NAMES} | {NO_FLOOR: (used, 0.0)}
   groups = [scene.group for scene in scenes for _ in scene.points]
-  real: dict[str, list[np.ndarray]] = {name: [] for name in ("alone", *priors.NAMES)}
-  chosen: dict[str, list[np.ndarray]] = {name: [] for name in priors.NAMES}
+  real: dict[str, list[np.ndarray]] = {name: [] for name in ("alone", *ways)}
+  chosen: dict[str, list[np.ndarray]] = {name: [] for name in ways}
   for index, scene in enumerate(scenes):
     real["alone"] += [_patch(scene, scene.canvas.values, *point) for point in scene.points]
-    for name in priors.NAMES:
-      sites = _place(scene, name, np.random.default_rng([1, index]))
+    for name, (prior, floor) in ways.items():
+      sites = _place(scene, prior, np.random.default_rng([1, index]), floor)
       values = _with_holes(scene, sites, index)
       # As many as there are points, so that both sides have the same images.
       centres = [sites[i % len(sites)].centre for i in range(len(scene.points))]

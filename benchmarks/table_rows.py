@@ -317,11 +317,13 @@ def _placement(result: Result) -> Iterator[Row]:
       f"{about}: nats a lesion over the uniform prior, {name}{used}",
       f"{gain['mean']:+.2f} (95 % interval {gain['low']:+.2f} to {gain['high']:+.2f})",
     )
-  for name in ("uniform", "atlas", "yolo", "atlas x yolo", "real against real"):
-    low, high = context[name]["interval"]
+  for name, told in context.items():
+    if name in ("sites", "groups"):
+      continue
+    low, high = told["interval"]
     yield Row(
       f"{about}: AUC of the context of sites, {name}",
-      f"{context[name]['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+      f"{told['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
     )
   yield Row(
     f"{about}: placements with a pixel on the mask; real lesions that the mask forbids",

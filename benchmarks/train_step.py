@@ -65,9 +65,9 @@ def main(argv: Sequence[str]) -> int:
     case = measure(block, options, dtype=dtype, peak=facts["peak"])
     facts["cases"].append(case)
     show(case, facts["peak"])
+    if options.out:  # after every block: what is measured outlives a run that is cut off
+      options.out.write_text(json.dumps(facts, indent=1) + "\n")
   print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
   return 0
 
 

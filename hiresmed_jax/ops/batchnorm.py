@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops import sums
 from hiresmed_jax.types import Array
 
 
@@ -73,8 +74,8 @@ def _backward(
     y = offset * gain + bias
     sigmoid = jax.nn.sigmoid(y)
     grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
-  grad_sum = jnp.sum(jnp.sum(grad, 1), 0)
-  scale_grad = jnp.sum(jnp.sum(grad * offset, 1), 0) * inverse_deviation
+  grad_sum, offset_sum = (jnp.sum(s, 0) for s in sums.over_positions(grad, grad * offset))
+  scale_grad = offset_sum * inverse_deviation
   # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x.
   count = x.shape[0] * x.shape[1]
   slope = inverse_deviation * scale_grad / count
@@ -92,6 +93,6 @@ def _statistics(x: Array) -> tuple[Array, Array]:
   pilot = jax.lax.stop_gradient(x[0, x.shape[1] // 2]).astype(jnp.float32)
   offset = x.astype(jnp.float32) - pilot
   count = x.shape[0] * x.shape[1]
-  mean = jnp.sum(jnp.sum(offset, 1), 0) / count
-  mean_square = jnp.sum(jnp.sum(jnp.square(offset), 1), 0) / count
+  both = sums.over_positions(offset, jnp.square(offset))
+  mean, mean_square = (jnp.sum(s, 0) / count for s in both)
   return mean + pilot, jnp.maximum(mean_square - jnp.square(mean), 0.0)

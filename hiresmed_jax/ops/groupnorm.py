@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops import sums
 from hiresmed_jax.types import Array
 
 
@@ -61,8 +62,7 @@ def _backward(
     sigmoid = jax.nn.sigmoid(y)
     grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
   offset = x.astype(jnp.float32) - mean[:, None]
-  grad_sum = jnp.sum(grad, 1)
-  grad_offset_sum = jnp.sum(grad * offset, 1)
+  grad_sum, grad_offset_sum = sums.over_positions(grad, grad * offset)
 
   # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x, per group.
   count = x.shape[1] * x.shape[2] // groups
@@ -83,8 +83,8 @@ def _statistics(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
   # one value of the channel itself take the same single pass and are safe.
   pilot = x[:, x.shape[1] // 2].astype(jnp.float32)
   x = x.astype(jnp.float32)
-  mean = jnp.sum(x, 1) / x.shape[1]
-  mean_square = jnp.sum(jnp.square(x - pilot[:, None]), 1) / x.shape[1]
+  both = sums.over_positions(x, jnp.square(x - pilot[:, None]))
+  mean, mean_square = (total / x.shape[1] for total in both)
   variance = mean_square - jnp.square(mean - pilot)
   group_mean = _group_sum(mean, groups) * (groups / x.shape[2])
   # Variance within the channels and between their means.

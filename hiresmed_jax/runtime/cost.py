@@ -83,6 +83,8 @@ def _times(eqn: Any) -> int:
   """How often an equation's body runs; what every device runs, over all devices."""
   if eqn.primitive.name == "scan":
     return int(eqn.params["length"])
+  if eqn.primitive.name == "reduce":  # of one value and what is summed up so far
+    return int(eqn.invars[0].aval.size)
   return int(eqn.params["mesh"].size) if eqn.primitive.name == "shard_map" else 1
 
 

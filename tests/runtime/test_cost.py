@@ -146,6 +146,16 @@ def test_what_each_device_maps_counts_over_all_of_them():
   assert sum(cost.flops(cost.trace(mapped, array(16, 4))).values()) == 16 * 4
 
 
+def test_arrays_that_are_summed_together_cost_as_much_as_one_by_one():
+  def together(a):
+    zero = jnp.zeros(())
+    return jax.lax.reduce((a, a), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), (1,))
+
+  a = jax.ShapeDtypeStruct((3, 50), jnp.float32)
+  plain = cost.flops(cost.trace(lambda a: (a.sum(1), a.sum(1)), a))
+  assert cost.flops(cost.trace(together, a)) == plain == {"": 300.0}
+
+
 def test_of_ways_chosen_by_the_platform_the_cheapest_counts():
   def dear(x):
     return jnp.sin(jnp.sin(x))

@@ -72,6 +72,7 @@ REASONS = {
   "location.weights": "a network that has seen other images starts ahead on few",
   "location.optimizer": "a short run on few images: Adam's steps need no tuning",
   "location.ema": "few steps: an average that forgets sooner",
+  "location.near": "lesions of a few pixels: a box that begins 15 strides wide overlaps none",
   "location.augment": "another strength of the random changes",
   "location.batch_size": "what the memory holds",
   "location.epochs": "the length that this budget allows",

@@ -7,14 +7,15 @@ def location(preset: str) -> ConfigDict:
   """YOLO11. `steps` wins over `epochs` when it is above 0.
 
   `paper` names no numbers but the network: its values are the published ones of YOLO11, left and
-  right not exchanged. `best` averages sooner, as runs on few images are short.
+  right not exchanged. `best` averages sooner, as runs on few images are short, and its boxes begin
+  small, as lesions are.
   """
   paper = preset == "paper"
   return ConfigDict(
     {
       "net": "n",  # "n", "s", "m"
       "p2": False,  # one more level, of stride 4
-      "near": 0.0,  # how small boxes begin: see `nets.yolo.Yolo11`
+      "near": 0.0 if paper else 1.0,  # how small boxes begin: see `nets.yolo.Yolo11`
       "size": 640,  # side of the square that the network sees, pixels
       "weights": "",  # a file to begin with: .safetensors, .npz or .pth of tensors; "" = random
       # Share of the training images whose lesions are taken out, their boxes kept, with as many

@@ -19,9 +19,11 @@ A run that is cut off goes on with the same command. The JSON has the curve of e
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,9 @@ class Joined:
 
   def __len__(self) -> int:
     return sum(len(source) for source in self._sources)
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return itertools.chain(*self._sources)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     for source in self._sources:

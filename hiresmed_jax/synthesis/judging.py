@@ -16,7 +16,7 @@ from hiresmed_jax.placement import atlas, scoring
 from hiresmed_jax.synthesis import bare, canvas
 from hiresmed_jax.synthesis import prior as priors
 
-POWERS = (0.25, 0.5, 1.0, 2.0)
+POWERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _PICTURES = 4
 
 

@@ -98,7 +98,7 @@ def test_every_run_is_trained_judged_each_epoch_and_told(tmp_path, monkeypatch):
   out = tmp_path / "anchor_cpu.json"
   given = ["--data", str(tmp_path), "--work", str(tmp_path / "runs"), "--out", str(out)]
   with tiny_run.quick_compiler():
-    anchor.main([*given, "--seeds=3", "--epochs=2", "--batch=4", "--size=64"])
+    anchor.main([*given, "--seeds=3", "--epochs=2", "--batch=8", "--size=64"])
   facts = json.loads(out.read_text())["ways"]["as_is"]
   assert facts["size"] == 64
   (run,) = facts["runs"]

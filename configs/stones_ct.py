@@ -14,7 +14,7 @@ kept, median: 65 % of stones below 5 px, 79 % of 5 to 8, 83 % of 8 to 12, 90 % a
 blocks 27.0 dB, SD 0.3: run against run no difference was found (HDFB less residual -0.8 dB, 95 %
 interval -2.0 to 0.4).
 Route location, measured on 2026-11-28, one seed: 12 epochs, some 5 minutes on 2 idle cores; held
-out mAP50 0.32; the product of atlas and detector is used (benchmarks/results/placement_cpu.json).
+out mAP50 0.41; the product of atlas and detector is used (benchmarks/results/placement_cpu.json).
 Route danger, measured on 2026-11-28, one seed (benchmarks/results/danger_cpu.json): 6 minutes,
 cores in use by others; against 20 masks corrected by hand a mean Dice of 0.900, the rule that it
 learns from 0.987 (flattering, tests/data/danger/README.md). It misses ribs, and takes clear fat for

@@ -192,9 +192,10 @@ def test_whole_steps_equal_ours(preset, changes):
   # The first step's rate is 0 where there is a warm-up.
   moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after, before)
   theirs = jax.tree.map(lambda a, b: a - np.asarray(b), made, before)
-  # A bias before a normalisation with one channel a group has no gradient.
+  # A bias before a normalisation with one channel a group has no gradient: Adam moves it by what it
+  # makes of rounding, up to a fifth of its rate.
   assert np.mean([np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(theirs)]) > 0.7
-  floor = 0.1 * config.optimizer.learning_rate
+  floor = 0.2 * config.optimizer.learning_rate
   assert_close(moved, theirs, 2e-3, floor)
   # In the parameters themselves.
   assert_close(after, made, 1e-4)

@@ -5,8 +5,9 @@
 `data` is stones_ct as its config prepares it. Validation: its held-out groups (int(sha256(name),
 16) % 5 == 0; 111 images); training: all others (511). Images as they are, lesions in place, 320 px,
 from random weights, 30 epochs of 16 images. The package gave mAP50 0.535 and mAP50-95 0.193 with
-its best checkpoint, which the same validation images chose, as here (one seed). Ways differ from
-`as_is`, the preset with the package's amount of augmentation, in one setting:
+its best checkpoint, which the same validation images chose, as here (one seed). Other than there,
+left and right are not exchanged. `as_is` is the preset `best` with boxes that begin as published;
+the other ways differ from it in one setting:
 
   small_boxes   a box counts as large as it is when positions are sought, not as 16 px at least
   near          boxes begin 1.2 strides wide, not 15
@@ -15,7 +16,8 @@ its best checkpoint, which the same validation images chose, as here (one seed).
   size256       images of 256 px
   native        images as large as they come, in 416 px: nothing is shrunk
 
-A run that is cut off goes on with the same command. The JSON has the curve of every run.
+A run that is cut off goes on with the same command. The JSON has the curve of every run; its
+images per second are no measure of speed, as several runs may share the machine.
 """
 
 import argparse

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grain
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 
 from hiresmed_jax import loop
 from hiresmed_jax.loop import compile_programs  # tests put another in its place in `loop`
+from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.config import hash_values
 from hiresmed_jax.tasks import background
@@ -170,3 +172,14 @@ def compilations() -> Iterator[list[str]]:
     yield compiled
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def compiled_by_step(fit: Callable[[], Any]) -> list[int]:
+  """How many programs have been compiled after each step of a run but the last."""
+  counts: list[int] = []
+  with (
+    compilations() as compiled,
+    mock.patch.object(interrupt, "agree", side_effect=lambda _: counts.append(len(compiled))),
+  ):
+    fit()
+  return counts

@@ -81,7 +81,9 @@ def build(
 
 def network(config: Any, *, dtype: Any = jnp.float32) -> yolo.Yolo11:
   """The network of the route."""
-  return yolo.Yolo11(1, **yolo.SIZES[config.net], p2=config.p2, near=config.near, dtype=dtype)
+  # Runs of before the setting was there have boxes that began as published.
+  near = config.get("near", 0.0)
+  return yolo.Yolo11(1, **yolo.SIZES[config.net], p2=config.p2, near=near, dtype=dtype)
 
 
 def averaged(state: State) -> dict[str, Params]:

@@ -149,11 +149,6 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
 
 
 def test_nothing_is_compiled_after_the_first_steps(tmp_path):
-  by_step = []
-  with (
-    tiny_run.compilations() as compiled,
-    mock.patch.object(interrupt, "agree", side_effect=lambda _: by_step.append(len(compiled))),
-  ):
-    fit(tmp_path)
+  by_step = tiny_run.compiled_by_step(lambda: fit(tmp_path))
   assert len(by_step) == STEPS - 1
   assert by_step[0] == by_step[-1]

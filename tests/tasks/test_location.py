@@ -148,13 +148,15 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   assert tiny_run.metrics(tmp_path / "stopped") == tiny_run.metrics(tmp_path / "whole")
 
 
+def test_a_config_of_before_a_setting_was_there_still_makes_its_network():
+  values = location_presets.location("best")
+  assert location.network(values).near == 1.0
+  del values.near
+  assert location.network(values).near == 0.0
+
+
 def test_nothing_is_compiled_after_the_first_steps(tmp_path):
-  by_step = []
-  with (
-    tiny_run.compilations() as compiled,
-    mock.patch.object(interrupt, "agree", side_effect=lambda _: by_step.append(len(compiled))),
-  ):
-    fit(tmp_path)
+  by_step = tiny_run.compiled_by_step(lambda: fit(tmp_path))
   assert len(by_step) == STEPS - 1
   assert by_step[0] == by_step[-1]
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from benchmarks.environment import environment
 from hiresmed_jax.ops.depthwise import depthwise_conv
 
@@ -74,7 +75,7 @@ def _measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
       compile_s[side] = round(time.perf_counter() - start, 2)
     if importlib.util.find_spec("torch"):
       calls["torch"] = _torch_call(backward, *arrays)
-    times = _interleaved(calls, rounds)
+    times = timing.interleaved(calls, rounds, limit_s=SECONDS_PER_CASE)
     row: dict[str, Any] = {"shape": size, "kernel": k, "pass": name, "rounds": len(times["ours"])}
     for side, seconds in times.items():
       milliseconds = [1e3 * s for s in seconds]
@@ -87,22 +88,6 @@ def _measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
       print(f"{case:26}{name:18}{side:8}{median:10.2f}{least:10.2f}{compiled:>10}", flush=True)
     rows.append(row)
   return rows
-
-
-def _interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-  for call in calls.values():
-    call()
-  times: dict[str, list[float]] = {side: [] for side in calls}
-  end = time.perf_counter() + SECONDS_PER_CASE
-  for done in range(rounds):
-    if done >= 5 and time.perf_counter() > end:
-      break
-    for side, call in calls.items():
-      time.sleep(0.01)  # threads of the side before still spin for a few milliseconds
-      start = time.perf_counter()
-      call()
-      times[side].append(time.perf_counter() - start)
-  return times
 
 
 def _jax_call(convolve: Callable, backward: bool, *arrays: jax.Array) -> Call:

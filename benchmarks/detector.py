@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import timing
 from benchmarks.environment import environment
 from hiresmed_jax import loop
 from hiresmed_jax.errors import UserError
@@ -77,7 +78,8 @@ def measure(options: Any, precision: str, gpu: bool) -> dict[str, Any]:
   theirs = _theirs(options, precision, images, boxes, valid, gpu)
   row: dict[str, Any] = {"precision": precision}
   for part in ("training", "in use"):
-    seconds = _medians({"ours": ours[part], "package": theirs[part]}, options.rounds)
+    times = timing.interleaved({"ours": ours[part], "package": theirs[part]}, options.rounds)
+    seconds = {side: statistics.median(values) for side, values in times.items()}
     row[part] = {
       "images_per_second": {side: round(options.batch / s, 2) for side, s in seconds.items()},
       "times": round(seconds["package"] / seconds["ours"], 3),
@@ -211,23 +213,6 @@ def _suppresses(reference: Any) -> bool:
   except NotImplementedError:  # declared alone, by a torchvision that was not built for this torch
     return False
   return True
-
-
-def _medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-  """Seconds of the second of two calls of each side in turn.
-
-  The first does not count: the threads of the side before still spin, for tenths of a second, and
-  memory goes to and fro. Of two calls in turn, one each, ours took 1.29 s instead of 0.88.
-  """
-  times: dict[str, list[float]] = {side: [] for side in calls}
-  for number in range(rounds + 1):
-    for side, call in calls.items():
-      call()
-      start = time.perf_counter()
-      call()
-      if number:
-        times[side].append(time.perf_counter() - start)
-  return {side: statistics.median(values) for side, values in times.items()}
 
 
 if __name__ == "__main__":

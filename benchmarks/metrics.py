@@ -16,7 +16,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from benchmarks import timing
 from benchmarks.environment import environment
 from hiresmed_jax.convert import arrays, features
 from hiresmed_jax.metrics import fid, ssim
@@ -173,15 +173,9 @@ def _row(
 
 
 def _medians(calls: dict[str, Call], rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
-  """Each side's result, and its median seconds; one call of each in turn."""
-  found = {side: call() for side, call in calls.items()}  # compiles and warms up
-  times: dict[str, list[float]] = {side: [] for side in calls}
-  for _ in range(rounds):
-    for side, call in calls.items():
-      time.sleep(0.05)  # threads of the side before still spin for a few milliseconds
-      start = time.perf_counter()
-      call()
-      times[side].append(time.perf_counter() - start)
+  """Each side's result, and its median seconds."""
+  found = {side: call() for side, call in calls.items()}
+  times = timing.interleaved(calls, rounds)
   return found, {side: statistics.median(values) for side, values in times.items()}
 
 

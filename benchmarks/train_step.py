@@ -3,13 +3,14 @@
   python -m benchmarks.train_step --out benchmarks/results/train_step_cpu.json
   python -m benchmarks.train_step --scale paper --out benchmarks/results/train_step_gpu.json
 
-Same network, weights, batch, precision and device, in one process: each round makes one step of
-each side. The step is whole (generator, discriminators, both optimisers, no perceptual loss);
-"network" is the generator's forward and backward pass alone. The share of the matrix peak is of
-the one measured in the same run, FLOPs are counted on the traced program. "fed" is our step with
-batches from the real input pipeline. Blocks are recomputed on the way back (--remat) on neither
-side or on both. `--scale cpu`: 8 images of 128 x 128, channels 32 64 128, float32,
-some ten minutes on two cores, most of it torch.compile; `--scale paper`: kub.py at 1,024 x 1,024.
+Same network, weights, batch, precision and device, in one process: each round makes two steps
+of each side and times the second. The step is whole (generator, discriminators, both optimisers,
+no perceptual loss); "network" is the generator's forward and backward pass alone. The share of
+the matrix peak is of the one measured in the same run, FLOPs are counted on the traced program.
+"fed" is our step with batches from the real input pipeline. Blocks are recomputed on the way back
+(--remat) on neither side or on both. `--scale cpu`: 8 images of 128 x 128, channels 32 64 128,
+float32, some ten minutes on two cores, most of it torch.compile; `--scale paper`: kub.py at
+1,024 x 1,024.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fed_step, kernels, roofline
+from benchmarks import fed_step, kernels, roofline, timing
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli, compilation, cost, throughput
@@ -124,7 +125,7 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
     sides["step"][name], sides["network"][name] = both
     about["sides"][name] = record
   told("timing")
-  times = {part: interleaved(calls, options.rounds) for part, calls in sides.items()}
+  times = {part: timing.interleaved(calls, options.rounds) for part, calls in sides.items()}
   flops = about["sides"]["ours"]["gflop"]
   told("fed by the input pipeline")
   about["fed"] = fed_step.measure(
@@ -245,21 +246,6 @@ def _torch(
   if gpu:
     told["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
   return (one_step, network), told
-
-
-def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-  """Seconds of each call, one of each in turn, after two that do not count."""
-  for _ in range(2):
-    for call in calls.values():
-      call()
-  times: dict[str, list[float]] = {name: [] for name in calls}
-  for _ in range(rounds):
-    for name, call in calls.items():
-      time.sleep(0.02)  # threads of the side before still spin for a few milliseconds
-      start = time.perf_counter()
-      call()
-      times[name].append(time.perf_counter() - start)
-  return times
 
 
 def _summary(

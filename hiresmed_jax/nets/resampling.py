@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hiresmed_jax.nets.layers import Conv, inherited, kernel_init
-from hiresmed_jax.ops import convolution, upsample
+from hiresmed_jax.ops import activation, convolution, upsample
 from hiresmed_jax.types import Array
 
 Upsampling = Literal["transposed", "resize", "subpixel"]
@@ -37,7 +36,7 @@ class Downsample(nn.Module):
     tiles = x.reshape(n, height // size, size, width // size, size, inputs)
     shortcut = Conv(self.features, 1, **options, name="shortcut")(tiles.mean((2, 4)))
     for step in range(self.steps):
-      x = Conv(self.features, 3, stride=2, **options, name=f"down{step}")(jax.nn.silu(x))
+      x = Conv(self.features, 3, stride=2, **options, name=f"down{step}")(activation.silu(x))
     return shortcut + x
 
 
@@ -121,6 +120,6 @@ class Upsample(nn.Module):
     options = inherited(self)
     shortcut = Conv(self.features[-1], 1, **options, name="shortcut")(x)
     for step, features in enumerate(self.features):
-      x = UpConv(features, self.method, **options, name=f"up{step}")(jax.nn.silu(x))
+      x = UpConv(features, self.method, **options, name=f"up{step}")(activation.silu(x))
       shortcut = upsample.bilinear(shortcut)
     return shortcut + x

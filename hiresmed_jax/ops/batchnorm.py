@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops import sums
+from hiresmed_jax.ops import activation, sums
 from hiresmed_jax.types import Array
 
 
@@ -40,7 +40,7 @@ def batch_norm(
 def affine(x: Array, gain: Array, shift: Array, *, silu: bool) -> Array:
   """gain * x + shift per channel, and SiLU of it if asked for, in float32; -> the type of x."""
   y = x.astype(jnp.float32) * gain + shift
-  return (jax.nn.silu(y) if silu else y).astype(x.dtype)
+  return (activation.silu(y) if silu else y).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -71,9 +71,7 @@ def _backward(
   gain = inverse_deviation * scale
   offset = x.astype(jnp.float32) - mean
   if silu:
-    y = offset * gain + bias
-    sigmoid = jax.nn.sigmoid(y)
-    grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
+    grad = activation.silu_gradient(offset * gain + bias, grad)
   grad_sum, offset_sum = (jnp.sum(s, 0) for s in sums.over_positions(grad, grad * offset))
   scale_grad = offset_sum * inverse_deviation
   # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x.

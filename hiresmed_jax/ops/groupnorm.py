@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops import sums
+from hiresmed_jax.ops import activation, sums
 from hiresmed_jax.types import Array
 
 
@@ -47,7 +47,7 @@ def _forward(
 ) -> tuple[Array, tuple[Array, ...]]:
   mean, inverse_deviation = _statistics(x, groups, eps)
   y = _affine(x, mean, inverse_deviation, scale, bias)
-  out = jax.nn.silu(y) if silu else y
+  out = activation.silu(y) if silu else y
   return out.astype(x.dtype), (x, mean, inverse_deviation, scale, bias)
 
 
@@ -58,9 +58,7 @@ def _backward(
   x, mean, inverse_deviation, scale, bias = jax.lax.optimization_barrier(residuals)
   grad = grad.astype(jnp.float32)
   if silu:
-    y = _affine(x, mean, inverse_deviation, scale, bias)
-    sigmoid = jax.nn.sigmoid(y)
-    grad = grad * (sigmoid * (1.0 + y * (1.0 - sigmoid)))
+    grad = activation.silu_gradient(_affine(x, mean, inverse_deviation, scale, bias), grad)
   offset = x.astype(jnp.float32) - mean[:, None]
   grad_sum, grad_offset_sum = sums.over_positions(grad, grad * offset)
 

@@ -5,16 +5,20 @@ import pytest
 
 from benchmarks import cpu_gains, table, train_step
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.ops import convolution, sums, upsample
+from hiresmed_jax.ops import activation, convolution, sums, upsample
 from tests import tiny_run
 
 
 def test_what_is_taken_away_comes_back():
-  before = (convolution._SMALL, upsample._SMALL, sums._in_steps)
-  with cpu_gains._plain([convolution, upsample, sums]):
+  def now():
+    return (convolution._SMALL, upsample._SMALL, sums._in_steps, activation.silu)
+
+  before = now()
+  with cpu_gains._plain([convolution, upsample, sums, activation]):
     assert (convolution._SMALL, upsample._SMALL) == (cpu_gains.NEVER, cpu_gains.NEVER)
     assert sums._in_steps is sums._plain
-  assert before == (convolution._SMALL, upsample._SMALL, sums._in_steps)
+    assert activation.silu is jax.nn.silu
+  assert before == now()
 
 
 def test_the_question_is_the_cpus(monkeypatch):

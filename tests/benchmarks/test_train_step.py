@@ -15,15 +15,6 @@ from tests import tiny_run
 PEAK = {"matmul_flops_per_second": 1e11, "bytes_per_second": 1e10}
 
 
-def test_sides_take_turns_and_the_first_two_rounds_do_not_count():
-  order = []
-  times = train_step.interleaved(
-    {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3
-  )
-  assert order == ["a", "b"] * 5
-  assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
-
-
 def test_a_summary_counts_with_the_median():
   row = train_step._summary([0.1, 0.2, 0.9], batch=8, gflop=10.0, peak=PEAK)
   assert row["images_per_second"] == pytest.approx(40.0)

@@ -155,6 +155,24 @@ def _convergence(result: Result) -> Iterator[Row]:
       f"{images}, {result['seconds_per_run']:g} s, {len(finals)} seeds: error of {name}",
       f"training {train:.4f}, held out {held:.4f}",
     )
+  factors = result.get("factors", {"seeds": 0})
+  for name, changed in factors.items():
+    if name != "seeds":
+      yield Row(f"{images}, {factors['seeds']} seed(s): ours but {name}", _factor(changed))
+
+
+def _factor(changed: Result) -> str:
+  """What became of ours with one thing changed, at equal images seen."""
+  finals = [run["final"] for run in changed["runs"]]
+  train, held = (statistics.mean(f[key] for f in finals) for key in ("train", "held_out"))
+  milliseconds = 1e3 * changed["seconds_per_step"]
+  said = f"training {train:.4f}, held out {held:.4f}; {milliseconds:.0f} ms a step"
+  for row in changed["comparison"]:
+    if row["images"] == "train" and row["threshold"] == 0.1 and row["ours_seconds"] is not None:
+      than = "" if row["reached"] else ">= "
+      said += f"; error under 0.1: {than}{row['times_steps']:.1f}x the steps of ours"
+      said += f", {than}{row['times_seconds']:.1f}x the seconds"
+  return said
 
 
 def _programs(result: Result) -> Iterator[Row]:

@@ -184,6 +184,7 @@ def test_a_run_of_a_few_steps_says_all(
   assert result["factors"]["half-batch"]["runs"][0]["steps"][-1] == 6
   assert out.with_suffix(".jpg").stat().st_size > 10_000
   assert "convergence" in table.table(tmp_path)
+  assert "ours but half-batch | training 0." in table.table(tmp_path)
 
 
 def test_the_recipe_of_ours_runs_in_torch(tiny_scale: None) -> None:

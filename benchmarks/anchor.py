@@ -32,13 +32,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import environment
-from hiresmed_jax import loop
 from hiresmed_jax.data import detection, records, transforms
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import loop
+from hiresmed_jax.routes.location import settings as location_presets
+from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.tasks import location, location_presets
 
 # Validation epoch by epoch: the figures by which a detector is judged, as the route writes them.
 FIGURES = ("map50", "map50_95", "froc")

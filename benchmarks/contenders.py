@@ -16,9 +16,9 @@ import numpy as np
 
 from hiresmed_jax.convert.features import load_perceptual
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import compilation, throughput
-from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.tasks import background
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 WARM_BATCHES = 4  # of which k-means makes the first codebook, as the train command does
 

@@ -17,7 +17,7 @@ from benchmarks.contenders import WARM_BATCHES, Contender, Run
 from benchmarks.convergence_data import Images
 from benchmarks.yardstick import Curve, mean_absolute_error, reached
 from configs import stones_ct
-from hiresmed_jax.tasks import presets
+from hiresmed_jax.routes import presets
 
 _OVERTIME = 1.5
 _TRIAL_STEPS = 5

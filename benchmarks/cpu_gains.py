@@ -28,8 +28,8 @@ from benchmarks.timing import interleaved
 from benchmarks.train_step import settings
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import activation, convolution, sums, upsample
+from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime import cli, compilation
-from hiresmed_jax.tasks import background
 
 NEVER = sys.maxsize  # no array is large enough for a loop
 EVERYTHING = "everything"
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
 
 def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]:
   """What to call for each variant, and the seconds that compiling it took."""
-  net, _ = background.networks(settings("cpu", "hdfb"), channels=shape[-1], dtype=jnp.float32)
+  net, _ = task.networks(settings("cpu", "hdfb"), channels=shape[-1], dtype=jnp.float32)
   images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
   quick = {"xla_backend_optimization_level": 0}
   params = jax.jit(net.init, compiler_options=quick)(jax.random.key(0), images)["params"]

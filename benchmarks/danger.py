@@ -31,15 +31,14 @@ from benchmarks.environment import environment
 from hiresmed_jax import prepare
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas, emptied, places, workdir
 from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.placement import forbidden
-from hiresmed_jax.report.danger import false_exclusion
 from hiresmed_jax.routes import run
+from hiresmed_jax.routes.danger.report import false_exclusion
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.runtime.figures import image_grid
-from hiresmed_jax.synthesis import bare, canvas, workdir
-from hiresmed_jax.synthesis import danger as dangers
 
 CORRECTED = Path(__file__).parents[1] / "tests" / "data" / "danger"
 LUNGS = (
@@ -60,13 +59,13 @@ def main(argv: list[str]) -> None:
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
   model = workdir.danger_of(options.workdir, dataset, dtype=jax.numpy.float32)
-  through = dangers.through_unet(
+  through = places.through_unet(
     model.net, model.variables, channels=model.view.channels, options=compilation.options()
   )
-  unet = dangers.Danger(model.view, through)
+  unet = places.Danger(model.view, through)
   masks: Masks = {
     "rule": lambda item: forbidden.abdomen(forbidden.grey_of(item)) > 0,
-    "unet": lambda item: dangers.mask(unet, canvas.real(item), jax.devices()[0]),
+    "unet": lambda item: places.mask(unet, canvas.real(item), jax.devices()[0]),
   }
   result = {
     "benchmark": "danger",
@@ -124,7 +123,7 @@ def _excluded(masks: Masks, source: records.Records) -> dict[str, Any]:
     if not len(item["boxes"]):
       continue
     boxes.append(item["boxes"])
-    empty = {**item, "image": bare.emptied(item, (0, index), decoys=0.0)}
+    empty = {**item, "image": emptied.emptied(item, (0, index), decoys=0.0)}
     for name, make in masks.items():
       found[name]["as_they_are"].append(make(item))
       found[name]["emptied"].append(make(empty))

@@ -28,11 +28,12 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.environment import environment
-from hiresmed_jax import loop
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import loop
+from hiresmed_jax.routes.location import settings
+from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.tasks import location, location_presets
 
 ROOM = 16
 Call = Callable[[], Any]
@@ -105,7 +106,7 @@ def scenes(batch: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ours(
   options: Any, precision: str, images: np.ndarray, boxes: np.ndarray, valid: np.ndarray
 ) -> dict[str, Any]:
-  values = location_presets.location("paper")
+  values = settings.location("paper")
   values.update({"net": options.net, "size": options.size, "batch_size": options.batch})
   task = location.build(
     values,

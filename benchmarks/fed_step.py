@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks import input_pipeline
 from hiresmed_jax.data import pipeline, records, transforms
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.tasks import presets
 
 _BITS = 16
 _IMAGES = 24

@@ -29,11 +29,11 @@ from rich.table import Table
 from benchmarks.environment import environment
 from hiresmed_jax.data import phantom, pipeline, record_format, records, transforms
 from hiresmed_jax.data.augment import augment
+from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.split import split_of
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime import cli
-from hiresmed_jax.tasks import presets
 
 STAGES = ("read", "decode", "resize and window", "augment", "batch")
 RESULTS = Path(__file__).parent / "results"

@@ -27,15 +27,14 @@ from rich.console import Console
 from benchmarks.environment import environment
 from hiresmed_jax.convert import features
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.lesions import bank, bank_file
+from hiresmed_jax.inference import survey
+from hiresmed_jax.inference import workdir as workdirs
+from hiresmed_jax.lesions import bank
 from hiresmed_jax.lesions.copying import Copies
-from hiresmed_jax.lesions.likeness import nearest, normal
 from hiresmed_jax.lesions.parametric import Lumps
-from hiresmed_jax.lesions.patch import LesionPatch
-from hiresmed_jax.routes import lesion
+from hiresmed_jax.lesions.patch import LesionPatch, nearest, normal
+from hiresmed_jax.routes.lesion import train
 from hiresmed_jax.runtime.figures import image_grid
-from hiresmed_jax.synthesis import survey
-from hiresmed_jax.synthesis import workdir as workdirs
 
 GOAL = 0.5  # LPIPS between samples over that between real lesions
 KINDS = ("singan", "copy", "parametric")
@@ -82,8 +81,8 @@ def opened(workdir: Path, data: Path | None) -> Trained:
   dataset = workdirs.dataset_of(workdir, data)
   run = workdirs.trained_on(workdir, "lesion", dataset)
   values = ConfigDict(run["config"]["lesion"])
-  patches = lesion.chosen(survey.kept(dataset, workdir).patches, values)
-  loaded = bank_file.load(workdir / "lesion" / "bank")
+  patches = train.chosen(survey.kept(dataset, workdir).patches, values)
+  loaded = bank.load(workdir / "lesion" / "bank")
   if [m.donor for m in loaded.members] != [p.donor for p in patches]:
     raise UserError(f"the bank in {workdir} was trained on other lesions")
   facts = json.loads((workdir / "lesion" / "DONE.json").read_text())["results"]

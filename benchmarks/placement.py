@@ -33,14 +33,12 @@ from benchmarks import patch_classifier
 from benchmarks.environment import environment
 from benchmarks.insertion_realism import SIDE, fold_of
 from hiresmed_jax.data import records
+from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime.figures import image_grid
-from hiresmed_jax.synthesis import bare, canvas, existing, judging, survey, workdir
-from hiresmed_jax.synthesis import danger as dangers
-from hiresmed_jax.synthesis import prior as priors
 
 FLOOR = 0.3  # as `presets.synthesize`
 NO_FLOOR = "in use, nothing uniform"
@@ -73,18 +71,18 @@ def main(argv: list[str]) -> None:
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
   model = workdir.location_of(options.workdir, dataset, dtype=jax.numpy.float32)
-  through = priors.through_detector(
+  through = places.through_detector(
     model.net, model.variables, channels=model.view.channels, options=compilation.options()
   )
   chosen = model.results["prior"]
-  detector = priors.Prior("yolo", model.view, through)
+  detector = places.Prior("yolo", model.view, through)
   where = survey.kept(dataset, options.workdir).atlas
   source = records.source(dataset, options.split)
-  found = judging.log_scores(
+  found = prior_scores.score_priors(
     source, detector, where, decoys=1.0, floor=FLOOR, seed=0, limit=len(source)
   )
-  used = judging.key_of(chosen["name"], chosen["powers"].get(chosen["name"], 1.0))
-  told = judging.table(found, used, powers=list(chosen["powers"].values()), seed=0)
+  used = prior_scores.key_of(chosen["name"], chosen["powers"].get(chosen["name"], 1.0))
+  told = prior_scores.table(found, used, powers=list(chosen["powers"].values()), seed=0)
   print(json.dumps({"used": used, **told}), flush=True)
   forbid = _forbidden(options.workdir, dataset)
   scenes = [
@@ -115,30 +113,30 @@ def _forbidden(folder: Path, dataset: records.Dataset) -> Callable[[canvas.Canva
   if not (folder / "danger" / "DONE.json").is_file():
     return None
   model = workdir.danger_of(folder, dataset, dtype=jax.numpy.float32)
-  net = dangers.Danger(
+  net = places.Danger(
     model.view,
-    dangers.through_unet(
+    places.through_unet(
       model.net, model.variables, channels=model.view.channels, options=compilation.options()
     ),
   )
-  return lambda scene: dangers.mask(net, scene, jax.devices()[0])
+  return lambda scene: places.mask(net, scene, jax.devices()[0])
 
 
 def _scene(
   item: dict[str, Any],
   index: int,
   where: atlases.Atlas,
-  detector: priors.Prior,
+  detector: places.Prior,
   powers: dict[str, float],
   forbid: Callable[[canvas.Canvas], np.ndarray] | None,
 ) -> Scene:
   values, value_range = crops.canvas(item)
-  lesions = existing.masks(values, item["boxes"], item["lesion_mask"], value_range)
-  empty = {**item, "image": bare.emptied(item, (0, index), decoys=0.0)}
+  lesions = emptied.masks(values, item["boxes"], item["lesion_mask"], value_range)
+  empty = {**item, "image": emptied.emptied(item, (0, index), decoys=0.0)}
   ground = canvas.real(empty)
   scores = {
-    name: priors.score_map(detector._replace(name=name, power=powers.get(name, 1.0)), where, ground)
-    for name in priors.NAMES
+    name: places.score_map(detector._replace(name=name, power=powers.get(name, 1.0)), where, ground)
+    for name in places.NAMES
   }
   forbidden = np.zeros(ground.shape, bool)
   if item["forbidden_mask"].size:
@@ -150,7 +148,7 @@ def _scene(
     atlases.centres_of(item),
     values,
     lesions,
-    [bare.cut(mask) for mask in lesions],
+    [emptied.cut(mask) for mask in lesions],
     item["group"],
     scores,
     forbidden,
@@ -168,7 +166,7 @@ def _place(
 
 def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
-  ways = {name: (name, FLOOR) for name in priors.NAMES} | {NO_FLOOR: (used, 0.0)}
+  ways = {name: (name, FLOOR) for name in places.NAMES} | {NO_FLOOR: (used, 0.0)}
   groups = [scene.group for scene in scenes for _ in scene.points]
   real: dict[str, list[np.ndarray]] = {name: [] for name in ("alone", *ways)}
   chosen: dict[str, list[np.ndarray]] = {name: [] for name in ways}
@@ -204,7 +202,7 @@ def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> 
     row, column = site.origin
     hole[row : row + shape.shape[0], column : column + shape.shape[1]] = shape
     holes.append(hole)
-  return existing.without(scene.values, holes, jax.random.key(number))
+  return emptied.without(scene.values, holes, jax.random.key(number))
 
 
 def _patch(scene: Scene, values: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -28,10 +28,10 @@ from rich.table import Table
 
 from benchmarks.collectives import collectives
 from benchmarks.environment import environment
-from hiresmed_jax.explanation import background as explanation
+from hiresmed_jax.routes.background import explain
+from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.tasks import background
 
 COMMITTED = pathlib.Path(__file__).parent / "results" / "programs_cpu.json"
 PARTS = ("traced", "compiled")
@@ -122,7 +122,7 @@ def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]
 
 def traced(config: Any) -> dict[str, Any]:
   """What `explain` tells of the step, on one device, in bfloat16."""
-  facts = explanation.explain(config, dtype=jnp.bfloat16, devices=1)
+  facts = explain.explain(config, dtype=jnp.bfloat16, devices=1)
   return {
     "flops": facts["flops_per_image"]["training step"] * config.background.batch_size,
     "intermediate_bytes": facts["memory_per_device"]["intermediates and gradients"],

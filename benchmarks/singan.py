@@ -33,9 +33,10 @@ from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.singan import width
 from hiresmed_jax.ops.pyramid import Pyramid, lesion_pyramid
+from hiresmed_jax.routes import presets
+from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import cli, compilation, throughput
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.tasks import lesion, presets
 
 Call = Callable[[], Any]
 _CHANNELS = 2  # grey and the mask

@@ -28,14 +28,16 @@ from rich.table import Table
 from benchmarks import input_pipeline
 from benchmarks.environment import environment
 from hiresmed_jax.data import records, transforms
+from hiresmed_jax.inference import reconstruct, survey
+from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.lesions.copying import Copies
+from hiresmed_jax.routes import presets
+from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import compilation
-from hiresmed_jax.runtime.precision import compute_dtype
+from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.synthesis import background as backgrounds
-from hiresmed_jax.synthesis import engine, folder, image, survey
-from hiresmed_jax.synthesis.prior import Prior
+from hiresmed_jax.synthesis import folder, image, run
 from hiresmed_jax.synthesis.request import Request
-from hiresmed_jax.tasks import background, presets
 
 GOAL = 50.0
 STAGES = ("read", "background", "sample", "place", "insert", "write")
@@ -130,7 +132,7 @@ def measured(
 def _run(setting: image.Setting, out: Path, workers: int) -> None:
   folder.claim(out, {"request": setting.request.identity()})
   with contextlib.redirect_stderr(open(os.devnull, "w")):
-    failures = engine.run(setting, out, token="benchmark", workers=workers)
+    failures = run.run(setting, out, token="benchmark", workers=workers)
   if failures:
     raise RuntimeError(failures[0])
 
@@ -166,7 +168,7 @@ def _maker(way: str, size: int) -> backgrounds.Maker:
   )
   net, _ = background.networks(config.background, channels=3, dtype=dtype)
   params = background.averaged(jax.jit(task.init)(jax.random.key(0)))
-  through = backgrounds.through_model(net, params, channels=3, options=compilation.options())
+  through = reconstruct.through_model(net, params, channels=3, options=compilation.options())
   view = transforms.View(size=(size, size), fit="stretch", window=config.data.window, channels=3)
   return maker._replace(view=view, through=through)
 

@@ -32,9 +32,10 @@ from rich.table import Table
 from benchmarks import fed_step, kernels, roofline, timing
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import presets
+from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import cli, compilation, cost, throughput
-from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.tasks import background, presets
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 Call = Callable[[], Any]
 QUICK = {"xla_backend_optimization_level": 0}

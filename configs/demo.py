@@ -12,8 +12,8 @@ Body, spine and pelvis are to be seen, but softly: no vertebra or rib is sharp. 
 are too small for the detector, which finds none of them, and the bank's samples are crude.
 """
 
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime.config import route_and_preset
-from hiresmed_jax.tasks import presets
 
 
 def get_config(arg: str = "all"):

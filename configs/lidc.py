@@ -9,8 +9,8 @@ paper does; that adds pixels and no information. `best` stays at the scanner's 5
 Cost and result at full size: not measured. `explain --config lidc.py` tells FLOPs and memory.
 """
 
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime.config import route_and_preset
-from hiresmed_jax.tasks import presets
 
 
 def get_config(arg: str = "all"):

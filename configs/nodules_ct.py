@@ -9,8 +9,8 @@
 Cost: as stones_ct.py, some 3 minutes on 2 CPU cores. Held-out result: not measured.
 """
 
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime.config import route_and_preset
-from hiresmed_jax.tasks import presets
 
 
 def get_config(arg: str = "all"):

@@ -23,8 +23,8 @@ images of other groups). Without the weight on real lesions (300 steps of 8) 162
 Dice of 0.920 against the rule's masks; with it 0.908.
 """
 
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime.config import route_and_preset
-from hiresmed_jax.tasks import presets
 
 
 def get_config(arg: str = "all"):

@@ -6,9 +6,12 @@ from typing import Any
 
 import jax
 
-from hiresmed_jax.explanation import background, danger, lesion, location
+from hiresmed_jax.routes.background import explain as background
+from hiresmed_jax.routes.danger import explain as danger
+from hiresmed_jax.routes.lesion import explain as lesion
+from hiresmed_jax.routes.location import explain as location
 from hiresmed_jax.runtime import cli, config
-from hiresmed_jax.runtime.precision import compute_dtype
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 _EXAMPLE = """\
   python -m hiresmed_jax.explain --config kub.py

@@ -8,21 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hiresmed_jax.data import (
-  annotations,
-  audit_table,
-  identity,
-  listing,
-  phantom,
-  records,
-)
+from hiresmed_jax.data import annotations, identity, listing, phantom, records
+from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.intake import Intake, Skipped
+from hiresmed_jax.data.listing import kind_of
 from hiresmed_jax.data.readers import lidc, volumes
 from hiresmed_jax.data.sample import PHYSICS, Sample
-from hiresmed_jax.data.unprepared import kind_of
-from hiresmed_jax.data.whole_folder import refuse_to_replace
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.files import refuse_to_replace
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.progress import Progress
 
@@ -47,7 +41,7 @@ def main(argv: list[str]) -> None:
     card = _write_phantom(options, out)
   else:
     card = _write_images(options, out, console)
-  audit_table.show(card, console)
+  findings.show(card, console)
   console.print(f"{card['images']} images are in {out}", markup=False, highlight=False)
 
 

@@ -7,8 +7,8 @@ import pathlib
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli, compilation, config
-from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.synthesis import assembly, contact_sheet, engine, folder, request
+from hiresmed_jax.runtime.compilation import compute_dtype
+from hiresmed_jax.synthesis import folder, request, run
 
 _EXAMPLE = """\
   python -m hiresmed_jax.synthesize --config demo.py --workdir runs/demo --num 20 --out out
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
   compilation.keep_programs(cache_folder())
   workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
-  setting, identity = assembly.assemble(
+  setting, identity = run.assemble(
     values,
     asked,
     options.workdir or pathlib.Path("runs") / values.name,
@@ -37,11 +37,11 @@ def main(argv: list[str]) -> None:
     workers=workers,
   )
   folder.claim(options.out, identity, overwrite=options.overwrite)
-  failures = engine.run(setting, options.out, token=assembly.token(identity), workers=workers)
+  failures = run.run(setting, options.out, token=run.token(identity), workers=workers)
   records = folder.gather(options.out)
   if records:
     sheet = options.out / folder.CONTACT_SHEET
-    contact_sheet.draw(options.out, records, sheet)
+    folder.draw(options.out, records, sheet)
     print(f"{len(records)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet.absolute()}")
   if failures:

@@ -5,9 +5,9 @@ import sys
 
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.loop import Stopped
 from hiresmed_jax.routes import run
-from hiresmed_jax.runtime import cli, compilation, config, mesh, peers
+from hiresmed_jax.routes.loop import Stopped
+from hiresmed_jax.runtime import cli, compilation, config, interrupt, mesh
 
 _EXAMPLE = """\
   python -m hiresmed_jax.train --config demo.py
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
   compilation.keep_programs(cache_folder())
   mesh.initialize_distributed()
   try:
-    with peers.leave_together(unless=(Stopped,)):
+    with interrupt.leave_together(unless=(Stopped,)):
       run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
     print(stopped, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hiresmed_jax.convert import arrays, inception, networks, published
+from hiresmed_jax.convert import arrays, inception, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 
@@ -82,8 +82,8 @@ def fetch(argv: list[str]) -> None:
   options, _ = parser.parse(argv)
   wanted = []
   for net in dict.fromkeys(options.net):
-    if networks.state(net) == "yes":
-      print(f"{net} is here: {networks.cache_path(net)}")
+    if published.state(net) == "yes":
+      print(f"{net} is here: {published.cache_path(net)}")
       continue
     published.need_checksums(net)
     wanted.append(net)
@@ -107,13 +107,13 @@ def convert(argv: list[str]) -> None:
   parser.add_argument(
     "file", nargs="+", type=Path, help="trunk and heads, in any order, or the one file"
   )
-  parser.add_argument("--net", required=True, choices=networks.NAMES, help="which network")
+  parser.add_argument("--net", required=True, choices=published.NAMES, help="which network")
   parser.add_argument("--out", type=Path, help="a .npz file; where training looks when left out")
   options, _ = parser.parse(argv)
-  out = options.out or networks.cache_path(options.net)
+  out = options.out or published.cache_path(options.net)
   if out.suffix != ".npz":
     raise UserError(f"--out {out} must end in .npz")
-  converted = networks.convert(options.file, options.net)
+  converted = published.convert(options.file, options.net)
   arrays.write_npz(out, converted)
   count = sum(value.size for value in converted.values())
   print(f"{options.net}: {len(converted)} arrays, {count:,} numbers -> {out}")
@@ -126,8 +126,8 @@ def _row(net: str) -> dict:
     {"what": f.what, "url": f.url, "licence": f.licence, "size": f.size, "sha256": f.sha256}
     for f in published.FILES[net]
   ]
-  path = networks.cache_path(net)
-  return {"name": net, "files": files, "here": networks.state(net), "path": str(path)}
+  path = published.cache_path(net)
+  return {"name": net, "files": files, "here": published.state(net), "path": str(path)}
 
 
 def _size(count: int) -> str:

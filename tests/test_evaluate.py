@@ -13,10 +13,10 @@ from hiresmed_jax.convert import arrays, frozen
 from hiresmed_jax.data import records
 from hiresmed_jax.evaluation import models, real
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
-from hiresmed_jax.routes.identity import identity
+from hiresmed_jax.routes.background import task as background
+from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.runtime import checkpoint, cli, compilation, run_folder
 from hiresmed_jax.runtime.config import load_config
-from hiresmed_jax.tasks import background
 from tests import tiny, tiny_run
 from tests.evaluation import scene
 from tests.evaluation.test_convergence import run as curve

@@ -8,8 +8,8 @@ import pytest
 
 from hiresmed_jax import explain
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime.config import load_config
-from hiresmed_jax.tasks import background
 from tests import tiny_run
 
 SMALL = """
@@ -45,7 +45,7 @@ def alone(spec):
 
 
 def test_counts_are_those_of_the_networks(alone, spec):
-  net, disc = background.networks(load_config(spec).background, channels=3, dtype=jnp.float32)
+  net, disc = task.networks(load_config(spec).background, channels=3, dtype=jnp.float32)
   image = jnp.zeros((1, 32, 32, 3))
   for name, module in (("generator", net), ("discriminator", disc)):
     params = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -10,14 +10,17 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "hiresmed_jax"
 FLOORS = [
   ["types", "errors"],
+  ["files"],
   ["ops"],
   ["nets", "losses", "metrics", "data", "runtime"],
-  ["placement", "lesions", "tasks", "convert"],
-  ["loop", "synthesis", "report", "explanation"],
-  ["routes", "evaluation"],
+  ["placement", "lesions", "convert", "routes/settings"],
+  ["inference"],
+  ["routes/train", "synthesis", "evaluation"],
   ["prepare", "train", "synthesize", "evaluate", "weights", "explain", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The upper half of a route and what stands beside the routes; the rest is settings and tasks.
+TRAINING = {"train", "report", "explain", "loop", "run", "dataset"}
 TOP_LEVEL = {
   *("pyproject.toml", "README.md"),
   *("hiresmed_jax", "configs", "tests", "benchmarks", "launch"),
@@ -39,20 +42,35 @@ def imports(path: Path) -> set[str]:
   return names
 
 
-def room_of(path: Path) -> str:
-  return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def room_of(module: str) -> str:
+  """Room of a dotted module name below the package; a route has a lower and an upper half."""
+  parts = module.split(".")
+  if parts[0] != "routes":
+    return parts[0]
+  return "routes/train" if TRAINING & set(parts[1:]) else "routes/settings"
+
+
+def route_of(module: str) -> str:
+  """The route that a dotted module name below the package belongs to, or ""."""
+  parts = module.split(".")
+  return parts[1] if parts[0] == "routes" and (PACKAGE / "routes" / parts[1]).is_dir() else ""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_a_module_imports_lower_floors_or_its_own_room(path):
-  room = room_of(path)
-  if room == "__init__":
+  me = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+  if me == "__init__":
     return
-  assert room in FLOOR, f"no floor for {room}"
+  room, floor = room_of(me), FLOOR[room_of(me)]
   for name in imports(path):
     if name.startswith("hiresmed_jax."):
-      other = name.split(".")[1]
-      assert other == room or FLOOR[other] < FLOOR[room], f"{room} imports {other}"
+      other = name.removeprefix("hiresmed_jax.")
+      assert room_of(other) == room or FLOOR[room_of(other)] < floor, f"{me} imports {other}"
+      # What two routes share lies below them; only the order of routes knows them all.
+      if route_of(me) and route_of(other):
+        assert route_of(me) == route_of(other), f"{me} imports {other}"
+      if room == "synthesis":
+        assert not other.startswith("routes"), f"{me} imports {other}"
     elif name.split(".")[0] == "jax" and room == "data":
       raise AssertionError("data runs in worker processes, which must not start jax")
 

@@ -12,7 +12,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from hiresmed_jax import prepare
 from hiresmed_jax.data import records
-from hiresmed_jax.data.split import SPLITS
+from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 from tests.data.readers import lidc_series

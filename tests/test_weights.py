@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from hiresmed_jax import weights
-from hiresmed_jax.convert import arrays, features, frozen, inception, networks, published
+from hiresmed_jax.convert import arrays, features, frozen, inception, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from tests.reference.random_weights import random_arrays, torch_names
@@ -82,7 +82,7 @@ def test_known_hashes_agree_with_published_names_and_files():
     assert path.stat().st_size == heads.size
   (network,) = published.FILES["inception"]
   assert network.name.endswith(f"-{network.sha256[:8]}.pth")
-  assert set(published.FILES) == set(networks.NAMES)
+  assert set(published.FILES) == set(published.NAMES)
 
 
 def test_fetch_downloads_checks_converts_and_cleans_up(mirror, cache, capsys):
@@ -171,7 +171,7 @@ def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, caps
   safetensors.numpy.save_file(torch_names(stem), tmp_path / "stem.safetensors")
   weights.main(["convert", str(tmp_path / "stem.safetensors"), "--net", "inception"])
   assert "features up to 192" in capsys.readouterr().out
-  arrays.write_npz(networks.cache_path("radimagenet"), {"conv1/kernel": np.ones(3, np.float32)})
+  arrays.write_npz(published.cache_path("radimagenet"), {"conv1/kernel": np.ones(3, np.float32)})
   weights.main(["list", "--json"])
   rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
   assert rows["inception"]["here"] == "to 192 features only"

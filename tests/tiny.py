@@ -3,8 +3,8 @@
 python -m hiresmed_jax.train --config tests/tiny.py:background
 """
 
+from hiresmed_jax.routes import presets
 from hiresmed_jax.runtime.config import route_and_preset
-from hiresmed_jax.tasks import presets
 
 STEPS, BATCH, CROP, CODES = 10, 8, 16, 16
 GAN_START, GAN_WARMUP = 2, 2  # steps

@@ -13,13 +13,13 @@ import grain
 import jax
 import numpy as np
 
-from hiresmed_jax import loop
-from hiresmed_jax.loop import compile_programs  # tests put another in its place in `loop`
+from hiresmed_jax.routes import loop
+from hiresmed_jax.routes.background import task as background
+from hiresmed_jax.routes.loop import compile_programs
+from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.config import hash_values
-from hiresmed_jax.tasks import background
-from hiresmed_jax.tasks.task import Task
 from tests.tiny import BATCH, CROP, STEPS, get_config
 
 EPOCH = 2

@@ -39,7 +39,7 @@ def hiresmed_step(
   compiled: bool | str = False,
   seed: int = 0,
 ) -> Step:
-  """HiResMed-VQGAN's training step (hiresmed_jax.tasks.background) in PyTorch.
+  """HiResMed-VQGAN's training step (hiresmed_jax.routes.background.task) in PyTorch.
 
   Args:
     config: the nested values of `tasks.presets.background`.

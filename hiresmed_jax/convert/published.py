@@ -7,12 +7,14 @@ that does not match is dropped, and without a known sha256 nothing is downloaded
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pooch
 import requests
 
-from hiresmed_jax.convert import arrays, networks
+from hiresmed_jax.convert import arrays, features, inception, resnet
 from hiresmed_jax.errors import UserError
 
 TORCHVISION = "https://download.pytorch.org/models/"
@@ -142,12 +144,12 @@ def fetch(
   need_checksums(net)
   if mirror and not mirror.startswith(("http://", "https://")):
     raise UserError(f"--mirror {mirror} is no http:// or https:// address")
-  target = networks.cache_path(net, folder)
+  target = cache_path(net, folder)
   # Before half a gigabyte is on its way.
   arrays.need_torch(FILES[net][0].name)
   downloads = target.parent / "downloads"
   paths = [_download(net, file, downloads, mirror, progress) for file in FILES[net]]
-  arrays.write_npz(target, networks.convert(paths, net))
+  arrays.write_npz(target, convert(paths, net))
   for path in paths:
     path.unlink()
   if not any(downloads.iterdir()):
@@ -188,3 +190,44 @@ def _reason(error: Exception) -> str:
   if isinstance(error, requests.RequestException):
     return "no connection"
   return "what came is not the published file (its sha256 differs)"
+
+
+NAMES = (*features.TRUNKS, "inception", "radimagenet")
+
+
+def cache_path(net: str, folder: Path | None = None) -> Path:
+  """The file of a network of NAMES, in `folder` or the cache folder."""
+  if net == "inception":
+    return inception.cache_path(folder)
+  if net == "radimagenet":
+    return resnet.cache_path(folder)
+  return features.cache_path(net, folder)
+
+
+def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
+  """What the cache's file of a network holds, from downloaded files.
+
+  Raises:
+    UserError: files that cannot be read or do not fit.
+  """
+  if net == "inception":
+    return inception.convert(paths)
+  if net == "radimagenet":
+    return resnet.convert(paths)
+  return features.convert(paths, net)
+
+
+def state(net: str) -> str:
+  """Of the cache's file: "yes", "to 768 features only", "no", or "damaged: .." with the reason."""
+  path = cache_path(net)
+  if not path.is_file():
+    return "no"
+  try:
+    if net == "inception":
+      reached = inception.reach(path)
+      return "yes" if reached == 2048 else f"to {reached} features only"
+    found = arrays.read_arrays(path)
+    problem = resnet.difference(found) if net == "radimagenet" else features.difference(found, net)
+  except UserError as error:
+    problem = str(error)
+  return f"damaged: {problem}" if problem else "yes"

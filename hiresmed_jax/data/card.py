@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from hiresmed_jax.data import audit
+from hiresmed_jax.data.audit import summary
+from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.data.record_format import SCHEMA_VERSION, Encoded
-from hiresmed_jax.data.split import SPLITS
 
 CARD = "card.json"
 
@@ -56,5 +56,5 @@ def make_card(
     "splits": {split: sum(e.split == split for e in encoded) for split in SPLITS},
     "skipped": dict(sorted(report.skipped.items())),
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),
-    "audit": audit.summarise(facts, jpeg_qualities=report.jpeg_qualities),
+    "audit": summary.summarise(facts, jpeg_qualities=report.jpeg_qualities),
   }

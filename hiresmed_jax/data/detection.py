@@ -11,7 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hiresmed_jax.data import mosaic, pipeline, png
+from hiresmed_jax.data import augment, pipeline, png
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
@@ -173,7 +173,7 @@ def _training_image(
   if rng.uniform() < mosaic_share:
     chosen += [source[int(i)] for i in others]
   examples = [load(_with_or_without(one, rng, bare_share), view) for one in chosen]
-  images_m11, boxes = mosaic.compose(examples, rng, side=view.shape[0], **augmentation)
+  images_m11, boxes = augment.compose(examples, rng, side=view.shape[0], **augmentation)
   both = padded([boxes], room)
   return {"images_m11": images_m11, **{name: value[0] for name, value in both.items()}}
 

@@ -1,7 +1,6 @@
-"""Who an image is of, kept off the records: keyed hashes, and a private table that undoes them.
+"""Who an image is of: keyed hashes, the private table that undoes them, and the split of a group.
 
-The salt and the table lie in a folder of mode 0700 beside the source. Records, cards and logs hold
-keyed hashes only, which cannot be turned back, or guessed from a list of patient ids, without it.
+Records carry hashes alone. The split follows from the raw group name, so that all routes agree.
 """
 
 import csv
@@ -12,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from hiresmed_jax.errors import UserError
 
@@ -128,3 +128,23 @@ def _open(folder: Path) -> Identity:
 
 def _create_private(path: Path) -> int:
   return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def split_of(group: str) -> Split:
+  """Split of the patient group with this raw, unsalted name.
+
+  The hash is not salted, so the same patients are held out in every project and on every machine.
+
+  Args:
+    group: raw name, as the groups file or the DICOM header spells it.
+
+  Returns:
+    "test" (held out, one group in five), "val" (one in five) or "train".
+  """
+  residue = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 5
+  return "test" if residue == 0 else "val" if residue == 1 else "train"

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hiresmed_jax.data.annotations import Annotations
-from hiresmed_jax.data.audit_intensity import jpeg_quality
+from hiresmed_jax.data.audit.pixels import jpeg_quality
 from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.listing import Groups, folder_group
-from hiresmed_jax.data.readers import dicom, images, lidc, lidc_folder, volumes
+from hiresmed_jax.data.readers import dicom, images, lidc, lidc_slices, volumes
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 
@@ -90,7 +90,7 @@ class Intake:
       report.skipped[reason] += 1
       skipped.append(Skipped(below.as_posix(), reason))
 
-    samples = lidc_folder.read(
+    samples = lidc_slices.read(
       files, root=self.root, agree=self.agree, free=self.free, refuse=refuse, advance=advance
     )
     for sample in samples:

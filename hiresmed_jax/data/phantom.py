@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hiresmed_jax.data.anatomy import ct_slice, lesions, radiograph
-from hiresmed_jax.data.anatomy.raster import blur
+from hiresmed_jax.data.anatomy.shapes import blur
 from hiresmed_jax.data.sample import Sample
 
 KINDS = ("kub", "chest_ct")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hiresmed_jax.data import audit, png
-from hiresmed_jax.data.identity import Identity
+from hiresmed_jax.data import png
+from hiresmed_jax.data.audit import summary
+from hiresmed_jax.data.identity import Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.split import Split, split_of
 
 SCHEMA_VERSION = 1
 # tfds copies every image once more than decoding it needs.
@@ -38,7 +38,7 @@ class Encoded:
   bits: int
   channels: int
   digest: str
-  facts: audit.ImageFacts
+  facts: summary.ImageFacts
   names: tuple[str, str, str, str, str]
 
 
@@ -66,7 +66,7 @@ def encode(sample: Sample, identity: Identity) -> Encoded:
     bits=8 * sample.image.dtype.itemsize,
     channels=sample.image.shape[-1],
     digest=_digest(sample, split),
-    facts=audit.image_facts(sample, group=group_id, split=split),
+    facts=summary.image_facts(sample, group=group_id, split=split),
     names=(image_id, sample.source, group_id, sample.group, split),
   )
 

@@ -15,7 +15,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from hiresmed_jax.data.card import CARD, SourceReport, make_card
-from hiresmed_jax.data.identity import NOBODY, Identity
+from hiresmed_jax.data.identity import NOBODY, SPLITS, Identity, Split
+from hiresmed_jax.data.listing import prepare_command
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.record_format import (
   AS_BYTES,
@@ -27,10 +28,8 @@ from hiresmed_jax.data.record_format import (
   features,
 )
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.split import SPLITS, Split
-from hiresmed_jax.data.unprepared import prepare_command
-from hiresmed_jax.data.whole_folder import refuse_to_replace, whole_folder
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.files import refuse_to_replace, whole_folder
 
 _RECORDS = "records"
 _SHARD_IMAGES = 2048

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hiresmed_jax.metrics import fid, kid, prdc
+from hiresmed_jax.metrics import fid, kid
 from hiresmed_jax.metrics.protocol import FeatureNet, label, protocol
 
 _K = 5  # neighbours of precision and recall
@@ -101,10 +101,10 @@ def distances(
     found[name] = {"name": title, **_spread(values), "protocol": text}
     found[name] |= _interval(real, other, exact, resamples=resamples, seed=seed)
   try:
-    four = [prdc.prdc(real.features, part, k=_K) for part in parts]
+    four = [kid.prdc(real.features, part, k=_K) for part in parts]
   except ValueError as error:
-    return found | {name: {"name": name, "missing": str(error)} for name in prdc.Prdc._fields}
-  for name in prdc.Prdc._fields:
+    return found | {name: {"name": name, "missing": str(error)} for name in kid.Prdc._fields}
+  for name in kid.Prdc._fields:
     title = (
       name
       if net.name.startswith("inception") and net.tap == 2048
@@ -117,7 +117,7 @@ def distances(
 
 def without_network(reason: str) -> dict[str, Any]:
   """The same numbers, missing."""
-  return {name: {"name": name, "missing": reason} for name in ("KID", "FID", *prdc.Prdc._fields)}
+  return {name: {"name": name, "missing": reason} for name in ("KID", "FID", *kid.Prdc._fields)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hiresmed_jax.evaluation.pictures import Picture
 from hiresmed_jax.metrics import ssim
-from hiresmed_jax.metrics.contrast import contrast_kept
+from hiresmed_jax.metrics.image import contrast_kept
 from hiresmed_jax.types import Array
 
 MARGIN = 4.0  # pixels of the ring that tells the background, as in metrics/contrast.py

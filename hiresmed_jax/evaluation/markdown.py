@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hiresmed_jax.evaluation import lesions_page, readers_page
-from hiresmed_jax.evaluation.cells import cell, missing, p_text, table
+from hiresmed_jax.evaluation import sections
+from hiresmed_jax.evaluation.sections import cell, missing, p_text, table
 from hiresmed_jax.evaluation.tables import METRICS
 
 _FEW = 50  # images of a sampling below which a distance between sets is hardly one
@@ -17,14 +17,14 @@ def page(report: Mapping[str, Any]) -> str:
   if methods:
     lines += [*_methods(report), *_quality(methods), *_sets(report), *_tests(report)]
     lines += [*_over_runs(report["over_runs"])]
-    lines += [*_runs(methods), *lesions_page.fidelity(report)]
-    lines += [*lesions_page.table_5(methods), *lesions_page.table_6(methods)]
+    lines += [*_runs(methods), *sections.fidelity(report)]
+    lines += [*sections.table_5(methods), *sections.table_6(methods)]
   for name in report.get("figures", ()):
     lines += [f"![{name.removesuffix('.png')} cases]({name})", ""]
   if "convergence" in report:
     lines += _convergence(report["convergence"])
   if "reader_study" in report:
-    lines += readers_page.section(report["reader_study"])
+    lines += sections.section(report["reader_study"])
   return "\n".join(lines).rstrip() + "\n"
 
 

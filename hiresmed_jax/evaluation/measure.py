@@ -4,10 +4,11 @@ N images, H x W pixels, C channels, in [0, 1]. Each image is judged by itself, s
 batch that it falls into nor the number of devices counts.
 """
 
+import collections
 import functools
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,52 @@ from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.evaluation import lesions, networks
 from hiresmed_jax.evaluation.pictures import Entry, Picture, at_most
-from hiresmed_jax.evaluation.stream import Item, batch_size, in_batches, on_devices
 from hiresmed_jax.metrics import image, ssim
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.types import Array
+
+_PIXELS = 1 << 20  # of a device's share of a batch
+_MOST = 16  # images of it
+
+_T = TypeVar("_T")
+
+
+class Item(NamedTuple):
+  """One row of a batch: whose it is, and its arrays by name."""
+
+  entry: int
+  arrays: dict[str, np.ndarray]
+
+
+def in_batches(
+  items: Iterable[tuple[Hashable, _T]], size: Any
+) -> Iterator[tuple[Hashable, list[_T]]]:
+  """Gathers items by key; yields (key, `size(key)` items), and at the end what is left.
+
+  At most one batch of each key waits; the order within a key is that of `items`.
+  """
+  waiting: dict[Hashable, list[_T]] = collections.defaultdict(list)
+  for key, item in items:
+    waiting[key].append(item)
+    if len(waiting[key]) == size(key):
+      yield key, waiting.pop(key)
+  yield from waiting.items()
+
+
+def batch_size(pixels: int, devices: int, count: int) -> int:
+  """Images of a batch: what a device's memory bears, no more than `count` asks for."""
+  share = max(1, min(_MOST, _PIXELS // max(pixels, 1), -(-count // devices)))
+  return share * devices
+
+
+def on_devices(rows: Sequence[Item], size: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+  """The arrays of a batch, stacked and split over all devices; filled up with its last row."""
+  filled = [*rows, *[rows[-1]] * (size - len(rows))]
+  stacked = {name: np.stack([row.arrays[name] for row in filled]) for name in filled[0].arrays}
+  return dict(meshes.put_batch(stacked, meshes.batch_sharding(mesh)))
+
 
 _LEAST = 32  # pixels a side that LPIPS' trunks need
 

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hiresmed_jax.data import fit, records, transforms
+from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation.pictures import Entry, Picture, same_channels
 from hiresmed_jax.evaluation.real import Place, Real
 from hiresmed_jax.evaluation.sets import ImageSet
+from hiresmed_jax.inference import reconstruct, workdir
 from hiresmed_jax.runtime import compilation
-from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.synthesis import background, workdir
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 _FOUND = ("train", "held_out", "floors", "gap_psnr")  # of a run's own results
 
@@ -52,7 +52,7 @@ def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Devi
   dtype = compute_dtype(there["background"]["dtype"])
   model = workdir.model_of(folder, asked, real.dataset, dtype=dtype)
   view = model.view
-  through = background.through_model(
+  through = reconstruct.through_model(
     model.net, model.params, channels=view.channels, options=compilation.options()
   )
   source, entries = real.sources["test"], []
@@ -84,12 +84,12 @@ def _load(
   source: records.Records,
   place: Place,
   view: transforms.View,
-  through: background.Through,
+  through: reconstruct.Through,
   device: jax.Device,
 ) -> Picture:
   item = source[place.number]
   example = transforms.load(item, view)
-  placed = fit.place(item["image"].shape[:2], view.shape, view.fit)
+  placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
   rows, columns = (
     slice(max(corner, 0), min(corner + inner, outer))
     for corner, inner, outer in zip(placed.corner, placed.inner, placed.outer)

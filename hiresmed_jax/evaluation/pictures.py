@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hiresmed_jax.data import fit, transforms
+from hiresmed_jax.data import transforms
 from hiresmed_jax.data.readers import dicom, images
 from hiresmed_jax.data.sample import Sample, Unreadable
-from hiresmed_jax.synthesis import canvas
+from hiresmed_jax.inference import canvas
 
 ASPECT = 0.1  # sides may differ by so much before two pictures do not show the same region
 _NO_BOXES = np.zeros((0, 4), np.float32)
@@ -115,7 +115,7 @@ def beside(reference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | str:
   if abs(np.log((rows / columns) / (shape[0] / shape[1]))) > ASPECT:
     return f"it is of {shape[1]} x {shape[0]} pixels and the real image of {columns} x {rows}"
   if (rows, columns) != tuple(shape[:2]):
-    reference = fit.place((rows, columns), (shape[0], shape[1]), "stretch").resize(reference)
+    reference = transforms.place((rows, columns), (shape[0], shape[1]), "stretch").resize(reference)
   return same_channels(reference, shape[2])
 
 
@@ -134,4 +134,6 @@ def at_most(image: np.ndarray, longest: int | None) -> np.ndarray:
   if longest is None or side <= longest:
     return image
   rows, columns = (max(1, round(n * longest / side)) for n in image.shape[:2])
-  return fit.place((image.shape[0], image.shape[1]), (rows, columns), "stretch").resize(image)
+  return transforms.place((image.shape[0], image.shape[1]), (rows, columns), "stretch").resize(
+    image
+  )

@@ -11,10 +11,10 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 
 from hiresmed_jax.data import records
+from hiresmed_jax.data.identity import SPLITS, Split
 from hiresmed_jax.data.listing import image_folder, list_files, stem_of
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.sample import Unreadable
-from hiresmed_jax.data.split import SPLITS, Split
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation.pictures import (
   Entry,

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hiresmed_jax.data.writers import manifest, whole_file
+from hiresmed_jax import files
+from hiresmed_jax.data.writers import labels
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import (
   convergence,
@@ -26,7 +27,7 @@ from hiresmed_jax.evaluation import (
   tables,
 )
 from hiresmed_jax.evaluation.pictures import Entry
-from hiresmed_jax.synthesis import workdir
+from hiresmed_jax.inference import workdir
 
 Named = tuple[str, Path]  # a method's name and its folder
 FILES = ("report.md", "report.json", "typical.png", "worst.png", "convergence.png")
@@ -108,9 +109,9 @@ def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     levels = list(dict.fromkeys(row["threshold"] for row in rows))
     convergence.draw(asked.out / "convergence.png", curves, levels, asked.quantity)
   report["figures"] = _figures(asked.out, methods)
-  whole_file.write(asked.out / "report.md", markdown.page(report).encode())
-  plain = json.loads(manifest.line(readers.as_json(report)))
-  whole_file.write(asked.out / "report.json", (json.dumps(plain, indent=1) + "\n").encode())
+  files.write(asked.out / "report.md", markdown.page(report).encode())
+  plain = json.loads(labels.line(readers.as_json(report)))
+  files.write(asked.out / "report.json", (json.dumps(plain, indent=1) + "\n").encode())
   return report
 
 

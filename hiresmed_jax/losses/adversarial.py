@@ -1,8 +1,4 @@
-"""Hinge losses of a discriminator with several scales, and the adaptive weight of VQGAN.
-
-Logits come as one array [N, h_s, w_s, 1] for each scale s: positions are averaged within a scale,
-then scales are averaged, so that each scale counts the same.
-"""
+"""Adversarial losses: hinge at several scales, VQGAN's adaptive weight, a Wasserstein critic."""
 
 from collections.abc import Callable, Sequence
 
@@ -70,3 +66,39 @@ def _mean_over_scales(logits: Sequence[Array], loss: Callable[[Array], Array]) -
 def _norm(tree: object) -> Array:
   leaves = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
   return jnp.sqrt(jnp.sum(jnp.stack(leaves)))
+
+
+Critic = Callable[[Array], Array]
+_TINY = 1e-20  # the slope of a root at 0 is infinite
+
+
+def critic_loss(
+  critic: Critic, real: Array, fake: Array, between: Array, *, penalty: float
+) -> Array:
+  """What the critic minimises: D(fake) - D(real) + penalty * mean over pixels of (|dD| - 1)^2.
+
+  Args:
+    critic: f32[N, H, W, C] -> f32[N, h, w, 1], every image by itself.
+    real: f32[N, H, W, C].
+    fake: the same shape.
+    between: a mixture of both, at which the gradient is judged.
+    penalty: weight of the gradient penalty.
+
+  Returns:
+    f32[N].
+  """
+  scores = critic(jnp.concatenate([fake, real]))
+  fakes, reals = jnp.split(jnp.mean(scores, (1, 2, 3)), 2)
+  return fakes - reals + penalty * gradient_penalty(critic, between)
+
+
+def gradient_penalty(critic: Critic, between: Array) -> Array:
+  """Mean over pixels of (norm over channels of the gradient of the summed score - 1)^2: f32[N]."""
+  gradient = jax.grad(lambda images: jnp.sum(critic(images)))(between)
+  norm = jnp.sqrt(jnp.sum(jnp.square(gradient), -1) + _TINY)
+  return jnp.mean(jnp.square(norm - 1.0), (1, 2))
+
+
+def generator_loss(scores: Array) -> Array:
+  """What the generator minimises: f32[N, h, w, 1] -> -mean, f32[N]."""
+  return -jnp.mean(scores, (1, 2, 3))

@@ -1,12 +1,17 @@
-"""Pixel errors, one number per image. N images, H x W pixels, C channels; 8 or 16 bits, or floats.
+"""Pixel errors of reconstructions, one number per image, and what they must beat.
 
-Similarity of structure is in ssim.py, perceptual distance in lpips.py.
+N images, H x W pixels, C channels; 8 or 16 bits, or floats. The floors are the mean training image
+and the nearest one; beside them stands how much of a lesion's contrast is kept.
 """
 
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hiresmed_jax.types import Array
 
@@ -52,3 +57,104 @@ def _difference(predictions: Array, targets: Array) -> Array:
 
 def _mean(values: Array, where: Array | None) -> Array:
   return jnp.mean(values, axis=(1, 2, 3), where=None if where is None else where[..., None])
+
+
+def contrast_kept(
+  sources: Array, reconstructions: Array, boxes: Array, *, margin: float = 4.0
+) -> tuple[Array, Array]:
+  """Contrast of each lesion in the reconstruction over that in the source, on the same pixels.
+
+  A lesion's core is what lies in its box above half of the source's maximum there; the background
+  is the mean of a ring of `margin` pixels around the box. Boxes that people draw are loose: the
+  mean over a whole box would mostly measure tissue.
+
+  Args:
+    sources: f32[N, H, W], lesions brighter than what is around them.
+    reconstructions: f32[N, H, W], same intensity scale.
+    boxes: f32[N, M, 4], xyxy pixels; NaN rows are padding.
+    margin: width of the ring in pixels.
+
+  Returns:
+    (kept f32[N, M], diameter_px f32[N, M]): 1 = all contrast kept, 0 = none; diameter is
+    2 sqrt(core area / pi) in the source. NaN for padding and for boxes with no contrast to lose.
+  """
+  height, width = sources.shape[1:]
+  rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
+
+  def within(boxes: Array) -> Array:  # [N, M, 4] -> bool[N, M, H, W]
+    x1, y1, x2, y2 = (boxes[..., i, None] for i in range(4))
+    in_x = (columns >= x1) & (columns < x2)
+    in_y = (rows >= y1) & (rows < y2)
+    return in_y[..., :, None] & in_x[..., None, :]
+
+  inside = within(boxes)
+  ring = within(boxes + margin * jnp.array([-1.0, -1.0, 1.0, 1.0])) & ~inside
+  source, reconstruction = sources[:, None], reconstructions[:, None]
+
+  def mean(values: Array, where: Array) -> Array:
+    count = jnp.sum(where, axis=(2, 3))
+    return jnp.where(count > 0, jnp.sum(values * where, axis=(2, 3)) / count, jnp.nan)
+
+  around = mean(source, ring)
+  peak = jnp.max(jnp.where(inside, source, -jnp.inf), axis=(2, 3))
+  core = inside & (source > ((peak + around) / 2)[..., None, None])
+  before = mean(source, core) - around
+  after = mean(reconstruction, core) - mean(reconstruction, ring)
+  area = jnp.sum(core, axis=(2, 3))
+  valid = (area > 0) & (before > 0)
+  kept = jnp.where(valid, after / jnp.where(valid, before, 1.0), jnp.nan)
+  return kept, jnp.where(valid, 2.0 * jnp.sqrt(area / jnp.pi), jnp.nan)
+
+
+class Floors(NamedTuple):
+  """PSNR in dB of each held-out image, f32[N], against what knows nothing of it."""
+
+  mean_image: Array
+  nearest_image: Array
+
+
+def floors(
+  training: Iterable[tuple[Array, Array]], held_out: Array, *, data_range: float
+) -> Floors:
+  """Streams the training images once, in bounded memory.
+
+  Args:
+    training: (images f32[B, H, W, C], weight f32[B], 0 = padding) batches.
+    held_out: f32[N, H, W, C], same scale.
+    data_range: highest minus lowest possible intensity.
+
+  Raises:
+    ValueError: no training images.
+  """
+  flat = held_out.reshape(len(held_out), -1)
+  total = np.zeros(flat.shape[1], np.float64)
+  count = 0.0
+  nearest = jnp.full(len(held_out), jnp.inf)
+  for images, weight in training:
+    others = jnp.asarray(images).reshape(len(images), -1)
+    nearest = jnp.minimum(nearest, _nearest(flat, others, weight))
+    total += np.asarray(others * weight[:, None], np.float64).sum(axis=0)
+    count += float(np.sum(weight))
+  if not count:
+    raise ValueError("no training images")
+  mean_error = jnp.mean(jnp.square(flat - jnp.asarray(total / count, jnp.float32)), axis=1)
+  return Floors(_decibel(mean_error, data_range), _decibel(nearest, data_range))
+
+
+@jax.jit
+def _nearest(flat: Array, others: Array, weight: Array) -> Array:
+  """Smallest mean squared error to any of the others, f32[N].
+
+  One after another: no cancellation as in |a|^2 - 2ab + |b|^2, and no array of all pairs.
+  """
+
+  def error(nearest: Array, other: tuple[Array, Array]) -> tuple[Array, None]:
+    image, weight = other
+    found = jnp.mean(jnp.square(flat - image), axis=1)
+    return jnp.minimum(nearest, jnp.where(weight > 0, found, jnp.inf)), None
+
+  return jax.lax.scan(error, jnp.full(len(flat), jnp.inf), (others, weight))[0]
+
+
+def _decibel(error: Array, data_range: float) -> Array:
+  return 10.0 * jnp.log10(data_range**2 / error)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import Conv, GroupNorm
+from hiresmed_jax.nets.blocks import Conv, GroupNorm
 from hiresmed_jax.types import Array
 
 _INIT_STD = 0.02

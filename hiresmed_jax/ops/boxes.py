@@ -1,7 +1,9 @@
-"""Boxes: half-open xyxy in float pixels, pixel i covering [i, i + 1). Last axis 4, any axes before.
+"""Boxes, and non-maximum suppression of fixed size for `jit` and `vmap`.
 
-A box without area, or with its corners the wrong way round, has area 0 and overlaps nothing.
+Boxes are half-open xyxy in float pixels, pixel i covering [i, i + 1). Last axis 4, any axes before.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,3 +77,79 @@ def _intersection(a: Array, b: Array) -> Array:
   sides = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
   sides = jnp.maximum(sides, 0.0)
   return sides[..., 0] * sides[..., 1]
+
+
+class Detections(NamedTuple):
+  """What is left, the surest first; rows that are not valid hold zeros."""
+
+  boxes: Array  # f32[L, 4] xyxy, pixels
+  scores: Array  # f32[L] in [0, 1]
+  labels: Array  # i32[L]
+  valid: Array  # bool[L]
+
+
+def suppressed(boxes: Array, labels: Array, valid: Array, *, iou: float) -> Array:
+  """bool[C]: which of the candidates are left of greedy suppression.
+
+  A candidate is left out when one of the same class before it, itself not left out, overlaps it by
+  more than `iou`. Not one after the other: all are judged by the last round's survivors until a
+  round changes nothing, which takes as many rounds as the longest chain of overlaps, not C.
+
+  Args:
+    boxes: f32[C, 4], the surest first.
+    labels: i32[C].
+    valid: bool[C].
+    iou: threshold.
+  """
+  count = boxes.shape[0]
+  before = jnp.arange(count)[:, None] < jnp.arange(count)[None, :]
+  rivals = before & (labels[:, None] == labels[None, :]) & (pairwise_iou(boxes, boxes) > iou)
+  rivals = rivals.astype(jnp.float32)
+
+  def another_round(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    kept, _ = carry
+    now = valid & (kept.astype(jnp.float32) @ rivals == 0)
+    return now, jnp.any(now != kept)
+
+  kept, _ = jax.lax.while_loop(lambda c: c[1], another_round, (valid, jnp.array(True)))
+  return kept
+
+
+def detect(
+  boxes: Array,
+  logits: Array,
+  *,
+  iou: float = 0.7,
+  floor: float = 0.001,
+  candidates: int = 1000,
+  limit: int = 300,
+) -> Detections:
+  """Detections of one image. Each position may be one of several classes.
+
+  Args:
+    boxes: f32[A, 4].
+    logits: f32[A, K].
+    iou: overlap above which the less sure of two of one class goes.
+    floor: score that a detection must exceed.
+    candidates: how many of the surest are looked at; exact where no more exceed `floor`.
+    limit: L, how many are returned.
+  """
+  classes = logits.shape[-1]
+  flat = logits.reshape(-1)
+  # NaN sorts as the largest: a broken position must not win.
+  flat = jnp.where(jnp.isnan(flat), -jnp.inf, flat)
+  best, index = jax.lax.top_k(flat, min(candidates, flat.size))
+  scores, labels = jax.nn.sigmoid(best), index % classes
+  chosen = boxes[index // classes]
+  valid = (scores > floor) & jnp.all(jnp.isfinite(chosen), -1)
+  kept = suppressed(chosen, labels, valid, iou=iou)
+  # Still in order: sorting by (not kept) is stable.
+  order = jnp.argsort(~kept, stable=True)[:limit]
+  order = jnp.pad(order, (0, limit - order.size), constant_values=0)
+  there = kept[order] & (jnp.arange(limit) < kept.size)
+  return Detections(
+    jnp.where(there[:, None], chosen[order], 0.0),
+    jnp.where(there, scores[order], 0.0),
+    jnp.where(there, labels[order], 0),
+    there,
+  )

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-from hiresmed_jax.ops import texture
-from hiresmed_jax.ops.insertion_mask import square_dilate
+from hiresmed_jax.ops.insertion_parts import square_dilate
 from hiresmed_jax.types import Array
 
 _STIFFNESS = 5.0  # px^4: waves shorter than 2 pi 5^(1/4) = 9.4 px are noise
@@ -64,7 +63,7 @@ def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Arra
   # Beside a bone a plate swings beyond all that is there.
   held = jnp.clip(smooth, *jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1)))
   # Of white noise, the plate follows the long waves and leaves this share.
-  fine = texture.continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
+  fine = continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
   return jnp.where(mask[..., None], held + fine, window)
 
 
@@ -129,3 +128,58 @@ def _left_over(height: int, width: int) -> float:
   """Of white noise, the standard deviation that a thin plate leaves over."""
   bent = _STIFFNESS * _modes(height, width)[0].astype(np.float64)
   return float(np.sqrt(np.mean(np.square(bent / (1 + bent)))))
+
+
+_RIM_PX = 3
+_LOUDEST = 3.0  # standard deviations; what is louder is an edge, and no edge is continued
+_NUGGET = 0.01  # share of the variance that is not expected to be continued
+_STEPS = 40
+
+
+def continued(detail: Array, mask: Array, near: Array, key: Array | None) -> Array:
+  """Detail for the pixels of a hole.
+
+  Args:
+    detail: f32[H, W, C], the image less its smooth part; not read inside the hole.
+    mask: bool[H, W], the hole.
+    near: bool[H, W], the pixels that tell level and correlation, outside the hole.
+    key: of the noise; None draws none: what is left is what the rim lets expect.
+
+  Returns:
+    f32[H, W, C], of use inside the hole.
+  """
+  quiet = _quiet(detail, near)
+  spectrum = jnp.fft.rfft2(jnp.where(near[..., None], quiet, 0.0), axes=(0, 1))
+  spectrum /= jnp.sqrt(jnp.maximum(jnp.sum(near), 1).astype(jnp.float32))
+  rim = (square_dilate(mask, _RIM_PX) & ~mask)[..., None]
+
+  def filtered(field: Array, response: Array) -> Array:
+    waves = jnp.fft.rfft2(field, axes=(0, 1)) * response
+    return jnp.fft.irfft2(waves, s=mask.shape, axes=(0, 1))
+
+  power = jnp.square(jnp.abs(spectrum))
+  variance = filtered(_impulse(mask.shape), power)[0, 0]
+
+  def operator(weights: Array) -> Array:
+    return jnp.where(rim, filtered(weights, power), 0.0) + _NUGGET * variance * weights
+
+  drawn = jnp.zeros_like(detail)
+  if key is not None:
+    # One field for all channels: the grain of a grey image in three channels is grey.
+    drawn = filtered(jax.random.normal(key, (*mask.shape, 1)), spectrum)
+  missing = jnp.where(rim, quiet - drawn, 0.0)
+  weights, _ = jax.scipy.sparse.linalg.cg(operator, missing, tol=1e-3, maxiter=_STEPS)
+  return drawn + filtered(weights, power)
+
+
+def _quiet(detail: Array, near: Array) -> Array:
+  """Detail without mean and without edges."""
+  where = near[..., None]
+  spread = 1.4826 * jnp.nanmedian(jnp.where(where, jnp.abs(detail), jnp.nan), axis=(0, 1))
+  clipped = jnp.clip(detail, -_LOUDEST * spread, _LOUDEST * spread)
+  count = jnp.maximum(jnp.sum(near), 1)
+  return jnp.nan_to_num(clipped - jnp.sum(clipped, (0, 1), where=where) / count)
+
+
+def _impulse(shape: tuple[int, ...]) -> Array:
+  return jnp.zeros((*shape, 1)).at[0, 0].set(1.0)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops import insertion_noise as noise
-from hiresmed_jax.ops.insertion_mask import REACH_PX, dilate, ring, sobel, taper
+from hiresmed_jax.ops import insertion_parts
+from hiresmed_jax.ops.insertion_parts import REACH_PX, dilate, ring, sobel, taper
 from hiresmed_jax.types import Array
 
 MODES = ("paper", "feather", "poisson", "ct", "projection")
@@ -91,17 +91,19 @@ def insert(
 def _paper(background: Array, values: Array, mask: Array) -> Array:
   inside = mask[..., None]
   pasted = jnp.where(inside, 0.0, background) + jnp.where(inside, values, 0.0)
-  return jnp.where(sobel(mask)[..., None] > 0, noise.gaussian3(pasted), pasted)
+  return jnp.where(sobel(mask)[..., None] > 0, insertion_parts.gaussian3(pasted), pasted)
 
 
 def _feather(background: Array, values: Array, surround: Array, mask: Array) -> Array:
   around = ring(mask)
-  taps = noise.gaussian_taps(1.0, 7)
-  blurred = noise.separable(mask.astype(jnp.float32)[..., None], taps, taps, border="edge")
+  taps = insertion_parts.gaussian_taps(1.0, 7)
+  blurred = insertion_parts.separable(
+    mask.astype(jnp.float32)[..., None], taps, taps, border="edge"
+  )
   weight = blurred * taper(mask)[..., None]
   layer = values + _middle(background, around) - _middle(surround, around)
-  layer_level = noise.noise_level(surround, around)
-  grain, flat = noise.noise_in(layer, layer_level)
+  layer_level = insertion_parts.noise_level(surround, around)
+  grain, flat = insertion_parts.noise_in(layer, layer_level)
   layer, grain, layer_level = weight * layer, weight * grain, weight * layer_level
   return _matched(background, layer, grain, layer_level, flat, around, kept=1 - weight)
 
@@ -109,8 +111,8 @@ def _feather(background: Array, values: Array, surround: Array, mask: Array) -> 
 def _poisson(background: Array, values: Array, surround: Array, mask: Array) -> Array:
   # The lesion, plus what is harmonic inside and takes it to the background at the border.
   layer = values + harmonic(background - values, dilate(mask, REACH_PX))
-  layer_level = noise.noise_level(surround, ring(mask))
-  grain, flat = noise.noise_in(layer, layer_level)
+  layer_level = insertion_parts.noise_level(surround, ring(mask))
+  grain, flat = insertion_parts.noise_in(layer, layer_level)
   kept = jnp.zeros_like(layer)
   return _matched(background, layer, grain, layer_level, flat, ring(mask), kept=kept)
 
@@ -118,10 +120,10 @@ def _poisson(background: Array, values: Array, surround: Array, mask: Array) -> 
 def _ct(background: Array, values: Array, surround: Array, alpha: Array) -> Array:
   mask = alpha >= 0.5
   filled = alpha[..., None] * taper(mask)[..., None]
-  layer_level = noise.noise_level(surround, ring(mask))
+  layer_level = insertion_parts.noise_level(surround, ring(mask))
   added = _added(values, surround, mask)  # of it comes the noise: the estimated surround has none
-  grain, _ = noise.noise_in(added, layer_level)
-  _, flat = noise.noise_in(values, layer_level)
+  grain, _ = insertion_parts.noise_in(added, layer_level)
+  _, flat = insertion_parts.noise_in(values, layer_level)
   layer = added + filled * surround
   return _matched(background, layer, grain, layer_level, flat, ring(mask), kept=1 - filled)
 
@@ -151,7 +153,7 @@ def _projection(
   background, values, surround = (_integral(v, white) for v in (background, values, surround))
   added = _added(values, surround, mask)
   # The background's noise stays whole, so the lesion must bring none.
-  grain, _ = noise.noise_in(added, noise.noise_level(surround, ring(mask)))
+  grain, _ = insertion_parts.noise_in(added, insertion_parts.noise_level(surround, ring(mask)))
   inserted = background + gain * (added - grain)
   return inserted if white is None else white - jnp.exp(-inserted)
 
@@ -174,10 +176,10 @@ def _matched(
   kept: Array,
 ) -> Array:
   """kept * background + layer, of which `grain` is noise; see `noise.matched`."""
-  level = noise.noise_level(background, around)
-  own = noise.own_noise(background, level)
+  level = insertion_parts.noise_level(background, around)
+  own = insertion_parts.own_noise(background, level)
   smooth = kept * background + (layer - grain)
-  return smooth + noise.matched(grain, grain_level, own, level, kept=kept, flat=flat)
+  return smooth + insertion_parts.matched(grain, grain_level, own, level, kept=kept, flat=flat)
 
 
 def _middle(image: Array, where: Array) -> Array:

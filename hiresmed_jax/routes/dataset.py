@@ -1,7 +1,7 @@
-"""The records that a config trains on: those of --data, or phantoms drawn into the workdir."""
+"""The records that a config trains on, and what makes a run this run and no other."""
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax
 from hiresmed_jax.data import phantom, records, transforms
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 
@@ -66,3 +67,29 @@ def view(data: Any) -> transforms.View:
   if len(size) != 2:
     raise UserError(f"data.size={size}: use (rows, columns)")
   return transforms.View(size=size, fit=data.fit, window=data.window, channels=data.channels)
+
+
+def identity(
+  config: Any, route: str, dataset: records.Dataset, values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """What a finished or resumed run must agree on. Devices and reading speed may change under it.
+
+  Args:
+    config: of the run.
+    route: whose part of the config counts.
+    dataset: whose fingerprint counts.
+    values: what counts beside the seed, by name; None: the route's part, and how images are read.
+
+  Returns:
+    {"config": nested values, "config_hash", "data": fingerprint}.
+  """
+  if values is None:
+    data = config.data.to_dict()
+    data.pop("workers")
+    values = {"data": data, route: config[route].to_dict()}
+  whole = {"seed": config.seed, **values}
+  return {
+    "config": whole,
+    "config_hash": configs.hash_values(whole),
+    "data": dataset.card["fingerprint"],
+  }

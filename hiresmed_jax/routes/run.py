@@ -7,15 +7,18 @@ from typing import Any
 
 import jax
 
+from hiresmed_jax import files
 from hiresmed_jax.data import records
-from hiresmed_jax.data.writers import whole_file
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import background, danger, lesion, location
+from hiresmed_jax.inference.workdir import DATA
+from hiresmed_jax.routes.background import train as background
+from hiresmed_jax.routes.danger import train as danger
 from hiresmed_jax.routes.dataset import open_or_draw
+from hiresmed_jax.routes.lesion import train as lesion
+from hiresmed_jax.routes.location import train as location
+from hiresmed_jax.routes.presets import ROUTES
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
-from hiresmed_jax.synthesis.workdir import DATA
-from hiresmed_jax.tasks.presets import ROUTES
 
 _MODULES: dict[str, Any] = {
   "background": background,
@@ -77,7 +80,7 @@ def _note_dataset(workdir: pathlib.Path, dataset: records.Dataset) -> None:
     noted = {"root": str(dataset.root.absolute()), "fingerprint": dataset.card["fingerprint"]}
     content = (json.dumps(noted, indent=2) + "\n").encode()
     if not (workdir / DATA).is_file() or (workdir / DATA).read_bytes() != content:
-      whole_file.write(workdir / DATA, content)
+      files.write(workdir / DATA, content)
 
 
 def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""How programs are compiled, and kept: a resumed run, or the next seed, starts at once."""
+"""How programs are compiled and kept between runs, and what their convolutions compute in."""
 
 import functools
 import hashlib
@@ -7,6 +7,9 @@ import platform
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from hiresmed_jax.errors import UserError
 
 _LEAST_SECONDS = 2.0  # what compiles faster is not worth a file
 _MOST_BYTES = 2 << 30
@@ -50,3 +53,22 @@ def _processor() -> str:
       {line for line in lines if line.startswith(("flags", "Features", "model name"))}
     )
   return hashlib.sha256("\n".join(about).encode()).hexdigest()[:12]
+
+
+def compute_dtype(name: str) -> Any:
+  """The dtype of the convolutions: "auto" is bfloat16 where the hardware has it, else float32.
+
+  V100 and older GPUs have no bfloat16 units, and CPUs gain nothing.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  if name == "auto":
+    device = jax.devices()[0]
+    if device.platform == "gpu":
+      major = int(str(getattr(device, "compute_capability", "0")).split(".")[0])
+      return jnp.bfloat16 if major >= 8 else jnp.float32
+    return jnp.bfloat16 if device.platform == "tpu" else jnp.float32
+  if name not in ("float32", "bfloat16"):
+    raise UserError(f"dtype={name!r}: use 'auto', 'float32' or 'bfloat16'")
+  return jnp.dtype(name)

@@ -3,19 +3,15 @@
 H, W rows and columns of the canvas, C channels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from hiresmed_jax.data import transforms
+from hiresmed_jax.inference import canvas, emptied, reconstruct
 from hiresmed_jax.lesions import outline
-from hiresmed_jax.synthesis import canvas, existing
-from hiresmed_jax.tasks import background as route
-
-# (images_m11 f32[S, T, C], device) -> what the model makes of them there, the same shape
-Through = Callable[[np.ndarray, jax.Device], np.ndarray]
 
 
 class Background(NamedTuple):
@@ -43,7 +39,7 @@ class Maker(NamedTuple):
   """
 
   view: transforms.View | None
-  through: Through | None
+  through: reconstruct.Through | None
   label_own: bool
   least_contrast: float
 
@@ -56,15 +52,15 @@ class Maker(NamedTuple):
       device: for the model.
     """
     if not self.label_own:
-      made = self._canvas(existing.taken_out_of(item, key), device)
+      made = self._canvas(emptied.taken_out_of(item, key), device)
       return Background(made, made.values, [])
     before, made = self._canvas(item, None), self._canvas(item, device)
-    own = existing.masks(before.values, before.boxes, before.lesion_mask, before.value_range)
+    own = emptied.masks(before.values, before.boxes, before.lesion_mask, before.value_range)
     for mask in own:
-      was, left = (existing.contrast(one.values, mask) for one in (before, made))
+      was, left = (emptied.contrast(one.values, mask) for one in (before, made))
       if left < self.least_contrast * was:
         return None
-    bare = existing.without(made.values, own, key, reach=outline.REACH)
+    bare = emptied.without(made.values, own, key, reach=outline.REACH)
     return Background(made, bare, own)
 
   def _canvas(self, item: Mapping[str, Any], device: jax.Device | None) -> canvas.Canvas:
@@ -75,30 +71,3 @@ class Maker(NamedTuple):
     return canvas.viewed(
       item, self.view, lambda image: image if device is None else through(image, device)
     )
-
-
-def through_model(net: Any, params: Any, *, channels: int, options: dict[str, Any]) -> Through:
-  """Encoder, codebook and decoder, one image at a time.
-
-  One image, whatever the number of devices: batched programs round differently.
-
-  Args:
-    net: of `workdir.Model`.
-    params: see there; each device gets its copy on its first image.
-    channels: that the network sees.
-    options: of the compiler.
-  """
-  copies: dict[Any, Any] = {}
-
-  def reconstruct(held: Any, images_m11: Any) -> Any:
-    return route.reconstruct(held, images_m11, net=net)[0]
-
-  program = jax.jit(reconstruct, compiler_options=options)
-
-  def through(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
-    if device not in copies:
-      copies[device] = jax.device_put(params, device)
-    seen = np.repeat(image_m11, channels // image_m11.shape[-1], axis=-1)[None]
-    return np.asarray(program(copies[device], jax.device_put(seen, device)))[0]
-
-  return through

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference.canvas import Canvas
 from hiresmed_jax.lesions.patch import (
   LARGEST_SCALE,
   MASK_LEVEL,
@@ -20,7 +21,6 @@ from hiresmed_jax.lesions.patch import (
   long_side,
 )
 from hiresmed_jax.ops import insertion
-from hiresmed_jax.synthesis.canvas import Canvas
 
 _SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of windows: few programs
 _AROUND = 12  # pixels around a lesion whose noise and level are looked at

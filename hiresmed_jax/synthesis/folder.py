@@ -5,24 +5,28 @@ masks/           <number>.png, uint16 instance ids, id = line in labels/
 shams/           <number>.png, where lesion-free content was put
 labels/          <number>.txt, YOLO; data.yaml beside it
 records/         <number>.json, written last: the image is made
-annotations.json manifest.jsonl contact_sheet.png request.json
+annotations.json labels.jsonl contact_sheet.png request.json
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hiresmed_jax import files as whole
 from hiresmed_jax.data import png
-from hiresmed_jax.data.writers import coco, dicom, manifest, whole_file, yolo
+from hiresmed_jax.data.readers import dicom as reader
+from hiresmed_jax.data.writers import dicom, labels
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas
 from hiresmed_jax.runtime.config import differences
+from hiresmed_jax.runtime.figures import image_grid
 from hiresmed_jax.synthesis.image import Made
 
-REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
+REQUEST, MANIFEST, COCO = "request.json", "labels.jsonl", "annotations.json"
 CONTACT_SHEET = "contact_sheet.png"
 _FOLDERS = ("images", "twins", "masks", "shams", "labels", "records")
 _SUFFIX = {"png": "png", "dicom": "dcm"}
@@ -52,7 +56,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     return
   if out.is_file() or (out.is_dir() and any(out.iterdir())):
     raise UserError(f"{out} is there and holds no images of this program: name another --out")
-  whole_file.write(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
+  whole.write(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
 
 
 def is_made(out: Path, index: int) -> bool:
@@ -80,16 +84,16 @@ def write(out: Path, made: Made, *, form: str, token: str) -> None:
       content = png.encode(pixels)
     else:
       content = dicom.encode(pixels, _about(made, token, series))
-    whole_file.write(out / files[key], content)
-  whole_file.write(out / files["mask"], png.encode(made.mask))
+    whole.write(out / files[key], content)
+  whole.write(out / files["mask"], png.encode(made.mask))
   if made.sham_mask is not None:
     files["shams"] = f"shams/{name}.png"
-    whole_file.write(out / files["shams"], png.encode(made.sham_mask))
-  labels = yolo.label_file(made.boxes, height=facts["height"], width=facts["width"])
-  whole_file.write(out / "labels" / f"{name}.txt", labels)
-  runs = [coco.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
+    whole.write(out / files["shams"], png.encode(made.sham_mask))
+  text = labels.label_file(made.boxes, height=facts["height"], width=facts["width"])
+  whole.write(out / "labels" / f"{name}.txt", text)
+  runs = [labels.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
   record = {"manifest": facts | files, "runs": runs, "shown": _shown(made)}
-  whole_file.write(out / "records" / f"{name}.json", manifest.line(record))
+  whole.write(out / "records" / f"{name}.json", labels.line(record))
 
 
 def gather(out: Path) -> list[dict[str, Any]]:
@@ -97,13 +101,13 @@ def gather(out: Path) -> list[dict[str, Any]]:
 
   Several shards may do it at a time: what appears meanwhile is taken in before it returns.
   """
-  whole_file.write(out / "data.yaml", yolo.data_file(name=coco.CATEGORY))
+  whole.write(out / "data.yaml", labels.data_file(name=labels.CATEGORY))
   while True:
     paths = _records(out)
     records = [json.loads(path.read_text()) for path in paths]
-    lines = manifest.lines(record["manifest"] for record in records)
-    whole_file.write(out / MANIFEST, lines)
-    whole_file.write(out / COCO, coco.document([_coco(record) for record in records]))
+    lines = labels.lines(record["manifest"] for record in records)
+    whole.write(out / MANIFEST, lines)
+    whole.write(out / COCO, labels.document([_coco(record) for record in records]))
     if _records(out) == paths:
       return records
 
@@ -155,3 +159,50 @@ def _about(made: Made, token: str, series: int) -> dicom.About:
     photometric=item["photometric"],
     spacing_mm=made.canvas.spacing_mm,
   )
+
+
+_ROWS = 8
+
+
+def draw(out: Path, records: Sequence[dict[str, Any]], path: Path) -> None:
+  """Writes the page: rows from all over the set, a lesion magnified in each.
+
+  Args:
+    out: folder of the images.
+    records: of `folder.gather`.
+    path: the PNG.
+  """
+  count = min(_ROWS, len(records))
+  chosen = [records[i * len(records) // count] for i in range(count)]
+  rows, boxes = [], []
+  for record in chosen:
+    facts = record["manifest"]
+    rows.append([_picture_in_01(out / facts[key], record["shown"]) for key in ("image", "twin")])
+    boxes.append(np.asarray([lesion["tight_box"] for lesion in facts["lesions"]]))
+  image_grid(
+    path,
+    rows,
+    columns=("SYNTHETIC", "SYNTHETIC, its twin without lesions"),
+    boxes=boxes,
+    labels=[f"{record['manifest']['index']:06d}" for record in chosen],
+    cell=512,
+    footer=f"SYNTHETIC images, not of any patient's lesions; {len(records)} in all",
+  )
+
+
+def _picture_in_01(path: Path, how: dict[str, Any]) -> np.ndarray:
+  low, high = how["value_range"]
+  return canvas.shown(
+    _stored(path, how["channels"]),
+    (low, high),
+    slope=how["slope"],
+    intercept=how["intercept"],
+    inverted=how["inverted"],
+  )
+
+
+def _stored(path: Path, channels: int) -> np.ndarray:
+  if path.suffix == ".dcm":
+    (sample,) = reader.read(path)
+    return sample.image
+  return png.decode_image(path.read_bytes(), dtype=np.uint16, channels=channels)

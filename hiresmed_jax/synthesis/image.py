@@ -12,13 +12,14 @@ import numpy as np
 
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas, places
+from hiresmed_jax.inference import survey as surveys
+from hiresmed_jax.inference.survey import Survey
+from hiresmed_jax.lesions import labels
 from hiresmed_jax.placement import body, candidates, paper
-from hiresmed_jax.synthesis import canvas, fitting, guard, labels, put, shams
-from hiresmed_jax.synthesis import danger as dangers
-from hiresmed_jax.synthesis import prior as priors
+from hiresmed_jax.synthesis import fitting, insert
 from hiresmed_jax.synthesis.background import Background, Maker
 from hiresmed_jax.synthesis.request import Request
-from hiresmed_jax.synthesis.survey import Survey
 
 _BACKGROUNDS = 50  # tried until one has kept its own lesions
 _PAPER_POINTS = 50  # peaks of the detector's scores that Eq. 14 gives at most
@@ -61,8 +62,8 @@ class Setting(NamedTuple):
   survey: Survey
   maker: Maker
   lesions: fitting.Source
-  prior: priors.Prior
-  danger: dangers.Danger | None
+  prior: places.Prior
+  danger: places.Danger | None
   user_mask: np.ndarray | None
   clock: Clock = untimed
 
@@ -110,20 +111,20 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     lesions = _lesions(setting, rng, ground.canvas)
     seams = [
       fitting.sham(
-        shams.draw(rng, setting.source, setting.survey.atlas, lesions[0].patch), ground.canvas
+        insert.draw(rng, setting.source, setting.survey.atlas, lesions[0].patch), ground.canvas
       )
       for _ in range(request.shams)
     ]
   with setting.clock("place"):
     sites = _sites(setting, rng, ground, lesions + seams, device)
   own_sites, seam_sites = sites[: len(lesions)], sites[len(lesions) :]
-  mode = "paper" if request.paper else request.blend or put.MODES[item["physics"]]
+  mode = "paper" if request.paper else request.blend or insert.MODES[item["physics"]]
   with setting.clock("insert"):
-    bare = put.put_in(ground.bare, seams, seam_sites, mode=mode)
+    bare = insert.put_in(ground.bare, seams, seam_sites, mode=mode)
     with_own = np.where(ground.canvas.values != ground.bare, ground.canvas.values, bare)
-    full = put.put_in(with_own, lesions, own_sites, mode=mode)
+    full = insert.put_in(with_own, lesions, own_sites, mode=mode)
   shape = ground.canvas.shape
-  mask = put.instances(lesions, own_sites, shape)
+  mask = insert.instances(lesions, own_sites, shape)
   for number, own in enumerate(ground.own, len(lesions) + 1):
     mask[own & (mask == 0)] = number
   found = [_facts(full, bare, mask, n + 1) for n in range(len(lesions) + len(ground.own))]
@@ -133,7 +134,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     image=canvas.stored(full, item),
     twin=canvas.stored(bare, item),
     mask=mask,
-    sham_mask=put.instances(seams, seam_sites, shape) if seams else None,
+    sham_mask=insert.instances(seams, seam_sites, shape) if seams else None,
     item=item,
     canvas=ground.canvas,
     boxes=_boxes(setting, ground.canvas, found),
@@ -184,7 +185,7 @@ def _lesions(
   found = []
   for _ in range(int(rng.integers(low, high + 1))):
     lesion = fitting.draw(setting.lesions, rng, ground, _asked_px(setting.request, rng, ground))
-    guard.training_donor(lesion.patch.donor_group, setting.survey.groups)
+    surveys.training_donor(lesion.patch.donor_group, setting.survey.groups)
     found.append(lesion)
   return found
 
@@ -216,13 +217,13 @@ def _sites(
   forbidden = _forbidden(setting, ground, device)
   if request.paper:
     if prior.through is not None:
-      points = paper.locate(priors.seen(prior, scene, device), _PAPER_POINTS)
+      points = paper.locate(places.seen(prior, scene, device), _PAPER_POINTS)
     else:
       points = body.in_pixels(setting.survey.atlas.centres, body.box(scene.content))
     return paper.place_paper(rng, points, paper.danger(forbidden), footprints, at=request.at)
   return candidates.place(
     rng,
-    priors.score_map(prior, setting.survey.atlas, scene, device),
+    places.score_map(prior, setting.survey.atlas, scene, device),
     candidates.allowed(forbidden, scene.content & ~_saturated(ground), values.margin_px),
     footprints,
     at=request.at,
@@ -242,7 +243,7 @@ def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.n
   if scene.forbidden_mask.size:
     forbidden |= scene.forbidden_mask > 0
   elif setting.danger is not None:
-    forbidden |= dangers.mask(setting.danger, scene, device)
+    forbidden |= places.mask(setting.danger, scene, device)
   if setting.user_mask is not None:
     if setting.user_mask.shape != scene.shape:
       (height, width), (rows, columns) = scene.shape, setting.user_mask.shape

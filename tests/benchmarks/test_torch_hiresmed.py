@@ -12,7 +12,9 @@ from benchmarks.torch_baseline import convert
 from benchmarks.torch_baseline.hiresmed import VQGAN
 from benchmarks.torch_baseline.step import hiresmed_step, linen
 from hiresmed_jax.nets import resampling
-from hiresmed_jax.tasks import background, presets, vqgan_losses
+from hiresmed_jax.routes import presets
+from hiresmed_jax.routes.background import losses
+from hiresmed_jax.routes.background import task as background
 from tests.reference.parity import quick_jit, random_params
 
 SIZE = 16
@@ -114,7 +116,7 @@ def test_forward_and_all_gradients_equal_ours(preset, block):
   gen = {"net": random_params(ours), "codebook": draw(16, 4, seed=2)}
 
   def loss(gen):
-    made, aux = vqgan_losses.forward(
+    made, aux = losses.forward(
       gen, net=net, images=images, key=jax.random.key(0), config=config.loss
     )
     return (made[0] * cotangent).sum() + 3 * made[1], (made[0], aux)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.torch_baseline import blocks, layers
 from benchmarks.torch_baseline.step import hiresmed_step, published_step
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.tasks import presets
+from hiresmed_jax.routes import presets
 
 SIZE = 32
 REPO = pathlib.Path(__file__).parents[2]

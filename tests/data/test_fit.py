@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hiresmed_jax.data.fit import FITS, keep_inside, place
+from hiresmed_jax.data.transforms import FITS, keep_inside, place
 
 SIDES = st.integers(8, 60)
 

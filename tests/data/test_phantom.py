@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hiresmed_jax.data import phantom
-from hiresmed_jax.data.split import split_of
+from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.errors import UserError
 
 DRAW = {"kub": phantom.kub, "chest_ct": phantom.chest_ct}

@@ -13,9 +13,8 @@ import pytest
 
 from hiresmed_jax.data import card as cards
 from hiresmed_jax.data import png, records
-from hiresmed_jax.data.identity import Identity
+from hiresmed_jax.data.identity import SPLITS, Identity, split_of
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.split import SPLITS, split_of
 from hiresmed_jax.errors import UserError
 
 KEY = Identity(b"key", None)

@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiresmed_jax.data.split import SPLITS, split_of
+from hiresmed_jax.data.identity import SPLITS, split_of
 
 
 def test_known_groups() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hiresmed_jax.data.unprepared import kind_of, prepare_command
+from hiresmed_jax.data.listing import kind_of, prepare_command
 from tests.data.readers.lidc_series import message, write_series
 
 

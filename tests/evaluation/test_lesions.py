@@ -6,7 +6,7 @@ import pytest
 
 from hiresmed_jax.evaluation import lesions
 from hiresmed_jax.evaluation.pictures import Picture
-from hiresmed_jax.metrics.contrast import contrast_kept
+from hiresmed_jax.metrics.image import contrast_kept
 from tests import tiny_run
 
 

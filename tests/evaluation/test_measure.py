@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.data.sample import Unreadable
-from hiresmed_jax.evaluation import measure, stream
+from hiresmed_jax.evaluation import measure
 from hiresmed_jax.evaluation.pictures import Entry, Picture
 from tests.evaluation import scene
 
@@ -117,7 +117,7 @@ def test_few_images_are_in_memory_at_a_time():
       yield i % 3, i
 
   seen = []
-  for key, rows in stream.in_batches(items(), lambda key: 4):
+  for key, rows in measure.in_batches(items(), lambda key: 4):
     assert len(rows) <= 4
     assert {row % 3 for row in rows} == {key}
     waiting -= len(rows)
@@ -127,7 +127,7 @@ def test_few_images_are_in_memory_at_a_time():
 
 
 def test_batches_fit_the_devices():
-  assert stream.batch_size(1024 * 1024, 8, 10_000) == 8
-  assert stream.batch_size(320 * 392, 1, 10_000) == 8
-  assert stream.batch_size(64 * 64, 8, 10_000) == 128
-  assert stream.batch_size(64 * 64, 8, 3) == 8
+  assert measure.batch_size(1024 * 1024, 8, 10_000) == 8
+  assert measure.batch_size(320 * 392, 1, 10_000) == 8
+  assert measure.batch_size(64 * 64, 8, 10_000) == 128
+  assert measure.batch_size(64 * 64, 8, 3) == 8

@@ -9,7 +9,8 @@ from hiresmed_jax.data import records
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import real, sets
-from hiresmed_jax.synthesis import background, canvas, engine, folder
+from hiresmed_jax.inference import canvas
+from hiresmed_jax.synthesis import background, folder, run
 from tests.evaluation import scene
 from tests.synthesis import drawn
 
@@ -191,7 +192,7 @@ class Untouched:
 def test_what_synthesize_writes_is_understood(tmp_path, data, base):
   folder.claim(tmp_path, {"request": {"seed": 0}})
   setting = drawn.setting(data, num=2, maker=Untouched())
-  assert engine.run(setting, tmp_path, token="token", workers=1) == []
+  assert run.run(setting, tmp_path, token="token", workers=1) == []
   folder.gather(tmp_path)
   found = sets.open_set("s", tmp_path, base, option="--synthetic")
   assert found.kind == "synthetic, backgrounds: real"

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.lesions import bank, bank_file, sampling
+from hiresmed_jax.lesions import bank, sampling
 from hiresmed_jax.lesions.patch import centroid
 from tests.lesions import drawn
 
@@ -102,15 +102,15 @@ def test_what_is_thrown_away_is_counted_and_the_end_is_a_line(groups):
 
 
 def test_a_bank_comes_back_from_its_folder_with_the_same_bytes(repeating, tmp_path):
-  bank_file.save(tmp_path / "lesion", repeating.groups, start=1)
-  opened = bank_file.load(tmp_path / "lesion")
+  bank.save(tmp_path / "lesion", repeating.groups, start=1)
+  opened = bank.load(tmp_path / "lesion")
   assert str(opened.members) == str(repeating.members)  # NaN spacing is never equal
   assert opened.start == 1
   assert [g.pyramid for g in opened.groups] == [g.pyramid for g in repeating.groups]
   for wanted in (None, 6.5):
     made = [b.draw(np.random.default_rng(5), wanted) for b in (repeating, repeating, opened)]
     assert len({m.values.tobytes() + m.alpha.tobytes() for m in made}) == 1
-  assert {p.name for p in (tmp_path / "lesion").iterdir()} == {bank_file.WEIGHTS, bank_file.FACTS}
+  assert {p.name for p in (tmp_path / "lesion").iterdir()} == {bank.WEIGHTS, bank.FACTS}
 
 
 def test_sampling_is_compiled_once_for_a_window_size(repeating):
@@ -125,23 +125,23 @@ def test_sampling_is_compiled_once_for_a_window_size(repeating):
 
 def test_no_bank_and_a_damaged_one_are_one_line(groups, tmp_path):
   with pytest.raises(UserError, match="no bank of lesions in"):
-    bank_file.load(tmp_path)
-  bank_file.save(tmp_path, groups, start=0)
-  facts = json.loads((tmp_path / bank_file.FACTS).read_text())
-  weights = (tmp_path / bank_file.WEIGHTS).read_bytes()
+    bank.load(tmp_path)
+  bank.save(tmp_path, groups, start=0)
+  facts = json.loads((tmp_path / bank.FACTS).read_text())
+  weights = (tmp_path / bank.WEIGHTS).read_bytes()
   for damage in (
     {**facts, "groups": [{}]},
     {**facts, "groups": [{**facts["groups"][0], "members": []}]},
     {"version": 1},
     [],
   ):
-    (tmp_path / bank_file.FACTS).write_text(json.dumps(damage))
+    (tmp_path / bank.FACTS).write_text(json.dumps(damage))
     with pytest.raises(UserError, match="damaged"):
-      bank_file.load(tmp_path)
-  (tmp_path / bank_file.FACTS).write_text(json.dumps({**facts, "version": 9}))
+      bank.load(tmp_path)
+  (tmp_path / bank.FACTS).write_text(json.dumps({**facts, "version": 9}))
   with pytest.raises(UserError, match="of version 9"):
-    bank_file.load(tmp_path)
-  (tmp_path / bank_file.FACTS).write_text(json.dumps(facts))
-  (tmp_path / bank_file.WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    bank.load(tmp_path)
+  (tmp_path / bank.FACTS).write_text(json.dumps(facts))
+  (tmp_path / bank.WEIGHTS).write_bytes(weights[: len(weights) // 2])
   with pytest.raises(UserError, match="damaged"):
-    bank_file.load(tmp_path)
+    bank.load(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.torch_baseline import losses as reference
-from hiresmed_jax.losses import adversarial, codebook, reconstruction
+from hiresmed_jax.losses import adversarial, autoencoder
 from hiresmed_jax.ops.quantize import normalize
 from tests.reference.parity import quick_jit
 
@@ -49,12 +49,12 @@ def _assert_same(loss, torch_loss, *trees, per_example: bool = True) -> None:
 @pytest.mark.parametrize("name", ["l1", "mse"])
 def test_reconstruction(name):
   pred, target = _draw(3, 6, 5, 2), _draw(3, 6, 5, 2, seed=1)
-  _assert_same(getattr(reconstruction, name), getattr(reference, name), pred, target)
+  _assert_same(getattr(autoencoder, name), getattr(reference, name), pred, target)
 
 
 @pytest.mark.parametrize("name", ["l1", "mse"])
 def test_reconstruction_sums_in_float32(name):
-  loss = getattr(reconstruction, name)
+  loss = getattr(autoencoder, name)
   target = jnp.zeros((2, 64, 64, 1), jnp.bfloat16)
   value = loss(target + jnp.bfloat16(1.0), target)
   assert value.dtype == jnp.float32
@@ -66,7 +66,7 @@ def test_reconstruction_sums_in_float32(name):
 @pytest.mark.parametrize("name", ["commitment", "codebook"])
 def test_codebook_distance(name):
   latents, codes = _unit(3, 4, 5, 8), _unit(3, 4, 5, 8, seed=1)
-  loss, torch_loss = getattr(codebook, name), getattr(reference, name)
+  loss, torch_loss = getattr(autoencoder, name), getattr(reference, name)
 
   # Normalised inside, so that both gradients lie in the sphere and agree.
   def on_sphere(a, b):
@@ -79,7 +79,7 @@ def test_codebook_distance(name):
 
 def test_each_codebook_loss_moves_its_own_side_only():
   latents, codes = _unit(2, 3, 3, 4), _unit(2, 3, 3, 4, seed=1)
-  for loss, still in ((codebook.commitment, 1), (codebook.codebook, 0)):
+  for loss, still in ((autoencoder.commitment, 1), (autoencoder.codebook, 0)):
     gradients = quick_jit(jax.grad(lambda *a, f=loss: jnp.sum(f(*a)), argnums=(0, 1)))(
       latents, codes
     )
@@ -92,13 +92,13 @@ def test_entropy(temperature):
   latents, codes = _unit(2, 3, 4, 8), _draw(16, 8, seed=1)
 
   def loss(latents, codes):
-    total, weight = codebook.entropy(latents, codes, temperature=temperature)
+    total, weight = autoencoder.entropy(latents, codes, temperature=temperature)
     return total / weight
 
   def torch_loss(latents, codes):
     return reference.entropy(latents, codes, temperature)
 
-  total, weight = codebook.entropy(latents, codes, temperature=temperature)
+  total, weight = autoencoder.entropy(latents, codes, temperature=temperature)
   assert weight == 24
   assert -np.log(16) <= total / weight <= 0
   value, expected = loss(latents, codes), torch_loss(*(_torch(a) for a in (latents, codes)))
@@ -119,11 +119,11 @@ def _torch(array: jax.Array) -> torch.Tensor:
 
 def test_entropy_knows_its_best_and_worst():
   eye = jnp.eye(8)
-  spread = codebook.entropy(eye[None], eye, temperature=0.01)
+  spread = autoencoder.entropy(eye[None], eye, temperature=0.01)
   np.testing.assert_allclose(spread[0] / spread[1], -np.log(8), rtol=1e-5)
-  collapsed = codebook.entropy(jnp.tile(eye[:1], (5, 1)), eye, temperature=0.01)
+  collapsed = autoencoder.entropy(jnp.tile(eye[:1], (5, 1)), eye, temperature=0.01)
   np.testing.assert_allclose(collapsed[0], 0.0, atol=1e-5)
-  gradient = jax.grad(lambda e: codebook.entropy(e, eye, temperature=1e-4)[0])(eye)
+  gradient = jax.grad(lambda e: autoencoder.entropy(e, eye, temperature=1e-4)[0])(eye)
   assert np.all(np.isfinite(gradient))
 
 

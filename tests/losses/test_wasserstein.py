@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiresmed_jax.losses.wasserstein import critic_loss, generator_loss, gradient_penalty
+from hiresmed_jax.losses.adversarial import critic_loss, generator_loss, gradient_penalty
 from hiresmed_jax.nets.singan import Critic
 from tests.reference import singan as reference
 from tests.reference.parity import close, images, quick_jit

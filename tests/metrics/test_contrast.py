@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax.metrics.contrast import contrast_kept
+from hiresmed_jax.metrics.image import contrast_kept
 
 
 def _disk(size, centre, diameter, contrast, background=0.3):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from hiresmed_jax.metrics.floors import floors
+from hiresmed_jax.metrics.image import floors
 
 
 def test_floors_are_the_brute_force_ones():

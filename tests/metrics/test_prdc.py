@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from hiresmed_jax.metrics import kid, prdc
+from hiresmed_jax.metrics import kid
 from hiresmed_jax.metrics.protocol import label, protocol
 
 RNG = np.random.default_rng(0)
@@ -44,12 +44,12 @@ def test_kid_is_the_mean_of_subsets_and_unbiased():
 
 
 def test_prdc_ball_by_ball(monkeypatch):
-  monkeypatch.setattr(prdc, "ROWS", 10)  # several parts
+  monkeypatch.setattr(kid, "ROWS", 10)  # several parts
   for k in (1, 3, 5):
     real, fake, cross = cdist(A, A), cdist(B, B), cdist(A, B)
     balls = [np.sort(d, axis=1)[:, k] for d in (real, fake)]
     inside = cross < balls[0][:, None]
-    found = prdc.prdc(A, B, k=k)
+    found = kid.prdc(A, B, k=k)
     assert found.precision == pytest.approx(inside.any(axis=0).mean())
     assert found.recall == pytest.approx((cross < balls[1]).any(axis=1).mean())
     assert found.density == pytest.approx(inside.sum(axis=0).mean() / k)
@@ -57,12 +57,12 @@ def test_prdc_ball_by_ball(monkeypatch):
 
 
 def test_far_sets_share_nothing_and_one_set_all():
-  assert prdc.prdc(A, B + 1e3) == (0, 0, 0, 0)
-  same = prdc.prdc(A, A)
+  assert kid.prdc(A, B + 1e3) == (0, 0, 0, 0)
+  same = kid.prdc(A, A)
   assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("measure", [kid.mmd2, kid.kid, prdc.prdc])
+@pytest.mark.parametrize("measure", [kid.mmd2, kid.kid, kid.prdc])
 def test_what_cannot_be_compared_is_refused(measure):
   for bad in (A[:, :5], A[:1], np.full_like(A, np.nan)):
     with pytest.raises(ValueError, match=r"needed|no neighbour|NaN"):

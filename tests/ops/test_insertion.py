@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hiresmed_jax.ops import insertion, insertion_mask, insertion_noise
+from hiresmed_jax.ops import insertion, insertion_parts
 from tests.reference.parity import images
 
 SIDE = 24
@@ -48,10 +48,10 @@ def reach(alpha):
 def test_sobel_and_gaussian_equal_opencv():
   mask = images((19, 23, 1))[..., 0] > 0.3
   across = [cv2.Sobel(mask.astype(np.float32), cv2.CV_32F, *d, ksize=3) for d in ((1, 0), (0, 1))]
-  np.testing.assert_allclose(insertion_mask.sobel(jnp.asarray(mask)), np.hypot(*across), atol=1e-6)
+  np.testing.assert_allclose(insertion_parts.sobel(jnp.asarray(mask)), np.hypot(*across), atol=1e-6)
   image = images((19, 23, 3))
   blurred = cv2.GaussianBlur(image, (3, 3), 1.0)
-  np.testing.assert_allclose(insertion_noise.gaussian3(jnp.asarray(image)), blurred, atol=1e-6)
+  np.testing.assert_allclose(insertion_parts.gaussian3(jnp.asarray(image)), blurred, atol=1e-6)
 
 
 def test_paper_equals_opencv():
@@ -158,7 +158,7 @@ def test_the_lesion_is_as_noisy_as_its_neighbourhood(mode, donor_noise):
 
 def test_the_noise_filter_equals_scipy():
   image, level = images((20, 20, 2)), np.array([0.1, 0.6], np.float32)
-  found = image - insertion_noise.noise_in(jnp.asarray(image), jnp.asarray(level))[0]
+  found = image - insertion_parts.noise_in(jnp.asarray(image), jnp.asarray(level))[0]
   for channel, sd in enumerate(level):
     expected = scipy.signal.wiener(image[..., channel].astype(float), 3, noise=float(sd) ** 2)
     np.testing.assert_allclose(found[1:-1, 1:-1, channel], expected[1:-1, 1:-1], atol=1e-5)
@@ -169,16 +169,16 @@ def test_the_noise_level_is_found_beside_anatomy():
   image = noise + 40 * np.sin(np.arange(64) / 8)[:, None, None]
   image[:, 40:] += 500
   where = np.ones((64, 64), bool)
-  found = insertion_noise.noise_level(jnp.asarray(image, jnp.float32), where)
+  found = insertion_parts.noise_level(jnp.asarray(image, jnp.float32), where)
   np.testing.assert_allclose(found, [3, 11], rtol=0.25)  # the step touches a seventh of it
-  assert insertion_noise.noise_level(jnp.asarray(image, jnp.float32), ~where).tolist() == [0, 0]
+  assert insertion_parts.noise_level(jnp.asarray(image, jnp.float32), ~where).tolist() == [0, 0]
 
 
 def test_dilation_equals_the_distance_transform():
   mask = images((20, 21, 1))[..., 0] > 0.9
   for radius in (1, 1.5, 2, 8):
     expected = scipy.ndimage.distance_transform_edt(~mask) <= radius
-    np.testing.assert_array_equal(insertion_mask.dilate(jnp.asarray(mask), radius), expected)
+    np.testing.assert_array_equal(insertion_parts.dilate(jnp.asarray(mask), radius), expected)
 
 
 @pytest.mark.parametrize("scale", [0.7, 1.0, 1.4])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiresmed_jax.ops import nms
+from hiresmed_jax.ops import boxes as nms
 
 POSITIONS = 60
 

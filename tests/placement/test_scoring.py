@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hiresmed_jax.placement.scoring import gains, log_scores
+from hiresmed_jax.inference.prior_scores import gains, log_scores
 
 SHAPE = (20, 30)
 

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax import loop, prepare, train
+from hiresmed_jax import prepare, train
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import run
-from hiresmed_jax.routes.identity import identity
+from hiresmed_jax.routes import loop, run
+from hiresmed_jax.routes.background import task as background
+from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.runtime import cli, run_folder
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.config import load_config
-from hiresmed_jax.runtime.precision import compute_dtype
-from hiresmed_jax.tasks import background
 from tests import tiny
 
 TINY = f"{tiny.__file__}:background"

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime.curves import loss_curves
-from hiresmed_jax.runtime.figures import image_grid
+from hiresmed_jax.runtime.figures import image_grid, loss_curves
 from hiresmed_jax.runtime.writer import Writer
 
 GAP = 4

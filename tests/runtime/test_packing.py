@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from hiresmed_jax.runtime import mesh, optim
-from hiresmed_jax.runtime.packing import pack, unpack
+from hiresmed_jax.runtime.optim import pack, unpack
 
 
 def _tree(rng):
@@ -33,7 +33,7 @@ def test_unpack_undoes_pack():
 
 
 def test_what_a_mesh_may_shard_stays_whole(monkeypatch):
-  monkeypatch.setattr("hiresmed_jax.runtime.packing.MIN_SHARDED_ELEMENTS", 50)
+  monkeypatch.setattr("hiresmed_jax.runtime.optim.MIN_SHARDED_ELEMENTS", 50)
   tree = _tree(np.random.default_rng(1))
   packed = pack(tree)
   assert packed["net/conv/kernel"].shape == (3, 3, 2, 4)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import peers
+from hiresmed_jax.runtime import interrupt
 
 LOST = "UNKNOWN: Gloo AllGather failed: [pair.cc:547]\nConnection closed by peer [127.0.0.1]:48308"
 
@@ -15,12 +15,12 @@ def ends(monkeypatch):
   found = []
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(peers, "_end", found.append)
+  monkeypatch.setattr(interrupt, "_end", found.append)
   return found
 
 
 def fail(error, **options):
-  with peers.leave_together(**options):
+  with interrupt.leave_together(**options):
     raise error
 
 
@@ -57,14 +57,14 @@ def test_any_other_failure_passes_and_ends_the_process_in_a_while(ends, capsys, 
 def test_what_all_have_agreed_upon_is_no_failure(ends):
   with pytest.raises(StopIteration):
     fail(StopIteration(), patience=0.0, unless=(StopIteration,))
-  with peers.leave_together(patience=0.0):
+  with interrupt.leave_together(patience=0.0):
     pass
   time.sleep(0.1)
   assert ends == []
 
 
 def test_a_run_of_one_process_is_left_alone(monkeypatch):
-  monkeypatch.setattr(peers, "_end", lambda status: pytest.fail("ended"))
+  monkeypatch.setattr(interrupt, "_end", lambda status: pytest.fail("ended"))
   with pytest.raises(ValueError, match="Gloo"):
     fail(ValueError(LOST), patience=0.0)
   time.sleep(0.1)

@@ -1,7 +1,7 @@
 import pytest
 
 from hiresmed_jax.data import records
-from hiresmed_jax.synthesis import survey
+from hiresmed_jax.inference import survey
 from tests.synthesis import drawn
 
 

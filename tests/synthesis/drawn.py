@@ -7,16 +7,16 @@ import numpy as np
 from scipy import ndimage
 
 from hiresmed_jax.data import records
+from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.split import split_of
+from hiresmed_jax.inference import survey
+from hiresmed_jax.inference.places import Danger, Prior
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
-from hiresmed_jax.synthesis import background, survey
-from hiresmed_jax.synthesis.danger import Danger
+from hiresmed_jax.routes import presets
+from hiresmed_jax.synthesis import background
 from hiresmed_jax.synthesis.image import Setting
-from hiresmed_jax.synthesis.prior import Prior
 from hiresmed_jax.synthesis.request import Request
-from hiresmed_jax.tasks import presets
 
 SHAPE = (88, 104)
 REQUEST = Request(

@@ -13,8 +13,9 @@ import SimpleITK
 
 from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import reconstruct
 from hiresmed_jax.nets.vqgan import VQGAN
-from hiresmed_jax.synthesis import assembly, background, contact_sheet, engine, folder
+from hiresmed_jax.synthesis import background, folder, run
 from tests import tiny_run
 from tests.synthesis import drawn
 
@@ -23,7 +24,7 @@ IDENTITY = {"request": {"seed": 0}, "data": "a fingerprint"}
 
 def make(setting, out: Path, **options) -> list[str]:
   folder.claim(out, IDENTITY)
-  failures = engine.run(setting, out, token="token", **{"workers": 1, **options})
+  failures = run.run(setting, out, token="token", **{"workers": 1, **options})
   folder.gather(out)
   return failures
 
@@ -45,7 +46,7 @@ def through_a_network():
     "codebook": jax.random.normal(jax.random.key(1), (16, 4)),
   }
   view = transforms.View(size=(96, 104), fit="pad")
-  through = background.through_model(net, params, channels=1, options=tiny_run.quick())
+  through = reconstruct.through_model(net, params, channels=1, options=tiny_run.quick())
   return background.Maker(view, through, label_own=False, least_contrast=0.5)
 
 
@@ -139,11 +140,11 @@ def test_dicom_is_read_by_another_reader(prepared, tmp_path):
 
 def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeypatch):
   said = {}
-  monkeypatch.setattr(contact_sheet, "image_grid", lambda path, rows, **more: said.update(more))
+  monkeypatch.setattr(folder, "image_grid", lambda path, rows, **more: said.update(more))
   for form in ("png", "dicom"):
     make(drawn.setting(*prepared["none"], format=form), tmp_path / form)
     records = folder.gather(tmp_path / form)
-    contact_sheet.draw(tmp_path / form, records, tmp_path / "sheet.png")
+    folder.draw(tmp_path / form, records, tmp_path / "sheet.png")
     assert all("SYNTHETIC" in title for title in said["columns"])
     assert "SYNTHETIC" in said["footer"]
 
@@ -169,4 +170,4 @@ def test_a_folder_belongs_to_one_request(tmp_path):
 
 
 def test_another_seed_gives_other_uids():
-  assert assembly.token(IDENTITY) != assembly.token({**IDENTITY, "request": {"seed": 1}})
+  assert run.token(IDENTITY) != run.token({**IDENTITY, "request": {"seed": 1}})

@@ -9,8 +9,17 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from hiresmed_jax.data.anatomy.bones import Build
-from hiresmed_jax.data.anatomy.raster import blur, cover, depth, fractal, round_chord
-from hiresmed_jax.data.anatomy.shapes import Grid, blob, ribbon, spline
+from hiresmed_jax.data.anatomy.shapes import (
+  Grid,
+  blob,
+  blur,
+  cover,
+  depth,
+  fractal,
+  ribbon,
+  round_chord,
+  spline,
+)
 
 # linear attenuation per mm at about 65 keV
 WATER, FAT, MUSCLE = 0.0197, 0.0180, 0.0204

@@ -8,8 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data.anatomy.raster import depth, round_chord
-from hiresmed_jax.data.anatomy.shapes import Grid, spline
+from hiresmed_jax.data.anatomy.shapes import Grid, depth, round_chord, spline
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,8 +4,7 @@ import numpy as np
 
 from hiresmed_jax.data.anatomy.abdomen import Habitus
 from hiresmed_jax.data.anatomy.bones import Build
-from hiresmed_jax.data.anatomy.raster import blur, cover, tunnel
-from hiresmed_jax.data.anatomy.shapes import Grid, ribbon, spline
+from hiresmed_jax.data.anatomy.shapes import Grid, blur, cover, ribbon, spline, tunnel
 
 # The colon from caecum to rectum: x, y, radius when blown up, in mm.
 _COLON = np.array(

@@ -5,9 +5,10 @@ import dataclasses
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.anatomy import chest_bones, lungs, mediastinum, thorax
-from hiresmed_jax.data.anatomy.raster import blur, cover, fractal, resize
-from hiresmed_jax.data.anatomy.shapes import Grid
+from hiresmed_jax.data.anatomy import chest as chest_bones
+from hiresmed_jax.data.anatomy import chest as mediastinum
+from hiresmed_jax.data.anatomy import lungs, thorax
+from hiresmed_jax.data.anatomy.shapes import Grid, blur, cover, fractal, resize
 
 FIELD_MM = (250.0, 330.0)  # height and width that are always covered
 

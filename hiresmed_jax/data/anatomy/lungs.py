@@ -2,8 +2,18 @@
 
 import numpy as np
 
-from hiresmed_jax.data.anatomy.raster import cover, fractal, resize, strokes
-from hiresmed_jax.data.anatomy.shapes import Grid, Window, blob, oval, ribbon, spline
+from hiresmed_jax.data.anatomy.shapes import (
+  Grid,
+  Window,
+  blob,
+  cover,
+  fractal,
+  oval,
+  resize,
+  ribbon,
+  spline,
+  strokes,
+)
 from hiresmed_jax.data.anatomy.thorax import Chest, paint
 
 _KEYS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hiresmed_jax.data.anatomy.bones import Build, Film, cushion, ridge, tube
-from hiresmed_jax.data.anatomy.raster import depth
-from hiresmed_jax.data.anatomy.shapes import blob, oval, ribbon, spline
+from hiresmed_jax.data.anatomy.shapes import blob, depth, oval, ribbon, spline
 
 Place = Callable[[np.ndarray], np.ndarray]
 

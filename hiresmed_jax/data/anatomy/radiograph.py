@@ -10,8 +10,7 @@ import numpy as np
 from hiresmed_jax.data.anatomy import abdomen, bowel
 from hiresmed_jax.data.anatomy.bones import Build, Film
 from hiresmed_jax.data.anatomy.pelvis import pelvis
-from hiresmed_jax.data.anatomy.raster import blur, cover, fractal, resize
-from hiresmed_jax.data.anatomy.shapes import Grid
+from hiresmed_jax.data.anatomy.shapes import Grid, blur, cover, fractal, resize
 from hiresmed_jax.data.anatomy.spine import ribs, spine
 
 COMPACT, SPONGY = 0.038, 0.0058  # what bone attenuates beyond soft tissue, per mm

@@ -8,8 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from hiresmed_jax.data.anatomy.raster import blur, cover
-from hiresmed_jax.data.anatomy.shapes import Grid, blob, ribbon, spline
+from hiresmed_jax.data.anatomy.shapes import Grid, blob, blur, cover, ribbon, spline
 
 AIR, FAT, MUSCLE, COMPACT, SPONGY = -1000.0, -100.0, 50.0, 900.0, 230.0
 _LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -20,8 +20,7 @@ from pydicom.uid import (
 )
 
 from hiresmed_jax.data.readers import dicom_header as header
-from hiresmed_jax.data.readers.dicom_guard import PIXEL_KEYWORDS, check_file, check_pixels
-from hiresmed_jax.data.readers.guard import foreign
+from hiresmed_jax.data.readers.guard import PIXEL_KEYWORDS, check_file, check_pixels, foreign
 from hiresmed_jax.data.readers.stored import (
   full_range,
   rescale_with,

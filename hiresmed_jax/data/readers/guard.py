@@ -1,14 +1,18 @@
-"""What stands between a stranger's file and this process: silence, refusal, bounds on size.
-
-A library that reads files warns, logs and raises as it likes, and quotes patient data in what it
-says. None of that leaves a reader: `foreign` turns it into `Unreadable` with a reason of ours.
-"""
+"""What is checked before a file from outside is decoded: bounds on size, and DICOM's own claims."""
 
 import contextlib
 import logging
 import math
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from hiresmed_jax.data.sample import Unreadable
 
@@ -65,3 +69,88 @@ def check_growth(unpacked_bytes: float, packed_bytes: int) -> None:
   if unpacked_bytes > max(FREE_BYTES, MAX_RATIO * packed_bytes):
     megabytes = unpacked_bytes / 1e6
     raise Unreadable(f"declares {megabytes:.0f} MB of pixels in {packed_bytes} bytes")
+
+
+MAX_FILE_BYTES = 1 << 32
+MAX_INFLATED_BYTES = 1 << 28
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+# start-of-frame markers of JPEG and JPEG-LS: those that a size follows
+_SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
+
+
+def check_file(path: Path) -> None:
+  """Raises Unreadable for an empty or giant file, and for a deflated one that unpacks too far."""
+  with foreign("cannot be opened"):
+    size = path.stat().st_size
+  if size == 0:
+    raise Unreadable("is empty")
+  if size > MAX_FILE_BYTES:
+    raise Unreadable(f"is larger than {MAX_FILE_BYTES >> 30} GB")
+  with foreign("is not a DICOM file"), path.open("rb") as file:
+    read_preamble(file, force=True)
+    # The header group is explicit little endian in every file; reading stops behind it.
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+      return
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
+      raise Unreadable(f"unpacks to more than {MAX_INFLATED_BYTES >> 20} MB")
+
+
+def check_pixels(dataset: Dataset) -> None:
+  """Raises Unreadable where rows x columns x frames cannot be what the pixel element holds."""
+  element = next(keyword for keyword in PIXEL_KEYWORDS if keyword in dataset)
+  with foreign("declares the size of its image in a way that is not understood"):
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    bits = int(dataset.BitsAllocated)
+    data = dataset[element].value or b""
+    photometric = dataset.get("PhotometricInterpretation") or ""
+    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+  if not data:
+    raise Unreadable("holds no pixels, or ends before them")
+  if bits != 1 and bits % 8:
+    raise Unreadable(f"has {bits} bits allocated per sample, which is no longer DICOM")
+  if not photometric:
+    raise Unreadable("does not say whether its pixels are grey or coloured")
+  if frames < 1:
+    raise Unreadable("declares no frames")
+  check_size(rows, columns, samples * bits / 8)
+  declared = rows * columns * frames * samples * bits / 8
+  if encapsulated:
+    check_growth(declared, len(data))
+    _check_frames(data, rows, columns, frames)
+  elif declared > len(data) and photometric != "YBR_FULL_422":  # the subsampled one
+    raise Unreadable(f"declares {declared:.0f} bytes of pixels and holds {len(data)}")
+
+
+def _check_frames(data: bytes, rows: int, columns: int, frames: int) -> None:
+  with foreign("has damaged compressed pixels"):
+    for frame in generate_frames(data, number_of_frames=frames):
+      size = codestream_size(frame)
+      if size is not None and size != (rows, columns):
+        raise Unreadable("has compressed pixels of another size than its header says")
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+  """(rows, columns) in the header of a JPEG, JPEG-LS or JPEG 2000 stream; None where there is none.
+
+  Sources: ITU-T T.81 B.2.2 (SOF), T.87 C.2.2, T.800 A.5.1 (SIZ).
+  """
+  start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+  if start >= 0 and len(frame) >= start + 24:
+    right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+    return bottom - top, right - left
+  at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
+  while at + 9 <= len(frame) and frame[at] == 0xFF:
+    marker = frame[at + 1]
+    if marker == 0xFF:  # a fill byte
+      at += 1
+      continue
+    if marker in _SOF:
+      rows, columns = struct.unpack_from(">2H", frame, at + 5)
+      return (rows, columns) if rows else None
+    at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+  return None

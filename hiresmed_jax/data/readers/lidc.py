@@ -16,10 +16,8 @@ from scipy import ndimage
 
 from hiresmed_jax.data.readers import dicom
 from hiresmed_jax.data.readers import dicom_header as header
-from hiresmed_jax.data.readers.dicom_guard import check_file
-from hiresmed_jax.data.readers.guard import check_size, foreign
-from hiresmed_jax.data.readers.lidc_consensus import agreed, enclosed, lesion_mask
-from hiresmed_jax.data.readers.lidc_xml import Contour, Reading
+from hiresmed_jax.data.readers.guard import check_file, check_size, foreign
+from hiresmed_jax.data.readers.lidc_readings import Contour, Reading, agreed, enclosed, lesion_mask
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 AGREE = 2  # readers of four: half of them, which is what most studies call consensus

@@ -1,22 +1,17 @@
-"""Slices that others cut out of LIDC-IDRI: PNG or NumPy files, the masks in a folder beside them.
-
-Two layouts are common, and one rule reads both: `images/X` has its masks at `mask*/X`.
-
-  patient/nodule-0/images/slice-3.png    patient/nodule-0/mask-0/slice-3.png ... mask-3: by reader
-  Image/patient/0001_NI000_slice004.npy  Mask/patient/0001_MA000_slice004.npy: one, agreed upon
-"""
+"""LIDC-IDRI as PNG slices with masks, and which of the two layouts a folder has."""
 
 import dataclasses
 import hashlib
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.readers import images
+from hiresmed_jax.data.readers import images, lidc, lidc_readings
 from hiresmed_jax.data.readers.guard import check_size, foreign
 from hiresmed_jax.data.readers.lidc import tight_boxes
 from hiresmed_jax.data.readers.stored import full_range, source_of, to_stored, with_channels
@@ -166,3 +161,97 @@ def _array(path: Path) -> np.ndarray:
       raise Unreadable(f"holds an array of {array.ndim} dimensions, not a slice")
     check_size(array.shape[0], array.shape[1], 8)
     return np.array(array)
+
+
+Refuse = Callable[[Path, str], None]
+Advance = Callable[[], None]
+
+
+def read(
+  files: Sequence[Path], *, root: Path, agree: int, free: int, refuse: Refuse, advance: Advance
+) -> Iterator[Sample]:
+  """Every slice with a nodule, and some without.
+
+  Args:
+    files: DICOM slices and readers' XML, or PNG and .npy slices with masks (see `lidc_slices`), or
+      both. All but the XML lie below `root`.
+    root: folder that `source` is relative to.
+    agree: readers who must agree on a pixel.
+    free: slices without any nodule to add per DICOM series; of the other layouts all come.
+    refuse: called with each file that gives nothing, or not all it holds, and the reason.
+    advance: called for each file once it is looked at.
+
+  Yields:
+    Sample with lesion mask and tight boxes, see `lidc` and `lidc_slices`; `source` is the path of
+    its file below `root`.
+  """
+  xml = [path for path in files if path.suffix.lower() == ".xml"]
+  cut = [path for path in files if path.suffix.lower() in SUFFIXES]
+  known = {*xml, *cut}
+  dicom = [path for path in files if path not in known]
+  yield from _series(xml, dicom, root, agree, free, refuse, advance)
+  yield from _slices(cut, root, agree, refuse, advance)
+
+
+def _series(
+  xml: list[Path],
+  dicom: list[Path],
+  root: Path,
+  agree: int,
+  free: int,
+  refuse: Refuse,
+  advance: Advance,
+) -> Iterator[Sample]:
+  readings: dict[str, tuple[Path, lidc_readings.Reading]] = {}
+  for path in _told(xml, advance):
+    try:
+      reading = lidc_readings.read(path)
+    except Unreadable as reason:
+      refuse(path, str(reason))
+      continue
+    if reading.series_uid in readings:
+      refuse(path, "is a second reading of one series")
+    else:
+      readings[reading.series_uid] = path, reading
+  series = lidc.series_of(_told(dicom, advance), refuse)
+  for uid, slices in series.items():
+    if uid not in readings:
+      refuse(slices[0].path, "is of a series without a reading")
+      continue
+    path, reading = readings[uid]
+    try:
+      labelled, lost = lidc.label(slices, reading, agree=agree, free=free)
+    except Unreadable as reason:
+      refuse(path, str(reason))
+      continue
+    if lost:
+      refuse(path, "has contours on slices that are not there")
+    if not labelled:
+      refuse(path, "has no nodule that enough readers agree on")
+    for one in labelled:
+      try:
+        yield lidc.read(one, root=root)
+      except Unreadable as reason:
+        refuse(one.path, str(reason))
+  for uid, (path, _) in readings.items():
+    if uid not in series:
+      refuse(path, "is the reading of a series that is not there")
+
+
+def _slices(
+  files: list[Path], root: Path, agree: int, refuse: Refuse, advance: Advance
+) -> Iterator[Sample]:
+  found = pairs(files, root, refuse)
+  for _ in range(len(files) - len(found)):  # masks, and what was refused
+    advance()
+  for _, patient in itertools.groupby(found, key=lambda pair: pair.patient):
+    group = list(patient)
+    yield from read_patient(group, root=root, agree=agree, refuse=refuse)
+    for _ in group:
+      advance()
+
+
+def _told(files: Iterable[Path], advance: Advance) -> Iterator[Path]:
+  for path in files:
+    yield path
+    advance()

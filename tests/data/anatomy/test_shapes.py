@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hiresmed_jax.data.anatomy import raster, shapes
+from hiresmed_jax.data.anatomy import shapes
 
 GRID = shapes.Grid(120, 160, 0.5, (3.0, -2.0), 0.1)
 
@@ -42,25 +42,25 @@ def test_a_spline_passes_through_its_points(closed):
 
 def test_coverage_adds_up_to_the_area():
   # The soft edge lies around the outline: half a pixel, here 0.25 mm, larger.
-  window, share = raster.cover(GRID, shapes.oval((0, 0), (13, 8)))
+  window, share = shapes.cover(GRID, shapes.oval((0, 0), (13, 8)))
   assert share.sum() * 0.25 == pytest.approx(np.pi * 13.25 * 8.25, rel=0.02)
   hole = shapes.oval((0, 0), (5, 5))
-  _, ring = raster.cover(GRID, shapes.oval((0, 0), (13, 8)), hole)
+  _, ring = shapes.cover(GRID, shapes.oval((0, 0), (13, 8)), hole)
   assert ring.sum() * 0.25 == pytest.approx(np.pi * (13.25 * 8.25 - 4.75**2), rel=0.02)
-  assert raster.cover(GRID, shapes.oval((500, 0), (5, 5))) is None
+  assert shapes.cover(GRID, shapes.oval((500, 0), (5, 5))) is None
   assert GRID.local(window)[0].shape == share.shape
 
 
 def test_a_band_has_round_ends():
   path = np.stack([np.linspace(-12, 12, 30), np.zeros(30)], axis=1)
-  _, share = raster.cover(GRID, shapes.ribbon(path, np.full(30, 3.0)))
+  _, share = shapes.cover(GRID, shapes.ribbon(path, np.full(30, 3.0)))
   assert share.sum() * 0.25 == pytest.approx(24 * 6.5 + np.pi * 3.25**2, rel=0.03)
 
 
 def test_depth_is_the_distance_to_the_edge():
   for window, distance in (
-    raster.depth(GRID, shapes.oval((0, 0), (14, 14))),
-    raster.tunnel(GRID, np.zeros((2, 2)), np.full(2, 14.0)),
+    shapes.depth(GRID, shapes.oval((0, 0), (14, 14))),
+    shapes.tunnel(GRID, np.zeros((2, 2)), np.full(2, 14.0)),
   ):
     x, y = GRID.local(window)
     expected = np.maximum(14 - np.hypot(x, y), 0)
@@ -69,14 +69,14 @@ def test_depth_is_the_distance_to_the_edge():
 
 def test_a_round_chord_is_that_of_a_cylinder():
   inward = np.linspace(0, 9, 50, dtype=np.float32)
-  chord = raster.round_chord(inward, 6.0)
+  chord = shapes.round_chord(inward, 6.0)
   off = np.maximum(6 - inward, 0)
   np.testing.assert_allclose(chord, 2 * np.sqrt(36 - off**2), atol=1e-5)
 
 
 def test_strokes_lie_one_over_another():
   around = shapes.oval((0, 0), (20, 20))
-  window, share = raster.strokes(
+  window, share = shapes.strokes(
     GRID, around, [(shapes.oval((0, 0), (9, 9)), 0.4), (shapes.oval((0, 0), (4, 4)), 1.0)]
   )
   x, y = GRID.local(window)
@@ -88,16 +88,16 @@ def test_strokes_lie_one_over_another():
 
 def test_texture_follows_millimetres_and_has_unit_variance():
   fine = shapes.Grid(400, 400, 0.5)
-  one = raster.fractal(np.random.default_rng(1), fine, 12.0, 3)
-  two = raster.fractal(np.random.default_rng(1), shapes.Grid(200, 200, 1.0), 12.0, 3)
+  one = shapes.fractal(np.random.default_rng(1), fine, 12.0, 3)
+  two = shapes.fractal(np.random.default_rng(1), shapes.Grid(200, 200, 1.0), 12.0, 3)
   assert abs(one.mean()) < 0.2
   assert 0.75 < one.std() < 1.3
   assert np.corrcoef(one[::2, ::2].ravel(), two.ravel())[0, 1] > 0.95
 
 
 def test_a_wide_blur_equals_the_direct_one():
-  image = raster.fractal(np.random.default_rng(0), shapes.Grid(300, 260, 1.0), 60.0, 4)
+  image = shapes.fractal(np.random.default_rng(0), shapes.Grid(300, 260, 1.0), 60.0, 4)
   image[100:180, 80:160] += 3
   expected = ndimage.gaussian_filter(image.astype(float), 25, mode="mirror")
-  found = raster.blur(image, 25.0)
+  found = shapes.blur(image, 25.0)
   assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)

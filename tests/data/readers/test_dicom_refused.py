@@ -19,7 +19,7 @@ from pydicom.uid import (
   RLELossless,
 )
 
-from hiresmed_jax.data.readers import dicom_guard
+from hiresmed_jax.data.readers import guard
 from hiresmed_jax.data.readers.dicom import read
 from hiresmed_jax.data.sample import Sample, Unreadable
 from tests.data.readers.dicom_files import (
@@ -112,17 +112,17 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
   ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
   path = save(tmp_path / "a.dcm", ds)
   assert only(path).image.shape == (600, 600, 1)
-  monkeypatch.setattr(dicom_guard, "MAX_INFLATED_BYTES", 1 << 19)
+  monkeypatch.setattr(guard, "MAX_INFLATED_BYTES", 1 << 19)
   with pytest.raises(Unreadable, match="unpacks to more"):
     only(path)
 
 
 def test_sizes_in_codestreams() -> None:
   jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + bytes(9)
-  assert dicom_guard.codestream_size(jpeg) == (16, 32)
-  assert dicom_guard.codestream_size(jpeg.replace(b"\xc0", b"\xf7")) == (16, 32)
+  assert guard.codestream_size(jpeg) == (16, 32)
+  assert guard.codestream_size(jpeg.replace(b"\xc0", b"\xf7")) == (16, 32)
   for nothing in (b"", b"\xff\xd8", jpeg[:16], b"RLE or anything else"):
-    assert dicom_guard.codestream_size(nothing) is None
+    assert guard.codestream_size(nothing) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 132, b"\x89PNG\r\n\x1a\n" + bytes(99), b"words"])

@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from hiresmed_jax.data.readers.lidc_consensus import agreed, enclosed, interior, lesion_mask
-from hiresmed_jax.data.readers.lidc_xml import Contour, read
+from hiresmed_jax.data.readers.lidc_readings import (
+  Contour,
+  agreed,
+  enclosed,
+  interior,
+  lesion_mask,
+  read,
+)
 from hiresmed_jax.data.sample import Unreadable
 from tests.data.readers.lidc_series import disc, outline, rim
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax.data.readers.lidc_folder import read
+from hiresmed_jax.data.readers.lidc_slices import read
 from hiresmed_jax.data.sample import Sample
 from tests.data.readers.lidc_series import disc
 

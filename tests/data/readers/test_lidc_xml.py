@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiresmed_jax.data.readers.lidc_xml import read
+from hiresmed_jax.data.readers.lidc_readings import read
 from hiresmed_jax.data.sample import Unreadable
 from tests.data.readers.lidc_series import SERIES, message, nodule, other, point, uid
 

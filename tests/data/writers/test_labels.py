@@ -11,8 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hiresmed_jax import files
 from hiresmed_jax.data.annotations import box_lookup
-from hiresmed_jax.data.writers import coco, manifest, whole_file, yolo
+from hiresmed_jax.data.writers import labels as coco
+from hiresmed_jax.data.writers import labels as manifest
+from hiresmed_jax.data.writers import labels as yolo
 from hiresmed_jax.errors import UserError
 
 BOXES = [(3.0, 4.0, 9.0, 8.0), (0.0, 0.0, 1.0, 2.0)]
@@ -44,10 +47,10 @@ def test_coco_is_read_back(tmp_path):
 @pytest.mark.parametrize("form", ["yolo", "coco"])
 def test_our_own_readers_of_boxes_agree(tmp_path, form):
   picture = tmp_path / "images" / "a.png"
-  whole_file.write(picture, cv2.imencode(".png", np.zeros((20, 30), np.uint8))[1].tobytes())
+  files.write(picture, cv2.imencode(".png", np.zeros((20, 30), np.uint8))[1].tobytes())
   if form == "yolo":
     labels = tmp_path / "labels"
-    whole_file.write(labels / "a.txt", yolo.label_file(BOXES, height=20, width=30))
+    files.write(labels / "a.txt", yolo.label_file(BOXES, height=20, width=30))
   else:
     labels = tmp_path / "annotations.json"
     lesions = [{"box": box, "area": 1, "counts": [600]} for box in BOXES]
@@ -78,8 +81,8 @@ def test_every_line_is_one_line(record):
 
 def test_a_file_is_there_whole_or_not(tmp_path):
   path = tmp_path / "a" / "b"
-  whole_file.write(path, b"one")
-  whole_file.write(path, b"two")
+  files.write(path, b"one")
+  files.write(path, b"two")
   assert path.read_bytes() == b"two"
   assert list(path.parent.iterdir()) == [path]
 
@@ -87,4 +90,4 @@ def test_a_file_is_there_whole_or_not(tmp_path):
 def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
   (tmp_path / "a").write_text("a file")
   with pytest.raises(UserError, match="cannot write"):
-    whole_file.write(tmp_path / "a" / "b", b"")
+    files.write(tmp_path / "a" / "b", b"")

@@ -1,0 +1,230 @@
+"""An audit for a person: its warnings in sentences, and its table for a terminal or a log."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def warnings(audit: Mapping[str, Any]) -> list[str]:
+  """Sentences on what a user of these images should know, the most serious first.
+
+  Args:
+    audit: the sections that `audit.summarise` makes.
+  """
+  found = [
+    *_leaks(audit["groups"]),
+    *_augmentation(audit["augmentation"]),
+    *_intensities(audit["images"], audit["jpeg"]),
+    *_lesions(audit["lesions"], audit["images"]),
+  ]
+  return [line for line in found if line]
+
+
+def _leaks(groups: Mapping[str, Any]) -> list[str]:
+  lines = []
+  twins = groups["near_duplicates"]
+  if groups["across_splits"]:
+    lines.append(f"{groups['across_splits']} groups lie in more than one split")
+  if twins["across_splits"]:
+    lines.append(
+      f"{twins['across_splits']} pairs of images in different splits are the same image but for a "
+      "rotation or a mirroring: held-out numbers will be too good; give both one group (--groups)"
+    )
+  elif twins["across_groups"]:
+    lines.append(
+      f"{twins['across_groups']} pairs of images in different groups are the same image but for a "
+      "rotation or a mirroring: give both one group (--groups)"
+    )
+  if groups["count"] > 1 and groups["images_per_group"][2] == 1:
+    lines.append(
+      "every image is a group of its own: if a patient has several images, name the patients "
+      "(--groups CSV), or images of one patient are trained on and held out at once"
+    )
+  empty = [split for split, part in groups["splits"].items() if not part["images"]]
+  if empty:
+    lines.append(
+      f"no image fell into: {', '.join(empty)} (the split follows the group's name; "
+      f"there are {groups['count']} groups)"
+    )
+  return lines
+
+
+def _augmentation(found: Mapping[str, Any]) -> list[str]:
+  lines = []
+  share, thin = found["wedge_share"], found["thin_wedge_share"]
+  both, compared = found["groups_with_both_orientations"], found["groups_compared"]
+  wedges = share + thin >= 0.1
+  mirrored = compared and both / compared >= 0.1
+  if wedges:
+    line = f"{share:.0%} of the images have black rotation wedges"
+    line += f" (and {thin:.0%} thin ones)" if thin >= 0.01 else ""
+    lines.append(f"{line}: the set was augmented before it was published")
+  if mirrored:
+    lines.append(
+      f"{both} of {compared} groups of several images hold both left-right orientations: the set "
+      "was mirrored before it was published; left and right mean little"
+    )
+  return lines
+
+
+def _intensities(images: Mapping[str, Any], jpeg: Mapping[str, Any]) -> list[str]:
+  lines = []
+  if jpeg["grid_excess"] >= 0.05:
+    quality = ", ".join(jpeg["quality"])
+    lines.append(
+      f"JPEG blocks show: the gradient at every 8th column is {jpeg['grid_excess']:.0%} above the "
+      f"mean{f' (quality {quality})' if quality else ''}; a model will learn them"
+    )
+  if list(images["bits"]) == ["16"] and images["grey_levels"][1] <= 256:
+    lines.append("the images are stored in 16 bits but have at most 256 grey levels: 8-bit data")
+  if len(images["bits"]) > 1:
+    counts = ", ".join(f"{n} of {b} bits" for b, n in images["bits"].items())
+    lines.append(f"depths are mixed ({counts}): check that they show the same intensities")
+  if 0 < images["colour"] < images["count"]:
+    lines.append(f"{images['colour']} of {images['count']} images are in colour, the others grey")
+  if len(images["photometric"]) > 1 and "MONOCHROME1" in images["photometric"]:
+    lines.append(
+      f"{images['photometric']['MONOCHROME1']} images are MONOCHROME1: inverted when loaded"
+    )
+  if images["saturated_share"] >= 0.05:
+    lines.append(f"{images['saturated_share']:.0%} of all pixels are saturated")
+  return lines
+
+
+def _lesions(lesions: Mapping[str, Any], images: Mapping[str, Any]) -> list[str]:
+  if not lesions["boxes"]:
+    return []
+  lines = []
+  censored = lesions["censored_share"]
+  if censored is not None and censored >= 0.1:
+    lines.append(
+      f"{censored:.0%} of the lesions reach the brightest grey value: their contrast is censored"
+    )
+  tightness = lesions["box_over_half_maximum_area"]
+  if tightness is not None and tightness >= 1.5:
+    lines.append(
+      f"boxes are loose: the median box has {tightness:.1f} x the area of the lesion's own box at "
+      "half maximum"
+    )
+  blobs = lesions["unboxed_blobs_per_image"]
+  if blobs is not None and blobs >= 0.5:
+    lines.append(
+      f"{blobs:.1f} regions per image are as bright, small and compact as its lesions but have no "
+      "box: look at some before an image counts as lesion-free"
+    )
+  if images["spacing_known"] < images["count"]:
+    unknown = images["count"] - images["spacing_known"]
+    lines.append(
+      f"{unknown} images have no known pixel spacing: sizes in mm cannot be used (--spacing-mm)"
+    )
+  return lines
+
+
+def show(card: Mapping[str, Any], console: Console) -> None:
+  """Prints a dataset card: a table of what was found, then the warnings."""
+  table = Table(title=f"{card['name']}: {card['images']} images", title_justify="left")
+  table.add_column("what", style="bold", no_wrap=True)
+  table.add_column("found")
+  for name, text in rows(card):
+    table.add_row(name, text)
+  console.print(table)
+  for line in card["audit"]["warnings"]:
+    console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+
+
+def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  """(what, found) for every line of the table."""
+  audit = card["audit"]
+  images, groups, lesions = audit["images"], audit["groups"], audit["lesions"]
+  augmentation, jpeg = audit["augmentation"], audit["jpeg"]
+  yield "size", f"{_range(images['width'])} x {_range(images['height'])} px (width x height)"
+  yield (
+    "depth",
+    f"{images['bits_used']} of {card['bits']} bits used, {_range(images['grey_levels'])} grey "
+    f"levels, {card['channels']} channel{'s' if card['channels'] > 1 else ''}",
+  )
+  yield "physics", _counts(images["physics"], images["modality"])
+  spacing = images["spacing_mm"]
+  known = f"{_range(spacing)} mm, of {images['spacing_known']} images" if spacing else "unknown"
+  yield "spacing", known
+  yield "saturated", f"{images['saturated_share']:.2%} of the pixels"
+  per_group = _range(groups["images_per_group"])
+  yield "groups", f"{groups['count']}, with {per_group} images"
+  for split, part in groups["splits"].items():
+    held_out = " (held out)" if split == "test" else ""
+    yield (
+      f"  {split}{held_out}",
+      f"{part['images']} images, {part['groups']} groups, {part['boxes']} boxes",
+    )
+  twins = groups["near_duplicates"]
+  yield (
+    "near-duplicates",
+    f"{twins['pairs']} pairs among {twins['compared']} images, {twins['across_groups']} across "
+    f"groups, {twins['across_splits']} across splits",
+  )
+  yield (
+    "rotation wedges",
+    f"{augmentation['wedge_share']:.0%} of the images, {augmentation['thin_wedge_share']:.0%} "
+    f"thin{_optional(' ({} degrees)', augmentation['wedge_degrees'])}",
+  )
+  yield (
+    "both orientations",
+    f"{augmentation['groups_with_both_orientations']} of {augmentation['groups_compared']} groups "
+    "of several images",
+  )
+  qualities = ", ".join(f"{q} ({n} files)" for q, n in jpeg["quality"].items())
+  yield "JPEG", f"quality {qualities}" if qualities else "no JPEG files"
+  yield "8-px grid", f"{jpeg['grid_excess']:+.0%} gradient at column phase {jpeg['grid_phase']}"
+  yield from _lesion_rows(lesions, images)
+  for reason, count in card["skipped"].items():
+    yield f"skipped {count}", reason
+
+
+def _lesion_rows(
+  lesions: Mapping[str, Any], images: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+  yield "boxes", f"{lesions['boxes']}; {lesions['images_without_box']} images without one"
+  if lesions["boxes"]:
+    width, height = _range(lesions["box_width_px"]), _range(lesions["box_height_px"])
+    millimetres = _optional("; {} mm across", lesions["box_diameter_mm"])
+    yield "  box size", f"{width} x {height} px{millimetres}"
+    if lesions["mask_diameter_px"]:
+      millimetres = _optional(", {} mm", lesions["mask_diameter_mm"])
+      yield "  diameter", f"{_range(lesions['mask_diameter_px'])} px{millimetres}, of masks"
+    yield "  at half maximum", _optional("{} px across", lesions["half_maximum_extent_px"])
+    yield (
+      "  box looseness",
+      f"{_number(lesions['box_over_half_maximum_area'])} x the half-maximum box (median)",
+    )
+    yield "  censored", f"{lesions['censored_share']:.0%} reach the brightest grey value"
+    yield (
+      "  without a box",
+      f"{_number(lesions['unboxed_blobs_per_image'])} lesion-like bright regions per image",
+    )
+  if images["lesion_masks"] or images["forbidden_masks"]:
+    masks = f"{images['lesion_masks']} of lesions, {images['forbidden_masks']} of forbidden tissue"
+    yield "masks", masks
+
+
+def _counts(physics: Mapping[str, int], modality: Mapping[str, int]) -> str:
+  parts = [", ".join(f"{name} {count}" for name, count in physics.items())]
+  parts += [", ".join(f"{name} {count}" for name, count in modality.items() if name)]
+  return "; ".join(part for part in parts if part)
+
+
+def _range(spread: Sequence[float]) -> str:
+  """Least to greatest with the median, or the one value."""
+  low, middle, high = spread
+  return (
+    _number(low) if low == high else f"{_number(low)} to {_number(high)} (median {_number(middle)})"
+  )
+
+
+def _optional(text: str, spread: Sequence[float] | None) -> str:
+  return text.format(_range(spread)) if spread else ""
+
+
+def _number(value: float | None) -> str:
+  return "unknown" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -1,0 +1,186 @@
+"""What one image shows: the history of its grey values, its boxes, and blobs without a box."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# First and last row of the luminance table of annex K.1 of the JPEG standard (ITU-T T.81).
+_STANDARD_ROWS = np.array([*(16, 11, 10, 16, 24, 40, 51, 61), *(72, 92, 95, 98, 112, 100, 103, 99)])
+
+
+def display(
+  image: np.ndarray, value_range: tuple[float, float], slope: float, intercept: float
+) -> np.ndarray:
+  """The image as a screen shows it (without MONOCHROME1's inversion): uint8 [H, W].
+
+  Args:
+    image: uint8 | uint16 [H, W, C], stored values.
+    value_range: (low, high) in rescaled units.
+    slope: value = slope * stored + intercept.
+    intercept: see `slope`.
+  """
+  levels = np.arange(256 if image.dtype == np.uint8 else 65536, dtype=np.float64)
+  low, high = value_range
+  table = np.clip((levels * slope + intercept - low) / (high - low) * 255.0, 0, 255)
+  shown = np.round(table).astype(np.uint8)[image]
+  return shown[..., 0] if shown.shape[-1] == 1 else cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
+
+
+def censoring_level(image: np.ndarray) -> int:
+  """Stored value from which on an image tells nothing: 250 of 8 bits, else its plateau at the top.
+
+  A 16-bit image has a plateau when at least one pixel in 5,000 (and 16 pixels) holds its maximum;
+  without one the level lies above the maximum.
+  """
+  if image.dtype == np.uint8:
+    return 250
+  top = int(image.max())
+  plateau = int(np.count_nonzero(image == top))
+  return top if plateau >= max(16, image.size // 5000) else top + 1
+
+
+def column_gradients(image: np.ndarray) -> np.ndarray:
+  """Mean |horizontal gradient| by column modulo 8, over its mean: f32[8], all 1 without a grid.
+
+  JPEG codes blocks of 8 x 8: phase 7 is the step from column 8k + 7 to 8k + 8.
+
+  Args:
+    image: uint8 | uint16 [H, W, C].
+  """
+  width = (image.shape[1] - 1) // 8 * 8
+  if width == 0:
+    return np.ones(8, np.float32)
+  plane = image[..., 0]
+  steps = cv2.absdiff(plane[:, 1 : width + 1], plane[:, :width])
+  profile = cv2.reduce(steps, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(-1, 8).mean(0)
+  mean = float(profile.mean())
+  return profile / mean if mean > 0 else np.ones(8, np.float32)
+
+
+def jpeg_quality(path: Path) -> int | None:
+  """Quality (1 to 100, the scale of libjpeg) at which a JPEG was saved last, None for other files.
+
+  Args:
+    path: an image file; the header alone is read.
+  """
+  try:
+    with Image.open(path) as image:
+      tables = getattr(image, "quantization", None) if image.format == "JPEG" else None
+  except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+    return None
+  if not tables:
+    return None
+  # libjpeg scales it: (standard * S + 50) // 100, S = 200 - 2 q from q = 50 on, else 5000 // q.
+  qualities = np.arange(1, 101)
+  scales = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+  expected = np.clip((_STANDARD_ROWS * scales[:, None] + 50) // 100, 1, 255)
+  found = np.array([*tables[0][:8], *tables[0][56:]])
+  return int(qualities[np.abs(expected - found).sum(1).argmin()])
+
+
+_RING = 4  # pixels around a box that give the background
+_BLOBS_MAX = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesion:
+  """One box.
+
+  Attributes:
+    width: of the box, in pixels.
+    height: of the box, in pixels.
+    extent: mean side of the box around the half-maximum region; NaN if there is none.
+    tightness: area of the box over the area of the box around the half-maximum region.
+    level: the half maximum, display units (0 to 255).
+    area: pixels of the half-maximum region.
+    censored: the brightest stored value is at the ceiling.
+  """
+
+  width: float
+  height: float
+  extent: float
+  tightness: float
+  level: float
+  area: int
+  censored: bool
+
+
+def mask_areas(mask: np.ndarray) -> np.ndarray:
+  """Pixels of each lesion, int64[M]; none when the mask [H, W] of ids is (0, 0), not known."""
+  areas = np.bincount(mask.ravel(), minlength=1)[1:]
+  return areas[areas > 0].astype(np.int64)
+
+
+def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) -> Lesion | None:
+  """Measures what lies in a box; None when no pixel does.
+
+  The half maximum lies midway between the brightest pixel of the box and the median of a ring
+  around it; the region is the connected one, in the box, that holds the brightest pixel.
+
+  Args:
+    grey: uint8 [H, W], the display image.
+    image: uint8 | uint16 [H, W, C], stored values.
+    box: f32[4] xyxy pixels.
+    ceiling: stored value that counts as saturated.
+  """
+  height, width = grey.shape
+  x1, y1 = (int(v) for v in np.maximum(np.floor(box[:2] + 0.5), 0))
+  x2, y2 = (int(v) for v in np.minimum(np.floor(box[2:] + 0.5), (width, height)))
+  x2, y2 = min(max(x2, x1 + 1), width), min(max(y2, y1 + 1), height)
+  crop = grey[y1:y2, x1:x2]
+  if crop.size == 0:
+    return None
+  top, left = max(y1 - _RING, 0), max(x1 - _RING, 0)
+  around = grey[top : y2 + _RING, left : x2 + _RING]
+  outside = np.ones(around.shape, bool)
+  outside[y1 - top : y2 - top, x1 - left : x2 - left] = False
+  background = float(np.median(around[outside])) if outside.any() else float(crop.min())
+  peak = int(crop.argmax())
+  level = (float(crop.ravel()[peak]) + background) / 2
+  _, labels, stats, _ = cv2.connectedComponentsWithStats((crop >= level).astype(np.uint8))
+  region = stats[labels.ravel()[peak]]
+  box_width, box_height = float(box[2] - box[0]), float(box[3] - box[1])
+  # A lesion no brighter than its surroundings has no half maximum.
+  area = int(region[cv2.CC_STAT_AREA]) if crop.ravel()[peak] > background else 0
+  sides = float(region[cv2.CC_STAT_WIDTH]), float(region[cv2.CC_STAT_HEIGHT])
+  return Lesion(
+    width=box_width,
+    height=box_height,
+    extent=sum(sides) / 2 if area else float("nan"),
+    tightness=box_width * box_height / (sides[0] * sides[1]) if area else float("nan"),
+    level=level,
+    area=area,
+    censored=bool(image[y1:y2, x1:x2].max() >= ceiling),
+  )
+
+
+def unboxed_blobs(grey: np.ndarray, boxes: np.ndarray, lesions: list[Lesion]) -> int | None:
+  """Counts regions as bright, small and compact as this image's own lesions that have no box.
+
+  It is a hint to look: the cross-section of a rib or a vessel can be among them. None without
+  lesions to compare with.
+
+  Args:
+    grey: uint8 [H, W], the display image.
+    boxes: f32[N, 4].
+    lesions: the measured ones.
+  """
+  measured = [lesion for lesion in lesions if lesion.area >= 4]
+  if not measured:
+    return None
+  level = float(np.median([lesion.level for lesion in measured]))
+  smallest = min(lesion.area for lesion in measured) / 2
+  largest = max(lesion.area for lesion in measured) * 2
+  mask = (grey >= level).astype(np.uint8)
+  for x1, y1, x2, y2 in boxes:
+    mask[max(int(y1) - 2, 0) : int(y2) + 3, max(int(x1) - 2, 0) : int(x2) + 3] = 0
+  _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+  left, top, width, height, area = stats[1:].T
+  inside = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+  compact = (area >= 0.5 * width * height) & (
+    np.maximum(width, height) <= 2.5 * np.minimum(width, height)
+  )
+  return min(int((inside & compact & (area >= smallest) & (area <= largest)).sum()), _BLOBS_MAX)

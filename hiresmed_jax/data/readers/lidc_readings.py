@@ -1,0 +1,262 @@
+"""LIDC-IDRI readings: the XML of what up to four radiologists drew, and the mask they agree on."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+import cv2
+import numpy as np
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import connected_components
+
+from hiresmed_jax.data.readers.boxes import BadBoxes, parse_xml
+from hiresmed_jax.data.readers.guard import foreign
+from hiresmed_jax.data.sample import Unreadable
+
+MAX_FILE_BYTES = 1 << 27  # the largest of the collection has 3 MB
+MAX_SIDE = 1 << 15  # pixels of a slice
+
+_RADIOGRAPH = "idrireadmessage"
+
+
+class Contour(NamedTuple):
+  """An outline in one slice.
+
+  Attributes:
+    sop_uid: SOP instance UID of the slice, "" when it is not said.
+    z: z position of the slice in mm, NaN when it is not said.
+    inclusion: False for a hole: what it encloses is no part of the nodule.
+    points: int32[N, 2] (column, row), in order; the first is often repeated as the last.
+  """
+
+  sop_uid: str
+  z: float
+  inclusion: bool
+  points: np.ndarray
+
+  @property
+  def is_point(self) -> bool:
+    """Whether it encloses nothing: a mark of a nodule below 3 mm."""
+    return len(np.unique(self.points, axis=0)) < 3
+
+
+class Reading(NamedTuple):
+  """All readers' marks in one series.
+
+  Attributes:
+    series_uid: series instance UID.
+    readers: per reader, per nodule, its contours. A reader who found nothing has no nodules.
+    non_nodules: marks of other things (scars, and the like), of all readers: places alone.
+  """
+
+  series_uid: str
+  readers: tuple[tuple[tuple[Contour, ...], ...], ...]
+  non_nodules: tuple[Contour, ...]
+
+
+def read(path: Path) -> Reading:
+  """Reads the message of one CT series.
+
+  Raises:
+    Unreadable: not such XML, a document type declaration, the reading of a radiograph, no series,
+      or a contour that makes no sense. No reason quotes the file.
+  """
+  with foreign("cannot be opened"):
+    if path.stat().st_size > MAX_FILE_BYTES:
+      raise Unreadable(f"is XML of more than {MAX_FILE_BYTES >> 20} MB")
+    data = path.read_bytes()
+  try:
+    root = parse_xml(data)
+  except BadBoxes as error:
+    raise Unreadable(str(error)) from None
+  if _name(root) == _RADIOGRAPH:
+    raise Unreadable("is the reading of a radiograph, not of a CT series")
+  if _name(root) != "lidcreadmessage":
+    raise Unreadable("is XML, but no LIDC reading")
+  header = next(_children(root, "responseheader"), root)
+  series = _text(header, "seriesinstanceuid")
+  if not series:
+    raise Unreadable("is an LIDC reading that does not say of which series")
+  sessions = list(_children(root, "readingsession"))
+  return Reading(
+    series,
+    tuple(tuple(map(_nodule, _children(s, "unblindedreadnodule"))) for s in sessions),
+    tuple(_contour(mark, "locus") for s in sessions for mark in _children(s, "nonnodule")),
+  )
+
+
+def is_reading(path: Path) -> bool:
+  """Whether an XML file looks like an LIDC reading, from its first bytes."""
+  try:
+    with path.open("rb") as file:
+      return b"LidcReadMessage" in file.read(4096)
+  except OSError:
+    return False
+
+
+def _nodule(element: Element) -> tuple[Contour, ...]:
+  return tuple(_contour(roi, "edgemap") for roi in _children(element, "roi"))
+
+
+def _contour(element: Element, points: str) -> Contour:
+  found = [(_pixel(edge, "xcoord"), _pixel(edge, "ycoord")) for edge in _children(element, points)]
+  if not found:
+    raise Unreadable("is an LIDC reading with a contour without points")
+  inclusion = _text(element, "inclusion").upper()
+  if inclusion not in ("", "TRUE", "FALSE"):
+    raise Unreadable("is an LIDC reading with a contour that is neither inclusion nor exclusion")
+  try:
+    z = float(_text(element, "imagezposition") or math.nan)
+  except ValueError:
+    z = math.nan
+  uid = _text(element, "imagesop_uid")
+  if not uid and not math.isfinite(z):
+    raise Unreadable("is an LIDC reading with a contour on no slice")
+  return Contour(uid, z, inclusion != "FALSE", np.array(found, np.int32))
+
+
+def _pixel(element: Element, name: str) -> int:
+  try:
+    value = float(_text(element, name))
+  except ValueError:
+    value = math.nan
+  if not (0 <= value < MAX_SIDE and value == int(value)):
+    raise Unreadable("is an LIDC reading with a point that is no pixel")
+  return int(value)
+
+
+def _name(element: Element) -> str:
+  """Without its namespace and in small letters: messages differ in both."""
+  return element.tag.rpartition("}")[2].lower()
+
+
+def _children(element: Element, name: str) -> "filter[Element]":
+  return filter(lambda child: _name(child) == name, element)
+
+
+def _text(element: Element, name: str) -> str:
+  child = next(_children(element, name), None)
+  return (child.text or "").strip() if child is not None else ""
+
+
+_CRUMB = 0.1  # of a nodule's largest part in a slice: smaller parts are where outlines barely meet
+
+
+class Nodule(NamedTuple):
+  """A nodule that some readers drew.
+
+  Attributes:
+    readers: how many drew it.
+    voxels: int64[n], sorted: those that enough readers enclosed; may be empty.
+  """
+
+  readers: int
+  voxels: np.ndarray
+
+
+def interior(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """What an outline encloses, without the outline itself.
+
+  Args:
+    points: int32[N, 2] (column, row) in order, closed or not; steps of more than a pixel are
+      bridged by straight lines.
+
+  Returns:
+    (inside bool[h, w], corner (row, column) of that window in the slice): an 8-connected ring holds
+    what cannot be left in steps to the four neighbours.
+  """
+  low = points.min(0)
+  size = points.max(0) - low + 1
+  ring = np.zeros(size[::-1], np.uint8)
+  cv2.polylines(ring, [(points - low).reshape(-1, 1, 2)], isClosed=True, color=1, lineType=8)
+  return ndimage.binary_fill_holes(ring) & (ring == 0), low[::-1].astype(np.int64)
+
+
+def enclosed(contours: Iterable[tuple[int, Contour]], shape: tuple[int, int]) -> np.ndarray:
+  """The voxels of one reader's nodule: inside of its outlines and not inside or on its holes'.
+
+  Args:
+    contours: each with the number of its slice.
+    shape: (H, W).
+
+  Returns:
+    int64[n], sorted.
+
+  Raises:
+    Unreadable: an outline that leaves the slice.
+  """
+  inside, outside = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+  for number, contour in contours:
+    if contour.is_point:
+      continue
+    if (contour.points >= shape[::-1]).any():
+      raise Unreadable("is an LIDC reading with a contour outside of its slice")
+    mask, corner = interior(contour.points)
+    if contour.inclusion:
+      inside.append(_voxels(np.argwhere(mask) + corner, number, shape))
+    else:
+      outside.append(_voxels(np.argwhere(mask) + corner, number, shape))
+      outside.append(_voxels(contour.points[:, ::-1].astype(np.int64), number, shape))
+  return np.setdiff1d(np.concatenate(inside), np.concatenate(outside))
+
+
+def _voxels(rows_columns: np.ndarray, number: int, shape: tuple[int, int]) -> np.ndarray:
+  return (number * shape[0] + rows_columns[:, 0]) * shape[1] + rows_columns[:, 1]
+
+
+def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
+  """Matches the readers' nodules and keeps what enough of them enclosed.
+
+  Drawings that share a voxel are of one nodule, and so are those that share one with the same third
+  drawing. A reader counts once at a voxel, however many drawings enclose it.
+
+  Args:
+    drawn: per reader, per drawing, sorted voxels.
+    least: readers who must have enclosed a voxel.
+
+  Returns:
+    Nodules, by their first voxel.
+  """
+  drawings = [(r, voxels) for r, one in enumerate(drawn) for voxels in one if len(voxels)]
+  if not drawings:
+    return []
+  owners = np.repeat(np.arange(len(drawings)), [len(v) for _, v in drawings])
+  known, columns = np.unique(np.concatenate([v for _, v in drawings]), return_inverse=True)
+  touches = sparse.coo_array(
+    (np.ones(len(owners), np.int32), (owners, columns)), shape=(len(drawings), len(known))
+  ).tocsr()
+  count, labels = connected_components(touches @ touches.T, directed=False)
+  nodules = []
+  for label in range(count):
+    by_reader: dict[int, list[np.ndarray]] = {}
+    for (reader, voxels), one in zip(drawings, labels):
+      if one == label:
+        by_reader.setdefault(reader, []).append(voxels)
+    votes = np.concatenate([np.unique(np.concatenate(one)) for one in by_reader.values()])
+    voxels, counts = np.unique(votes, return_counts=True)
+    nodules.append((int(voxels[0]), Nodule(len(by_reader), voxels[counts >= least])))
+  return [nodule for _, nodule in sorted(nodules, key=lambda pair: pair[0])]
+
+
+def lesion_mask(nodules: Iterable[Nodule], number: int, shape: tuple[int, int]) -> np.ndarray:
+  """The nodules in one slice: uint16[H, W] ids from 1, 0 elsewhere.
+
+  A nodule that the slice meets in several parts is as many lesions, crumbs left out: in this image
+  they are apart.
+  """
+  ids = np.zeros(shape, np.uint16)
+  size = shape[0] * shape[1]
+  for nodule in nodules:
+    first, last = np.searchsorted(nodule.voxels, [number * size, (number + 1) * size])
+    if first == last:
+      continue
+    mask = np.zeros(size, np.uint8)
+    mask[nodule.voxels[first:last] - number * size] = 1
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.reshape(shape), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    for part in range(1, count):
+      if areas[part - 1] >= _CRUMB * areas.max():
+        ids[labels == part] = int(ids.max()) + 1
+  return ids

@@ -1,0 +1,140 @@
+"""The image that lesions are put into: values, dense bright, with all that lies on it.
+
+H, W rows and columns of the canvas, C channels (1 grey, 3 RGB).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hiresmed_jax.data import transforms
+from hiresmed_jax.lesions import crops
+from hiresmed_jax.placement import body
+
+
+class Canvas(NamedTuple):
+  """A canvas.
+
+  Attributes:
+    values: f32[H, W, C], value units, dense is bright.
+    value_range: (low, high) that is shown.
+    spacing_mm: (row, column); NaN when unknown.
+    scale: (row, column), canvas pixels per pixel of the record.
+    boxes: f32[N, 4], the record's own lesions in canvas pixels.
+    lesion_mask: uint16[H, W], id = box index + 1, or (0, 0).
+    forbidden_mask: uint8[H, W] or (0, 0).
+    content: bool[H, W], where there is a body.
+  """
+
+  values: np.ndarray
+  value_range: tuple[float, float]
+  spacing_mm: tuple[float, float]
+  scale: tuple[float, float]
+  boxes: np.ndarray
+  lesion_mask: np.ndarray
+  forbidden_mask: np.ndarray
+  content: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(rows, columns)."""
+    return self.values.shape[0], self.values.shape[1]
+
+  @property
+  def mean_scale(self) -> float:
+    """Canvas pixels per pixel of the record, for areas."""
+    return float(np.sqrt(self.scale[0] * self.scale[1]))
+
+  @property
+  def mean_spacing_mm(self) -> float:
+    """Side of a square pixel of the same area; NaN when unknown."""
+    return float(np.sqrt(self.spacing_mm[0] * self.spacing_mm[1]))
+
+
+def real(item: Mapping[str, Any]) -> Canvas:
+  """The pixels of a record themselves, at their resolution."""
+  values, value_range = crops.canvas(item)
+  return Canvas(
+    values=values,
+    value_range=value_range,
+    spacing_mm=(float(item["spacing_mm"][0]), float(item["spacing_mm"][1])),
+    scale=(1.0, 1.0),
+    boxes=item["boxes"],
+    lesion_mask=item["lesion_mask"],
+    forbidden_mask=item["forbidden_mask"],
+    content=body.content(values, value_range=value_range),
+  )
+
+
+def viewed(
+  item: Mapping[str, Any], view: transforms.View, through: Callable[[np.ndarray], np.ndarray]
+) -> Canvas:
+  """What a network makes of a record, in the geometry of its view, the padding cut away.
+
+  Args:
+    item: a record of `records.Records`.
+    view: how the network sees it.
+    through: images_m11 f32[S, T, C] -> the same of what the network gives.
+  """
+  example = transforms.load(item, view)
+  placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
+  rows, columns = (
+    slice(max(corner, 0), min(corner + inner, outer))
+    for corner, inner, outer in zip(placed.corner, placed.inner, placed.outer)
+  )
+  seen = example["images_m11"]
+  made = through(seen)[rows, columns]
+  if seen.shape[-1] == 1 and made.shape[-1] == 3:  # grey that the network saw as three channels
+    made = made.mean(axis=-1, keepdims=True)
+  low, high = (float(v) for v in item["value_range"])
+  values = _values(made, item, view)
+  shift = np.array([columns.start, rows.start] * 2, np.float32)
+  lesions, forbidden = example["lesion_mask"], example["forbidden_mask"]
+  return Canvas(
+    values=values,
+    value_range=(low, high),
+    spacing_mm=(float(example["spacing_mm"][0]), float(example["spacing_mm"][1])),
+    scale=(float(placed.scale[0]), float(placed.scale[1])),
+    boxes=example["boxes"] - shift,
+    lesion_mask=lesions[rows, columns] if lesions.size else lesions,
+    forbidden_mask=forbidden[rows, columns] if forbidden.size else forbidden,
+    content=body.content(values, value_range=(low, high)),
+  )
+
+
+def _values(images_m11: np.ndarray, item: Mapping[str, Any], view: transforms.View) -> np.ndarray:
+  """Network output to value units, dense bright: the way of `transforms.load` back."""
+  low, high = transforms.window_of(item, view.window)
+  shown = np.clip(images_m11, -1.0, 1.0)
+  if item["photometric"] != "MONOCHROME1":
+    return ((shown + 1.0) * ((high - low) / 2.0) + low).astype(np.float32)
+  first, last = (float(v) for v in item["value_range"])
+  values = (1.0 - shown) * ((high - low) / 2.0) + low
+  return (np.float32(first + last) - values).astype(np.float32)
+
+
+def stored(values: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
+  """Canvas values as the record stores them: its dtype, its polarity, clipped last.
+
+  Never outside of what the record holds or shows.
+  """
+  low, high = (float(v) for v in item["value_range"])
+  if item["photometric"] == "MONOCHROME1":
+    values = np.float32(low + high) - values
+  slope, intercept = float(item["rescale_slope"]), float(item["rescale_intercept"])
+  image = item["image"]
+  ends = sorted(((low - intercept) / slope, (high - intercept) / slope))
+  most = float(np.iinfo(image.dtype).max)
+  least = max(0.0, min(ends[0], float(image.min())))
+  levels = np.rint((values - np.float32(intercept)) / np.float32(slope))
+  top = min(most, max(ends[1], float(image.max())))
+  return np.clip(levels, np.ceil(least), np.floor(top)).astype(image.dtype)
+
+
+def shown(image: np.ndarray, item_range: tuple[float, float], *, slope: float, intercept: float,
+          inverted: bool) -> np.ndarray:  # fmt: skip
+  """A stored image as a viewer shows it: f32[H, W, C] in [0, 1]."""
+  low, high = item_range
+  values = (image.astype(np.float32) * slope + intercept - low) / max(high - low, 1e-6)
+  return np.clip(1.0 - values if inverted else values, 0.0, 1.0)

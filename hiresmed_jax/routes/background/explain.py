@@ -1,0 +1,252 @@
+"""What a config amounts to, told by shapes alone: networks, work, memory, mesh, departures."""
+
+import collections
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+from jax.sharding import AbstractMesh, AxisType
+
+from hiresmed_jax.convert import features
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.metrics import lpips
+from hiresmed_jax.nets.vqgan import VQGAN
+from hiresmed_jax.routes.background import task as background
+from hiresmed_jax.routes.departures import departures
+from hiresmed_jax.routes.task import Task
+from hiresmed_jax.runtime import cost, throughput
+from hiresmed_jax.runtime import mesh as meshes
+
+_BATCHES_AHEAD = 3  # on the device: the one in use and two on their way
+# Measured with jax 0.10: the CPU backend compiles to the same memory with it and without.
+_WITHOUT_REMAT = "total without rematerialisation, which XLA undoes on the CPU"
+
+
+def explain(config: Any, *, dtype: Any, devices: int, compiled: bool = False) -> dict[str, Any]:
+  """Everything that `explain` tells, as nested values that JSON can hold.
+
+  Args:
+    config: from `runtime.config.load_config`; of its routes, `background` is explained.
+    dtype: of the convolutions.
+    devices: how many devices to plan for; they need not exist.
+    compiled: also compile the training step for the devices that are here.
+
+  Returns:
+    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "mesh",
+    "departures", and "compiled" when asked for}. Bytes, FLOPs (a multiply-add is two), pixels.
+
+  Raises:
+    UserError: the devices or the batch cannot be split as the config says.
+  """
+  values = config.background
+  data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
+  if values.batch_size % devices:
+    raise UserError(
+      f"background.batch_size={values.batch_size} cannot be split over {devices} devices: "
+      f"use a multiple of {devices}"
+    )
+  size = (config.data.crop,) * 2 if config.data.crop else tuple(config.data.size)
+  factor = functools.reduce(int.__mul__, values.net.strides)
+  if any(side % factor for side in size):
+    raise UserError(f"images of {size[0]} x {size[1]} do not divide by the strides ({factor})")
+  net, disc = background.networks(values, channels=config.data.channels, dtype=dtype)
+  make = functools.partial(_task, config, size, dtype)
+  task = make(values)
+  local = _batch(values.batch_size // devices, size)
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  image = _shape(1, *size, config.data.channels)
+  plain = net.clone(remat=False)
+  networks = {"generator": _rows(plain, state.gen["net"], image)}
+  if disc is not None:
+    networks["discriminator"] = _rows(disc, state.disc, image)
+  step = cost.trace(task.train_step, state, local, task.frozen)
+  mesh = AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+  facts = {
+    "networks": networks,
+    "parameters": {
+      "generator": _count(state.gen["net"]),
+      "codebook": state.gen["codebook"].size,
+      "discriminator": _count(state.disc),
+      "perceptual, frozen": _count(task.frozen),
+    },
+    "flops_per_image": _flops(plain, state.gen["net"], image)
+    | {"training step": sum(cost.flops(step).values()) * devices / values.batch_size},
+    "memory_per_device": _memory(make, values, state, mesh, local, step),
+    "mesh": {
+      "devices": devices,
+      "kind": jax.devices()[0].device_kind,
+      "data": data,
+      "fsdp": fsdp,
+      "images_per_device": values.batch_size // devices,
+      "dtype": jnp.dtype(dtype).name,
+    },
+    "departures": [departure._asdict() for departure in departures(config)],
+  }
+  return facts | ({"compiled": _compiled(task, config, state, size)} if compiled else {})
+
+
+def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
+  """The route's task with the shapes of the perceptual weights in place of the weights."""
+  distance, weights = None, None
+  if values.perceptual.net and values.perceptual.weight:
+    distance, weights = _perceptual(values.perceptual.net, dtype)
+  return background.build(
+    values,
+    channels=config.data.channels,
+    size=size,
+    steps=max(values.steps, 1000),
+    steps_per_epoch=1,
+    dtype=dtype,
+    distance=distance,
+    distance_params=weights,
+  )
+
+
+def _perceptual(net: str, dtype: Any) -> tuple[lpips.Distance, Any]:
+  if net not in features.TRUNKS:
+    raise UserError(f"no perceptual network is called {net}: {', '.join(features.TRUNKS)}")
+  layout = {name: _shape(*shape) for name, shape in features.layout(net).items()}
+  trunk = features.TRUNKS[net](dtype=dtype)
+  heads = [layout.pop(name) for name in sorted(n for n in layout if n.startswith("lin"))]
+  weights = {"heads": heads, "trunk": flax.traverse_util.unflatten_dict(layout, sep="/")}
+
+  def distance(weights: Any, images_m11: Any, targets_m11: Any) -> Any:
+    taps = functools.partial(trunk.apply, {"params": weights["trunk"]})
+    return lpips.lpips(taps, weights["heads"], images_m11, targets_m11)
+
+  return distance, weights
+
+
+def _rows(net: nn.Module, params: Any, image: Any) -> list[dict[str, Any]]:
+  """One row per module that a person would name: two levels, and the blocks within stacks."""
+  seen: dict[tuple[str, ...], tuple[str, list[int]]] = {}
+
+  def note(
+    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+  ) -> Any:
+    path = context.module.path
+    wanted = bool(path) and context.method_name == "__call__"
+    if wanted:
+      seen[path] = ("", [])  # takes its place before the modules within it
+    out = call(*args, **kwargs)
+    if wanted:
+      seen[path] = (type(context.module).__name__, list(out.shape[1:]))
+    return out
+
+  with nn.intercept_methods(note):
+    program = cost.trace(lambda p, x: net.apply({"params": p}, x), params, image)
+  counts: dict[tuple[str, ...], int] = collections.defaultdict(int)
+  for names, leaf in flax.traverse_util.flatten_dict(params).items():
+    for depth in range(1, len(names)):
+      counts[names[:depth]] += leaf.size
+  flops: dict[tuple[str, ...], float] = collections.defaultdict(float)
+  for scope, count in cost.flops(program).items():
+    parts = tuple(scope.split("/"))
+    for depth in range(1, len(parts) + 1):
+      flops[parts[:depth]] += count
+  return [
+    {
+      "path": "/".join(path),
+      "type": kind,
+      "output": shape,
+      "parameters": counts[path],
+      "flops_per_image": flops[path],
+    }
+    for path, (kind, shape) in seen.items()
+    if kind != "Stack" and (len(path) <= 2 or seen.get(path[:-1], ("", []))[0] == "Stack")
+  ]
+
+
+def _flops(net: VQGAN, params: Any, image: Any) -> dict[str, float]:
+  encode = functools.partial(net.apply, method="encode")
+  decode = functools.partial(net.apply, method="decode")
+  latents = jax.eval_shape(encode, {"params": params}, image)
+  traces = {
+    "encoder": cost.trace(encode, {"params": params}, image),
+    "decoder": cost.trace(decode, {"params": params}, latents),
+  }
+  return {name: sum(cost.flops(program).values()) for name, program in traces.items()}
+
+
+def _memory(
+  make: Callable[[Any], Task], values: Any, state: Any, mesh: AbstractMesh, local: Any, step: Any
+) -> dict[str, int]:
+  """Bytes of one device, by what they are for. Intermediates are an estimate (runtime.cost)."""
+  task = make(values)
+  shards = meshes.state_shardings(state, mesh)
+  fields = {
+    "parameters": ("gen", "disc"),
+    "optimiser": ("gen_opt", "disc_opt"),
+    "averaged parameters": ("ema",),
+  }
+  named = {
+    name: sum(cost.tree_bytes(getattr(state, f), getattr(shards, f)) for f in group)
+    for name, group in fields.items()
+  }
+  named["perceptual weights"] = cost.tree_bytes(task.frozen)
+  named["batches"] = _BATCHES_AHEAD * cost.tree_bytes(local)
+  standing = sum(named.values())
+  named["intermediates and gradients"] = cost.peak_bytes(step)
+  named["total"] = standing + named["intermediates and gradients"]
+  if values.net.remat:
+    kept = values.copy_and_resolve_references()
+    kept.net.remat = False
+    step = cost.trace(make(kept).train_step, state, local, task.frozen)
+    named[_WITHOUT_REMAT] = standing + cost.peak_bytes(step)
+  return named
+
+
+def _compiled(task: Task, config: Any, state: Any, size: tuple[int, int]) -> dict[str, Any]:
+  """The compiler's own account of the training step on the devices that are here."""
+  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+  whole, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+  shards = meshes.state_shardings(state, mesh)
+  began = time.perf_counter()
+  lowered = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole)).lower(
+    meshes.with_shardings(state, shards),
+    _with_sharding(_batch(config.background.batch_size, size), split),
+    _with_sharding(task.frozen, whole),
+  )
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - began
+  memory: Any = compiled.memory_analysis()
+  sizes = memory and {
+    "arguments": memory.argument_size_in_bytes,
+    "intermediates": memory.temp_size_in_bytes,
+    "results in place of arguments": memory.alias_size_in_bytes,
+    "program": memory.generated_code_size_in_bytes,
+  }
+  return {
+    "backend": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
+    "devices": mesh.size,
+    "seconds_to_compile": seconds,
+    "flops_per_image": throughput.flops(lowered) / config.background.batch_size,
+    "bytes_per_device": sizes or {},  # not every backend tells
+  }
+
+
+def _with_sharding(tree: Any, sharding: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+  )
+
+
+def _batch(count: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+  # Grey images travel as one channel, whatever the network sees.
+  return {"images_m11": _shape(count, *size, 1)}
+
+
+def _shape(*sides: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(sides, jnp.float32)
+
+
+def _count(tree: Any) -> int:
+  # clu counts nested dicts; the heads of the perceptual network are a list.
+  leaves = dict(enumerate(jax.tree.leaves(tree)))
+  return int(parameter_overview.count_parameters(leaves))

@@ -1,0 +1,332 @@
+"""Route `background`: HiResMed-VQGAN, its codebook and three PatchGANs, one step at a time.
+
+N images in a batch, H x W pixels, h x w latent positions, C image channels, D code width, K codes.
+Source: Tang et al. 2025, section 2.2; Esser et al. 2021 (VQGAN).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from hiresmed_jax.metrics import image
+from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
+from hiresmed_jax.nets.vqgan import VQGAN
+from hiresmed_jax.ops import quantize
+from hiresmed_jax.routes.background import codebook_care, losses
+from hiresmed_jax.routes.task import Phase, Task
+from hiresmed_jax.runtime import optim
+from hiresmed_jax.runtime.optim import pack, unpack
+from hiresmed_jax.types import Array, Batch, Metrics, Params
+
+_DROP_PATH, _AUGMENT, _REVIVE = range(3)  # what a step draws random numbers for
+_APART = ("codebook",)  # its rows are revived one by one
+
+
+@flax.struct.dataclass
+class State:
+  """All that a resumed run needs, and only arrays."""
+
+  step: Array  # i32[]
+  gen: Params  # {"net": ..., "codebook": f32[K, D]}
+  disc: Params
+  gen_opt: optax.OptState  # of the packed parameters
+  disc_opt: optax.OptState
+  ema: Params  # gen, packed; {} without averaging
+  usage: Array  # f32[K], running share of each code
+  counts: Array  # f32[2, K], how often each code was used, in this epoch and in the one before
+  skipped: Array  # i32[2], non-finite updates: in all, and in a row
+  key: Array
+
+
+def build(
+  config: Any,
+  *,
+  channels: int,
+  size: tuple[int, int],
+  steps: int,
+  steps_per_epoch: int,
+  dtype: Any = jnp.float32,
+  distance: losses.Distance | None = None,
+  distance_params: Params | None = None,
+) -> Task:
+  """Makes the task from the values of `presets.background`.
+
+  Args:
+    config: nested values, read here and never handed to a network.
+    channels: of the images that the network sees; grey batches are repeated on the device.
+    size: height and width of a training image, for the shapes of the parameters.
+    steps: length of the run; the GAN's start and the warm-ups are shares of it.
+    steps_per_epoch: after so many steps the code counts begin anew.
+    dtype: of the convolutions; parameters, losses and quantiser stay float32.
+    distance: perceptual distance (weights, prediction_m11, target_m11) -> f32[N], or None.
+    distance_params: its weights.
+  """
+  net, disc = networks(config, channels=channels, dtype=dtype)
+  values = config.optimizer.to_dict()
+  values |= {"warmup_steps": round(values.pop("warmup") * steps), "total_steps": steps}
+  values["clip"] = values["clip"] or None
+  txs = (optim.make_optimizer(**values), optim.make_optimizer(**values))
+  gan_steps = (round(config.gan.start * steps), max(1, round(config.gan.warmup * steps)))
+  common: dict[str, Any] = {"net": net, "channels": channels}
+  step = functools.partial(
+    _train_step,
+    **common,
+    disc=disc,
+    txs=txs,
+    config=config,
+    distance=distance,
+    gan_steps=gan_steps,
+    steps_per_epoch=steps_per_epoch,
+  )
+  shape = (1, *size, channels)
+  warm = functools.partial(_warm_start, **common, num_codes=config.codebook.num_codes)
+  return Task(
+    name="background",
+    phases=(Phase("background", steps, config.batch_size),),
+    frozen={} if distance_params is None else distance_params,
+    init=functools.partial(_init, net=net, disc=disc, txs=txs, config=config, shape=shape),
+    warm_start=warm if config.codebook.init == "kmeans" else None,
+    train_step=step,
+    eval_step=functools.partial(_eval_step, **common),
+    summarise=summarise,
+    select=("l1", -1),
+  )
+
+
+def networks(
+  config: Any, *, channels: int, dtype: Any
+) -> tuple[VQGAN, MultiScaleDiscriminator | None]:
+  """The two networks of the route; no discriminator where gan.weight is 0."""
+  values = config.net.to_dict()
+  values["kernel_init_std"] = values["kernel_init_std"] or None
+  net = VQGAN(in_channels=channels, out_channels=channels, dtype=dtype, **values)
+  gan = config.gan
+  if not gan.weight:
+    return net, None
+  return net, MultiScaleDiscriminator(scales=gan.scales, features=tuple(gan.features), dtype=dtype)
+
+
+def reconstruct(params: Params, images_m11: Array, *, net: VQGAN) -> tuple[Array, Array]:
+  """-> (reconstruction in [-1, 1] f32[N, H, W, C], code indices i32[N, h, w])."""
+  latents = net.apply({"params": params["net"]}, images_m11, train=False, method="encode")
+  codes = quantize.quantize(latents, params["codebook"])
+  pictures = net.apply({"params": params["net"]}, codes.codes, train=False, method="decode")
+  return jnp.clip(pictures, -1.0, 1.0), codes.indices
+
+
+def averaged(state: State) -> Params:
+  """The generator's parameters to use: their running average where the run keeps one."""
+  return unpack(dict(state.ema), state.gen, apart=_APART) if state.ema else state.gen
+
+
+def summarise(totals: Mapping[str, Any]) -> dict[str, float]:
+  """Means over images: psnr in dB, l1 in [0, 1] intensity units; and how many codes they used."""
+  weight = float(totals["weight"])
+  return {
+    "psnr": float(totals["psnr"]) / weight,
+    "l1": float(totals["l1"]) / weight,
+    "code_usage": float((totals["counts"] > 0).mean()),
+    "code_perplexity": float(quantize.perplexity(totals["counts"])),
+  }
+
+
+def _init(
+  key: Array, *, net: VQGAN, disc: Any, txs: Any, config: Any, shape: tuple[int, ...]
+) -> State:
+  gen_key, disc_key, code_key, key = jax.random.split(key, 4)
+  images = jnp.zeros(shape, jnp.float32)
+  num_codes, width = config.codebook.num_codes, config.net.code_dim
+  codes = quantize.normalize(jax.random.normal(code_key, (num_codes, width)))
+  gen = {"net": net.init(gen_key, images, train=False)["params"], "codebook": codes}
+  disc_params = disc.init(disc_key, images)["params"] if disc else {}
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    gen=gen,
+    disc=disc_params,
+    gen_opt=txs[0].init(_pack(gen)),
+    disc_opt=txs[1].init(_pack(disc_params)),
+    ema=_pack(gen) if config.ema else {},
+    usage=jnp.full((num_codes,), 1.0 / num_codes),
+    counts=jnp.zeros((2, num_codes)),
+    skipped=jnp.zeros((2,), jnp.int32),
+    key=key,
+  )
+
+
+def _warm_start(
+  state: State,
+  batches_m11: Sequence[Array],
+  frozen: Params,
+  *,
+  net: VQGAN,
+  channels: int,
+  num_codes: int,
+) -> State:
+  """The codebook becomes the k-means centres of the first batches' latents."""
+  del frozen
+  # One image that is not finite would spoil every centre; training leaves its batch out.
+  images = jnp.nan_to_num(_to_channels(jnp.concatenate(batches_m11), channels), nan=-1.0)
+  latents = net.apply({"params": state.gen["net"]}, images, train=False, method="encode")
+  flat = latents.reshape(-1, latents.shape[-1])
+  key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
+  codes = quantize.kmeans(flat, key, num_codes=num_codes, iterations=10)
+  ema = {**state.ema, "codebook": jnp.copy(codes)} if state.ema else {}
+  return dataclasses.replace(state, gen={**state.gen, "codebook": codes}, ema=ema)
+
+
+def _train_step(
+  state: State,
+  batch: Batch,
+  frozen: Params,
+  *,
+  net: VQGAN,
+  channels: int,
+  disc: MultiScaleDiscriminator | None,
+  txs: Any,
+  config: Any,
+  distance: losses.Distance | None,
+  gan_steps: tuple[int, int],
+  steps_per_epoch: int,
+) -> tuple[State, Metrics]:
+  """One update of both players. batch: {"images_m11": f32[N, H, W, 1 or C]}."""
+  images = _to_channels(batch["images_m11"], channels)
+  key = jax.random.fold_in(state.key, state.step)
+  keys = [jax.random.fold_in(key, use) for use in (_DROP_PATH, _AUGMENT, _REVIVE)]
+
+  # Forward once, and keep the way back; then grade the pixels.
+  (recon, _), backward, aux = jax.vjp(
+    functools.partial(
+      losses.forward, net=net, images=images, key=keys[_DROP_PATH], config=config.loss
+    ),
+    state.gen,
+    has_aux=True,
+  )
+  grade = functools.partial(
+    losses.grade,
+    target=images,
+    kind=config.loss.reconstruction,
+    distance=distance,
+    weights=frozen,
+    distance_weight=config.perceptual.weight,
+  )
+  (_, scalars), pixel_grad = jax.value_and_grad(grade, has_aux=True)(recon)
+  scalars |= aux["losses"]
+
+  # The discriminator sees the same reconstruction.
+  disc_grads: Any = {}
+  start, warmup = gan_steps
+  if disc is not None:
+    fooled, disc_grads, gan_scalars = losses.play(
+      disc, state.disc, recon, images, keys[_AUGMENT], policy=tuple(config.gan.augment)
+    )
+    # It trains alone for a while: the gradient of an untrained one would only ruin the decoder.
+    weight = config.gan.weight * jnp.clip((state.step - start - warmup + 1) / warmup, 0.0, 1.0)
+    if config.gan.adaptive:
+      cap = config.gan.adaptive_cap
+      weight *= losses.adaptive_weight(
+        net, state.gen["net"], aux["features"], pixel_grad, fooled, cap=cap
+      )
+    pixel_grad += weight * fooled
+    scalars |= gan_scalars | {"gan_weight": weight}
+
+  (gen_grads,) = backward((pixel_grad, jnp.ones(())))
+  gen_grads, disc_grads = _pack(gen_grads), _pack(disc_grads)
+  finite = optim.all_finite((gen_grads, disc_grads))
+  gen, gen_opt = _update(txs[0], gen_grads, state.gen, state.gen_opt, finite)
+  disc_params, disc_opt = state.disc, state.disc_opt
+  if disc is not None:
+    trains = finite & (state.step >= start)
+    disc_params, disc_opt = _update(txs[1], disc_grads, disc_params, disc_opt, trains)
+  ema = optim.ema_update(state.ema, _pack(gen), config.ema, state.step) if config.ema else {}
+
+  # Latents that are not finite choose a code all the same; that is no use of it.
+  counts = finite * quantize.code_counts(aux["indices"], config.codebook.num_codes)
+  usage = quantize.update_usage(
+    state.usage, counts / aux["indices"].size, config.codebook.usage_decay
+  )
+  usage = optim.select(finite, usage, state.usage)
+  gen, gen_opt, ema, usage, revived = codebook_care.revive(
+    finite & ((state.step + 1) % config.codebook.revive_every == 0),
+    gen,
+    gen_opt,
+    ema,
+    usage,
+    aux["latents"],
+    keys[_REVIVE],
+    threshold=config.codebook.revive_threshold,
+  )
+  both = codebook_care.add_counts(state.counts, counts, state.step, steps_per_epoch)
+  skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+  scalars |= codebook_care.scalars(both) | {
+    "revived": revived,
+    "skipped": skipped[0],
+    "skipped_in_a_row": skipped[1],
+    "gradient_norm": optax.tree.norm(gen_grads),
+  }
+  new = State(
+    step=state.step + 1,
+    gen=gen,
+    disc=disc_params,
+    gen_opt=gen_opt,
+    disc_opt=disc_opt,
+    ema=ema,
+    usage=usage,
+    counts=both,
+    skipped=skipped,
+    key=state.key,
+  )
+  return new, scalars
+
+
+def _eval_step(
+  state: State, batch: Batch, frozen: Params, *, net: VQGAN, channels: int
+) -> tuple[Mapping[str, Array], Array]:
+  """Totals over the batch, with the averaged weights where there are any.
+
+  batch: images_m11 f32[N, H, W, 1 or C]; weight f32[N], 0 on rows that only fill the batch up;
+  valid bool[N, H, W], false on the padding of an image, which would flatter the numbers.
+  """
+  del frozen
+  params = averaged(state)
+  images = _to_channels(batch["images_m11"], channels)
+  pictures, indices = reconstruct(params, images, net=net)
+  weight, valid = batch["weight"], batch["valid"]
+  per_position = jnp.broadcast_to(weight[:, None, None], indices.shape)
+  totals = {
+    "weight": jnp.sum(weight),
+    # Of images in [0, 1], as papers do: l1 is halved; psnr does not depend on the scale.
+    "psnr": _total(image.psnr(pictures, images, data_range=2.0, where=valid), weight),
+    "l1": _total(image.l1(pictures, images, where=valid), weight) / 2.0,
+    "counts": jnp.zeros(params["codebook"].shape[0]).at[indices].add(per_position),
+  }
+  return totals, pictures
+
+
+def _total(values: Array, weight: Array) -> Array:
+  """Rows of weight 0 may hold anything, an infinite psnr too."""
+  return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
+
+
+def _to_channels(images_m11: Array, channels: int) -> Array:
+  """Grey travels as one channel from the host and becomes `channels` equal ones here."""
+  if images_m11.shape[-1] == channels:
+    return images_m11
+  return jnp.repeat(images_m11, channels, axis=-1)
+
+
+def _update(tx: Any, grads: Any, params: Any, opt_state: Any, accept: Array) -> tuple[Any, Any]:
+  """One optimiser update by packed gradients, or nothing at all where `accept` is false."""
+  old = _pack(params)
+  updates, new_state = tx.update(grads, opt_state, old)
+  new = optim.select(accept, optax.apply_updates(old, updates), old)
+  return unpack(new, params, apart=_APART), optim.select(accept, new_state, opt_state)
+
+
+def _pack(params: Any) -> dict[str, Array]:
+  return pack(params, apart=_APART)

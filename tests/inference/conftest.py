@@ -1,0 +1,1 @@
+from tests.synthesis.conftest import prepared as prepared

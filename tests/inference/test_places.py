@@ -1,0 +1,119 @@
+"""A detector's scores laid over an image, and the places that are drawn from them."""
+
+import jax
+import numpy as np
+import pytest
+
+from hiresmed_jax.data import records, transforms
+from hiresmed_jax.inference import canvas, places, prior_scores
+from hiresmed_jax.placement import atlas
+from hiresmed_jax.synthesis import image
+from tests.synthesis import drawn
+
+SIDE, STRIDE = 64, 8
+
+
+def detector(bright: float = 0.2) -> places.Prior:
+  """Sees what is brighter than its surroundings; a stand-in for the network."""
+
+  def through(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+    assert images_m11.shape == (SIDE, SIDE, 1)
+    cells = images_m11[..., 0].reshape(SIDE // STRIDE, STRIDE, SIDE // STRIDE, STRIDE)
+    faint = np.random.default_rng(0).uniform(1e-4, 1e-3, cells.shape[::2])
+    return (np.clip(cells.max((1, 3)) - bright, 0.0, 0.99) + faint).astype(np.float32)
+
+  return places.Prior("yolo", transforms.View(SIDE, fit="pad"), through)
+
+
+@pytest.fixture(scope="module")
+def scene(prepared) -> canvas.Canvas:
+  data, _ = prepared["none"]
+  return canvas.real(records.source(data, "train")[0])
+
+
+def test_scores_lie_where_the_detector_saw_them(scene):
+  # The view is 64 px for 104 columns and pads the rows: the spot must come back to its place.
+  values = np.full_like(scene.values, 30.0)
+  values[20:28, 80:88] = 255.0
+  seen = places.seen(detector(), scene._replace(values=values), jax.devices()[0])
+  assert seen.shape == scene.shape
+  row, column = np.unravel_index(np.argmax(seen), seen.shape)
+  scale = 104 / SIDE
+  assert abs(row - 23.5) <= STRIDE * scale
+  assert abs(column - 83.5) <= STRIDE * scale
+  assert seen[60:, :40].max() < 0.01
+
+
+def test_priors_multiply_and_powers_soften(scene, prepared):
+  where = prepared["none"][1].atlas
+  device = jax.devices()[0]
+  known = places.score_map(places.Prior("atlas"), where, scene, device)
+  seen = places.score_map(detector(), where, scene, device)
+  both = detector()._replace(name="atlas x yolo", power=0.5)
+  np.testing.assert_allclose(
+    places.score_map(both, where, scene, device), known * np.sqrt(seen), rtol=1e-5
+  )
+  np.testing.assert_array_equal(known, atlas.score_map(where, scene.content))
+  assert np.ptp(places.score_map(places.Prior("uniform"), where, scene)) == 0
+  with pytest.raises(ValueError, match="has no detector"):
+    places.score_map(places.Prior("yolo"), where, scene)
+
+
+def test_an_image_says_which_prior_chose_its_sites(prepared):
+  data, found = prepared["none"]
+  made = image.make(
+    drawn.setting(data, found, prior=detector(), values={"floor": 0.0}), 0, jax.devices()[0]
+  )
+  assert {lesion["prior"] for lesion in made.facts["lesions"]} == {"yolo"}
+  made = image.make(drawn.setting(data, found, prior=detector(), paper=True), 0, jax.devices()[0])
+  assert len(made.facts["lesions"]) >= 1
+
+
+def test_no_footprint_touches_what_the_network_forbids(prepared):
+  data, found = prepared["none"]
+
+  def through(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+    return np.tile(np.linspace(1.0, 0.0, SIDE, dtype=np.float32), (SIDE, 1))  # forbids the left
+
+  net = places.Danger(transforms.View(SIDE, fit="pad"), through)
+  for number in range(6):
+    # The images' own masks would count first: take them away.
+    setting = drawn.setting(data, found, places=net, values={"floor": 1.0})
+    setting = setting._replace(source=WithoutMasks(setting.source))
+    made = image.make(setting, number, jax.devices()[0])
+    columns = np.nonzero(made.mask)[1]
+    assert columns.min() >= 104 // 2 - 2
+
+
+class WithoutMasks:
+  """Records that nobody has drawn forbidden tissue in."""
+
+  def __init__(self, source: records.Records):
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict:
+    return {**self._source[index], "forbidden_mask": np.zeros((0, 0), np.uint8)}
+
+
+def test_the_better_prior_is_found(prepared):
+  data, found = prepared["none"]
+  source = records.source(data, "train")
+  logs = prior_scores.score_priors(
+    source, detector(), found.atlas, decoys=1.0, floor=0.3, seed=0, limit=4
+  )
+  assert len(logs.groups) == 2 * 4 == len(logs.logs["atlas"])
+  # The lumps are gone, so that brightness tells nothing; all bodies have them at the same places.
+  assert logs.logs["atlas"].mean() > 0.5
+  name, powers = prior_scores.best(logs)
+  assert name in ("atlas", "atlas x yolo")
+  assert set(powers) == {"yolo", "atlas x yolo"}
+  told = prior_scores.table(
+    logs, prior_scores.key_of(name, powers.get(name, 1.0)), powers=[1.0], seed=0
+  )
+  assert told["lesions"] == 8
+  gain = told["over_uniform"]["atlas"]
+  assert gain["low"] <= gain["mean"] <= gain["high"]
+  assert [len(picture[0]) for picture in logs.pictures] == [4] * len(logs.pictures)

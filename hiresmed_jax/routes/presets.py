@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from hiresmed_jax.routes.danger import settings as danger_settings
 from hiresmed_jax.routes.location import settings as location_settings
 
-ROUTES = ("background", "lesion", "location", "danger")
 PRESETS = ("paper", "best")
 
 

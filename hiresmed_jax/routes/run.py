@@ -11,12 +11,12 @@ from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.workdir import DATA
+from hiresmed_jax.routes import ROUTES
 from hiresmed_jax.routes.background import train as background
 from hiresmed_jax.routes.danger import train as danger
 from hiresmed_jax.routes.dataset import open_or_draw
 from hiresmed_jax.routes.lesion import train as lesion
 from hiresmed_jax.routes.location import train as location
-from hiresmed_jax.routes.presets import ROUTES
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 

@@ -28,7 +28,8 @@ import scipy.linalg
 
 from benchmarks import timing
 from benchmarks.environment import environment
-from hiresmed_jax.convert import arrays, features
+from hiresmed_jax import files
+from hiresmed_jax.convert import features
 from hiresmed_jax.metrics import fid, ssim
 from hiresmed_jax.runtime import compilation
 
@@ -129,7 +130,7 @@ def measure_lpips(net: str, size: int, batch: int, rounds: int, device: str) -> 
   with tempfile.TemporaryDirectory() as folder:
     whole = Path(folder) / "whole.pth"
     torch.save(reference.state_dict(), whole)
-    arrays.write_npz(features.cache_path(net, Path(folder)), features.convert([whole], net))
+    files.write_npz(features.cache_path(net, Path(folder)), features.convert([whole], net))
     distance, weights = features.load_perceptual(net, folder=Path(folder))
   reference = reference.to(device)
   a, b = (2 * z - 1 for z in _pairs(size, batch, 3))

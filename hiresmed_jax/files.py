@@ -2,13 +2,20 @@
 
 import contextlib
 import errno
+import io
+import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hiresmed_jax.errors import UserError
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -28,23 +35,16 @@ def write(path: Path, content: bytes) -> None:
     raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+def write_json(path: Path, content: Any, *, indent: int = 2, **options: Any) -> None:
+  """Writes indented JSON that ends in a newline; `options` are those of `json.dumps`."""
+  write(path, (json.dumps(content, indent=indent, **options) + "\n").encode())
 
 
-def refuse_to_replace(out: Path, *, marker: str, overwrite: bool) -> None:
-  """Raises UserError when `out` holds something that may not be replaced.
-
-  Args:
-    out: folder to be made; it may be missing or empty.
-    marker: name of the file that shows that `out` was made by us. Nothing else is ever replaced.
-    overwrite: whether one made by us may be.
-  """
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-    return
-  if not (out / marker).is_file():
-    raise UserError(f"{out} is there and is no prepared dataset: name another folder with --out")
-  if not overwrite:
-    raise UserError(f"{out} is prepared already: add --overwrite to replace it")
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes named arrays as an uncompressed .npz without pickles."""
+  content = io.BytesIO()
+  np.savez(content, allow_pickle=False, **dict(arrays))
+  write(path, content.getvalue())
 
 
 @contextlib.contextmanager

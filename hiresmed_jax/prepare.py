@@ -16,7 +16,6 @@ from hiresmed_jax.data.listing import kind_of
 from hiresmed_jax.data.readers import lidc, volumes
 from hiresmed_jax.data.sample import PHYSICS, Sample
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.files import refuse_to_replace
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.progress import Progress
 
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
   """Prepares a dataset and prints its audit."""
   options = _options(argv)
   out = options.out.absolute()
-  refuse_to_replace(out, marker=records.CARD, overwrite=options.overwrite)
+  records.refuse_to_replace(out, overwrite=options.overwrite)
   console = Console(soft_wrap=True)
   if options.kind == "phantom":
     card = _write_phantom(options, out)

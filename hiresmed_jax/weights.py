@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hiresmed_jax.convert import arrays, inception, published
+from hiresmed_jax import files
+from hiresmed_jax.convert import inception, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 
@@ -114,7 +115,7 @@ def convert(argv: list[str]) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out {out} must end in .npz")
   converted = published.convert(options.file, options.net)
-  arrays.write_npz(out, converted)
+  files.write_npz(out, converted)
   count = sum(value.size for value in converted.values())
   print(f"{options.net}: {len(converted)} arrays, {count:,} numbers -> {out}")
   if options.net == "inception":

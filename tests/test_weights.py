@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hiresmed_jax import weights
+from hiresmed_jax import files, weights
 from hiresmed_jax.convert import arrays, features, frozen, inception, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
@@ -171,7 +171,7 @@ def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, caps
   safetensors.numpy.save_file(torch_names(stem), tmp_path / "stem.safetensors")
   weights.main(["convert", str(tmp_path / "stem.safetensors"), "--net", "inception"])
   assert "features up to 192" in capsys.readouterr().out
-  arrays.write_npz(published.cache_path("radimagenet"), {"conv1/kernel": np.ones(3, np.float32)})
+  files.write_npz(published.cache_path("radimagenet"), {"conv1/kernel": np.ones(3, np.float32)})
   weights.main(["list", "--json"])
   rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
   assert rows["inception"]["here"] == "to 192 features only"
@@ -186,8 +186,8 @@ def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, caps
 
 def test_list_tells_what_is_here(cache, capsys):
   shapes = features.layout(NET)
-  arrays.write_npz(features.cache_path(NET), {k: np.ones(s, np.float32) for k, s in shapes.items()})
-  arrays.write_npz(features.cache_path("alexnet"), {"lin0": np.ones(64, np.float32)})
+  files.write_npz(features.cache_path(NET), {k: np.ones(s, np.float32) for k, s in shapes.items()})
+  files.write_npz(features.cache_path("alexnet"), {"lin0": np.ones(64, np.float32)})
   weights.main(["list"])
   table = capsys.readouterr().out
   for words in (*features.TRUNKS, "BSD-3-Clause", "553 MB", "397923af8e79", str(cache)):
@@ -201,7 +201,7 @@ def test_list_tells_what_is_here(cache, capsys):
 
 def test_convert_writes_where_training_looks_or_where_told(tmp_path, capsys):
   ours = {name: np.ones(shape, np.float32) for name, shape in features.layout(NET).items()}
-  arrays.write_npz(tmp_path / "mine.npz", ours)
+  files.write_npz(tmp_path / "mine.npz", ours)
   weights.main(["convert", str(tmp_path / "mine.npz"), "--net", NET])
   assert "724,736 numbers" in capsys.readouterr().out
   features.load_perceptual(NET)

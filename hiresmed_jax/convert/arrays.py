@@ -3,11 +3,8 @@
 No file can run code here: .npz without pickles, .pth with `weights_only=True`.
 """
 
-import contextlib
 import importlib.util
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,22 +48,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     safetensors.SafetensorError,
   ) as error:
     raise UserError(f"{path} is damaged or holds other than float32 or float16 arrays") from error
-
-
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays whole or not at all: a killed process leaves no half of a file under `path`."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      np.savez(file, allow_pickle=False, **dict(arrays))
-    # mkstemp's mode is 0600: weights are for all who share the folder.
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.unlink(temporary)
-    raise
 
 
 def need_torch(name: str) -> None:

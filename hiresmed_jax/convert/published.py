@@ -14,6 +14,7 @@ import numpy as np
 import pooch
 import requests
 
+from hiresmed_jax import files
 from hiresmed_jax.convert import arrays, features, inception, resnet
 from hiresmed_jax.errors import UserError
 
@@ -149,7 +150,7 @@ def fetch(
   arrays.need_torch(FILES[net][0].name)
   downloads = target.parent / "downloads"
   paths = [_download(net, file, downloads, mirror, progress) for file in FILES[net]]
-  arrays.write_npz(target, convert(paths, net))
+  files.write_npz(target, convert(paths, net))
   for path in paths:
     path.unlink()
   if not any(downloads.iterdir()):

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiresmed_jax.convert import arrays, frozen
+from hiresmed_jax import files
+from hiresmed_jax.convert import frozen
 from hiresmed_jax.nets.yolo import Yolo11
 
 # Number of a published layer -> ours.
@@ -64,7 +65,7 @@ def save(path: Path, variables: Mapping[str, Any]) -> None:
   for collection in ("params", "batch_stats"):
     named = flax.traverse_util.flatten_dict(jax.device_get(variables[collection]), sep="/")
     flat |= {name: np.asarray(value, np.float32) for name, value in named.items()}
-  arrays.write_npz(path, flat)
+  files.write_npz(path, flat)
 
 
 def layout(net: Yolo11, channels: int) -> dict[str, tuple[int, ...]]:

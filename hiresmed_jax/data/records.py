@@ -29,7 +29,7 @@ from hiresmed_jax.data.record_format import (
 )
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.files import refuse_to_replace, whole_folder
+from hiresmed_jax.files import whole_folder, write_json
 
 _RECORDS = "records"
 _SHARD_IMAGES = 2048
@@ -74,15 +74,25 @@ def write_dataset(
       raise ValueError("images of patients need a private key")
     identity = NOBODY
   out = Path(out).absolute()
-  refuse_to_replace(out, marker=CARD, overwrite=overwrite)
+  refuse_to_replace(out, overwrite=overwrite)
   with whole_folder(out) as folder:
     encoded = _write_records(samples, folder / _RECORDS, identity, workers)
     if not encoded:
       raise UserError(f"nothing to write to {out}: no image could be read")
     card = make_card(encoded, name=name or out.name, kind=kind, report=report or SourceReport())
-    (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
+    write_json(folder / CARD, card, indent=1, allow_nan=False)
     identity.write_table(out.name, _TABLE_HEADER, [e.names for e in encoded])
   return card
+
+
+def refuse_to_replace(out: Path, *, overwrite: bool) -> None:
+  """Raises UserError when `out` holds a dataset and `overwrite` is false, or something else."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return
+  if not (out / CARD).is_file():
+    raise UserError(f"{out} is there and is no prepared dataset: name another folder with --out")
+  if not overwrite:
+    raise UserError(f"{out} is prepared already: add --overwrite to replace it")
 
 
 def _write_records(

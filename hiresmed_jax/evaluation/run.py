@@ -111,7 +111,7 @@ def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   report["figures"] = _figures(asked.out, methods)
   files.write(asked.out / "report.md", markdown.page(report).encode())
   plain = json.loads(labels.line(readers.as_json(report)))
-  files.write(asked.out / "report.json", (json.dumps(plain, indent=1) + "\n").encode())
+  files.write_json(asked.out / "report.json", plain, indent=1)
   return report
 
 

@@ -7,7 +7,6 @@ or is no lesion of a size near the donor's, is thrown away and drawn again, and 
 import dataclasses
 import json
 import math
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from scipy import ndimage
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import outline, sampling
 from hiresmed_jax.lesions.copying import scaled
@@ -249,9 +249,9 @@ def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
         "members": [_to_json(member) for member in group.members],
       }
     )
-  _replace(folder / WEIGHTS, safetensors.numpy.save(arrays))
-  text = json.dumps({"version": _VERSION, "start": start, "groups": facts}, indent=1)
-  _replace(folder / FACTS, (text + "\n").encode())
+  files.write(folder / WEIGHTS, safetensors.numpy.save(arrays))
+  content = {"version": _VERSION, "start": start, "groups": facts}
+  files.write_json(folder / FACTS, content, indent=1)
 
 
 def load(folder: Path) -> Bank:
@@ -312,10 +312,3 @@ def _from_json(facts: dict[str, Any]) -> Member:
     value_range=(low, high),
     limits=(least, most),
   )
-
-
-def _replace(path: Path, content: bytes) -> None:
-  """Writes a file so that it is there whole or not at all."""
-  part = path.with_name(path.name + ".part")
-  part.write_bytes(content)
-  os.replace(part, path)

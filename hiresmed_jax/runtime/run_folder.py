@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.config import differences
@@ -26,11 +27,7 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] |
   done = _look(folder, identity)
   meshes.wait_for_all(f"{folder} is looked at")  # before any process writes there
   if jax.process_index() == 0 and not (folder / "config.json").exists():
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      _write_json(folder / "config.json", identity)
-    except OSError as error:
-      raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    files.write_json(folder / "config.json", identity, sort_keys=True)
   meshes.wait_for_all(f"{folder} is claimed")
   return done
 
@@ -42,7 +39,7 @@ def write_done(
   done = {"best_step": best, "data": identity["data"], "config_hash": identity["config_hash"]}
   done["results"] = dict(results)
   if jax.process_index() == 0:
-    _write_json(folder / "DONE.json", done)
+    files.write_json(folder / "DONE.json", done, sort_keys=True)
   return done
 
 
@@ -82,10 +79,3 @@ def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict[str, Any]:
     return {key: content[key] for key in keys} | content
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} is damaged, or no file of this program") from error
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Whole or not at all: a half-written file would make the run unreadable."""
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(content, indent=2, sort_keys=True))
-  partial.replace(path)

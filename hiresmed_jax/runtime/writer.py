@@ -16,6 +16,8 @@ import cv2
 import jax
 import numpy as np
 
+from hiresmed_jax import files
+
 _log = logging.getLogger("hiresmed_jax")
 
 
@@ -115,9 +117,7 @@ def truncate(path: str | os.PathLike[str], step: int) -> None:
     entry = _parse(line)
     if entry is not None and entry["step"] <= step and line.endswith(b"\n"):
       kept.append(line)
-  partial = path.with_suffix(".partial")
-  partial.write_bytes(b"".join(kept))
-  partial.replace(path)
+  files.write(path, b"".join(kept))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     return
   if out.is_file() or (out.is_dir() and any(out.iterdir())):
     raise UserError(f"{out} is there and holds no images of this program: name another --out")
-  whole.write(path, (json.dumps(identity, indent=2, sort_keys=True) + "\n").encode())
+  whole.write_json(path, identity, sort_keys=True)
 
 
 def is_made(out: Path, index: int) -> bool:

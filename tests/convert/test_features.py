@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hiresmed_jax.convert import arrays, features
+from hiresmed_jax import files
+from hiresmed_jax.convert import features
 from hiresmed_jax.errors import UserError
 
 NETS = ("vgg16", "alexnet", "squeezenet")
@@ -48,11 +49,11 @@ def test_trunk_and_heads_become_one_network_key_by_key(net, tmp_path):
   trunk, heads = torch_names(ours, net)
   trunk |= {"classifier.1.weight": np.ones((10, 512, 1, 1), np.float32)}
   safetensors.numpy.save_file(trunk, tmp_path / "trunk.safetensors")
-  arrays.write_npz(tmp_path / "heads.npz", heads)
+  files.write_npz(tmp_path / "heads.npz", heads)
   paths = [tmp_path / "heads.npz", tmp_path / "trunk.safetensors"]
   all_equal(features.convert(paths, net), ours)
 
-  arrays.write_npz(features.cache_path(net, tmp_path), ours)
+  files.write_npz(features.cache_path(net, tmp_path), ours)
   all_equal(features.convert([features.cache_path(net, tmp_path)], net), ours)
 
   # What the distance computes with is the file, all of it: nothing is left as it was initialised.
@@ -120,7 +121,7 @@ def broken(change):
   ],
 )
 def test_a_wrong_file_is_refused_by_name(change, words, tmp_path):
-  arrays.write_npz(features.cache_path(NET, tmp_path), broken(change))
+  files.write_npz(features.cache_path(NET, tmp_path), broken(change))
   with pytest.raises(UserError, match=words):
     features.load_perceptual(NET, folder=tmp_path)
 
@@ -128,8 +129,8 @@ def test_a_wrong_file_is_refused_by_name(change, words, tmp_path):
 def test_convert_refuses_what_does_not_fit(tmp_path):
   ours = random_arrays(NET)
   trunk, heads = torch_names(ours, NET)
-  arrays.write_npz(tmp_path / "trunk.npz", trunk)
-  arrays.write_npz(tmp_path / "heads.npz", heads)
+  files.write_npz(tmp_path / "trunk.npz", trunk)
+  files.write_npz(tmp_path / "heads.npz", heads)
   both = [tmp_path / "trunk.npz", tmp_path / "heads.npz"]
   with pytest.raises(UserError, match=r"lacks lin0, lin1, lin2 and 4 more .* trunk and heads"):
     features.convert(both[:1], NET)
@@ -139,7 +140,7 @@ def test_convert_refuses_what_does_not_fit(tmp_path):
     features.convert([*both, both[1]], NET)
   with pytest.raises(UserError, match="is not part of vgg16"):
     features.convert(both, "vgg16")
-  arrays.write_npz(tmp_path / "other.npz", {"lin5.model.1.weight": np.ones((1, 9, 1, 1))})
+  files.write_npz(tmp_path / "other.npz", {"lin5.model.1.weight": np.ones((1, 9, 1, 1))})
   with pytest.raises(UserError, match=r"lin5 is \(9,\)"):
     features.convert([both[0], tmp_path / "other.npz"], NET)
 
@@ -156,7 +157,7 @@ def test_missing_weights_name_the_command(tmp_path, monkeypatch):
 
 
 def test_parts_are_an_option_of_the_loaded_distance(tmp_path):
-  arrays.write_npz(features.cache_path(NET, tmp_path), random_arrays(NET))
+  files.write_npz(features.cache_path(NET, tmp_path), random_arrays(NET))
   images = jax.ShapeDtypeStruct((4, 24, 24, 1), np.float32)
   loops = {}
   for at_once in (None, 2):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hiresmed_jax.convert import arrays, frozen, inception, resnet
+from hiresmed_jax import files
+from hiresmed_jax.convert import frozen, inception, resnet
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.inception import EPSILON, SIZE, InceptionFeatures
 from hiresmed_jax.nets.resnet import ResNet50Features
@@ -26,7 +27,7 @@ def equal(found, wanted):
 def test_our_names_and_torchs_are_one_network(stem, tmp_path):
   wanted = frozen.variables(stem, frozen.layout(InceptionFeatures(tap=TAP), SIZE), "x")
   assert sum(leaf.size for leaf in jax.tree.leaves(wanted)) == sum(v.size for v in stem.values())
-  arrays.write_npz(tmp_path / "ours.npz", stem)
+  files.write_npz(tmp_path / "ours.npz", stem)
   extra = {"AuxLogits.fc.weight": np.ones((2, 2), np.float32)}
   extra["Conv2d_1a_3x3.bn.num_batches_tracked"] = np.zeros(1, np.float32)
   safetensors.numpy.save_file(torch_names(stem) | extra, tmp_path / "torch.safetensors")
@@ -81,7 +82,7 @@ def test_every_scope_of_the_folded_graph_has_its_layer(shared):
 def test_a_file_that_does_not_fit_is_named(stem, tmp_path, change, words):
   broken = {name: value.copy() for name, value in stem.items()}
   change(broken)
-  arrays.write_npz(tmp_path / "broken.npz", broken)
+  files.write_npz(tmp_path / "broken.npz", broken)
   with pytest.raises(UserError, match=words):
     inception.load(tmp_path / "broken.npz", tap=TAP)
 
@@ -99,7 +100,7 @@ def beginning(last):
 )  # fmt: skip
 def test_a_beginning_of_the_network_is_kept_and_reaches_its_tap(last, reached, tmp_path):
   given = beginning(last)
-  arrays.write_npz(tmp_path / "given.npz", given)
+  files.write_npz(tmp_path / "given.npz", given)
   converted = inception.convert([tmp_path / "given.npz"])
   equal(converted, given)
   assert inception.reach(tmp_path / "given.npz") == reached
@@ -107,7 +108,7 @@ def test_a_beginning_of_the_network_is_kept_and_reaches_its_tap(last, reached, t
 
 def test_the_shared_file_converts_to_what_it_was(shared, tmp_path):
   path = shared / "weights" / "inception_2015_12_05_bnfolded_conv_to_mixed_8.npz"
-  arrays.write_npz(inception.cache_path(tmp_path), inception.convert([path]))
+  files.write_npz(inception.cache_path(tmp_path), inception.convert([path]))
   assert inception.reach(path) == inception.reach(inception.cache_path(tmp_path)) == 768
   cached = inception.load_cached(tap=768, how="tf1", folder=tmp_path)
   wanted = inception.load(path, tap=768, how="tf1")
@@ -132,7 +133,7 @@ def test_the_shared_file_converts_to_what_it_was(shared, tmp_path):
 def test_what_is_not_the_network_is_not_converted(stem, tmp_path, change, words):
   broken = {name: value.copy() for name, value in stem.items()}
   change(broken)
-  arrays.write_npz(tmp_path / "broken.npz", broken)
+  files.write_npz(tmp_path / "broken.npz", broken)
   with pytest.raises(UserError, match=words):
     inception.convert([tmp_path / "broken.npz"])
   with pytest.raises(UserError, match=words):
@@ -199,16 +200,16 @@ def test_resnet_is_converted_with_its_biases(keras, tmp_path):
   given = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
   file = tmp_path / "resnet.safetensors"
   safetensors.numpy.save_file(torch_names(given), file)
-  arrays.write_npz(resnet.cache_path(tmp_path), resnet.convert([file]))
+  files.write_npz(resnet.cache_path(tmp_path), resnet.convert([file]))
   cached, wanted = resnet.load_cached(folder=tmp_path), resnet.load(file)
   equal(cached.weights, wanted.weights)
   assert cached[:3] == wanted[:3]
   assert ("MONAI" in cached.resize) == keras
   given["conv9/kernel"] = given.pop("conv1/kernel")
-  arrays.write_npz(tmp_path / "odd.npz", given)
+  files.write_npz(tmp_path / "odd.npz", given)
   with pytest.raises(UserError, match="has conv9/kernel, which is not part"):
     resnet.convert([tmp_path / "odd.npz"])
   del given["conv9/kernel"]
-  arrays.write_npz(tmp_path / "odd.npz", given)
+  files.write_npz(tmp_path / "odd.npz", given)
   with pytest.raises(UserError, match="lacks conv1/kernel"):
     resnet.convert([tmp_path / "odd.npz"])

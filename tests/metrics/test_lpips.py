@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax.convert import arrays
+from hiresmed_jax import files
 from hiresmed_jax.convert import features as published
 from hiresmed_jax.metrics import lpips
 from hiresmed_jax.runtime import mesh as meshes
@@ -44,7 +44,7 @@ def random_distance(tmp_path, net, **options):
   reference = tv.lpips_network(NETS[net])
   checkpoint = tmp_path / "whole.pth"
   tv.torch.save(reference.state_dict(), checkpoint)
-  arrays.write_npz(published.cache_path(net, tmp_path), published.convert([checkpoint], net))
+  files.write_npz(published.cache_path(net, tmp_path), published.convert([checkpoint], net))
   return published.load_perceptual(net, folder=tmp_path, **options), reference, tv.torch
 
 
@@ -55,7 +55,7 @@ def test_equals_the_published_reference_outputs(net, shared, tmp_path):
   for name, image in inputs.items():
     assert int(image.astype(np.int64).sum()) == recorded["input_checksums"][name]["sum"]
   converted = published.convert([shared / "weights" / SHARED_FILES[net]], net)
-  arrays.write_npz(published.cache_path(net, tmp_path), converted)
+  files.write_npz(published.cache_path(net, tmp_path), converted)
   distance, weights = published.load_perceptual(net, folder=tmp_path)
   trunk = published.TRUNKS[net]()
 

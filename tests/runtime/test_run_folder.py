@@ -74,7 +74,7 @@ def test_a_folder_that_is_none_of_ours_is_refused_and_untouched(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
+  with pytest.raises(UserError, match=r"cannot write .*: Not a directory"):
     run_folder.claim(tmp_path / "file" / "background", RUN)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hiresmed_jax import files
 from hiresmed_jax.metrics.image import contrast_kept, floors
 from hiresmed_jax.runtime.figures import image_grid, loss_curves
 
@@ -74,7 +74,7 @@ def judged(
     if test:
       _grid(folder / "figures" / "held_out.png", pictures, test, "held-out images, best weights")
     loss_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_json(folder / "results.json", results)
   return results
 
 

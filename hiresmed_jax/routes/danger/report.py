@@ -1,6 +1,5 @@
 """Pictures and numbers of the danger route: what is forbidden, found and as the masks have it."""
 
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from hiresmed_jax import files
 from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.runtime.figures import image_grid, loss_curves
 
@@ -74,7 +74,7 @@ def judged(
     footer = f"{'held-out' if test else 'validation'} images, best weights"
     _grid(folder / "figures" / ("held_out.png" if test else "val.png"), found, shown, footer)
     loss_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_json(folder / "results.json", results)
   return results
 
 

@@ -1,6 +1,5 @@
 """Pictures and numbers of the location route: what is found, and where lesions may be."""
 
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import matplotlib
 import numpy as np
 from rich.console import Console
 
+from hiresmed_jax import files
 from hiresmed_jax.runtime.figures import image_grid, loss_curves
 
 HostBatch = Mapping[str, Any]
@@ -66,7 +66,7 @@ def judged(
     if test:
       _grid(folder / "figures" / "held_out.png", found, test, "held-out images, best weights")
     loss_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_json(folder / "results.json", results)
   return results
 
 

@@ -16,7 +16,6 @@ from hiresmed_jax.data.annotations import box_lookup
 from hiresmed_jax.data.writers import labels as coco
 from hiresmed_jax.data.writers import labels as manifest
 from hiresmed_jax.data.writers import labels as yolo
-from hiresmed_jax.errors import UserError
 
 BOXES = [(3.0, 4.0, 9.0, 8.0), (0.0, 0.0, 1.0, 2.0)]
 
@@ -77,17 +76,3 @@ def test_every_line_is_one_line(record):
   assert line.endswith("\n")
   assert line.count("\n") == 1
   assert set(json.loads(line)) == set(record)
-
-
-def test_a_file_is_there_whole_or_not(tmp_path):
-  path = tmp_path / "a" / "b"
-  files.write(path, b"one")
-  files.write(path, b"two")
-  assert path.read_bytes() == b"two"
-  assert list(path.parent.iterdir()) == [path]
-
-
-def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
-  (tmp_path / "a").write_text("a file")
-  with pytest.raises(UserError, match="cannot write"):
-    files.write(tmp_path / "a" / "b", b"")

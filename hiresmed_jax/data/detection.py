@@ -11,7 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hiresmed_jax.data import augment, pipeline, png
+from hiresmed_jax.data import augment, pipeline, stored
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
@@ -35,7 +35,7 @@ class WithoutLesions:
     item["bare"] = None
     if path.is_file():
       image = item["image"]
-      item["bare"] = png.decode_image(
+      item["bare"] = stored.decode_image(
         path.read_bytes(), dtype=image.dtype.type, channels=image.shape[-1]
       )
     return item

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hiresmed_jax.data import png
+from hiresmed_jax.data import stored
 from hiresmed_jax.data.audit import summary
 from hiresmed_jax.data.identity import Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
@@ -47,9 +47,9 @@ def encode(sample: Sample, identity: Identity) -> Encoded:
   split = split_of(sample.group)
   image_id, group_id = identity.image_id(sample.source), identity.group_id(sample.group)
   record = {
-    "image": png.encode(sample.image),
-    "lesion_mask": png.encode(sample.lesion_mask),
-    "forbidden_mask": png.encode(sample.forbidden_mask),
+    "image": stored.encode_png(sample.image),
+    "lesion_mask": stored.encode_png(sample.lesion_mask),
+    "forbidden_mask": stored.encode_png(sample.forbidden_mask),
     "boxes": sample.boxes,
     "image_id": image_id,
     "group": group_id,
@@ -85,12 +85,12 @@ def decode(
     An item of `records.Records`.
   """
   item = dict(item)
-  item["image"] = png.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
+  item["image"] = stored.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
   for name in ("image_id", "group", "photometric", "physics"):
     item[name] = item[name].decode()
   kinds: dict[str, type[np.generic]] = {"lesion_mask": np.uint16, "forbidden_mask": np.uint8}
   for name, dtype in kinds.items():
-    item[name] = png.decode_mask(item[name] if masks else b"", dtype)
+    item[name] = stored.decode_mask(item[name] if masks else b"", dtype)
   return item
 
 

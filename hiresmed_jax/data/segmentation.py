@@ -11,7 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hiresmed_jax.data import pipeline, png
+from hiresmed_jax.data import pipeline, stored
 from hiresmed_jax.data.augment import augment
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
@@ -35,7 +35,7 @@ class Labelled:
     item = dict(self._source[self._numbers[index]])
     if not item["forbidden_mask"].size:
       content = mask_path(self._folder, item["image_id"]).read_bytes()
-      item["forbidden_mask"] = png.decode_mask(content, np.uint8)
+      item["forbidden_mask"] = stored.decode_mask(content, np.uint8)
     return item
 
   def __repr__(self) -> str:

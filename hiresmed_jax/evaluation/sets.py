@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hiresmed_jax.data import png
+from hiresmed_jax.data import stored
 from hiresmed_jax.data.listing import stem_of
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
@@ -231,7 +231,7 @@ def _load_synthetic(path: Path, line: Mapping[str, Any], real: Real) -> Picture:
   scale = None if item is None else scale_of(item, real.window)
   image = show_sample(read(path / line["image"]), scale)
   try:
-    mask = png.decode_mask((path / line["mask"]).read_bytes(), np.uint16)
+    mask = stored.decode_mask((path / line["mask"]).read_bytes(), np.uint16)
   except (OSError, ValueError) as error:
     raise Unreadable("its mask cannot be read") from error
   boxes = np.asarray([lesion["tight_box"] for lesion in line["lesions"]], np.float32)

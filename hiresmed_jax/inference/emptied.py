@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax import files
-from hiresmed_jax.data import detection, png
+from hiresmed_jax.data import detection, stored
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
@@ -150,7 +150,7 @@ def write(
     item = source[index]
     path = detection.bare_path(folder, item["image_id"])
     if len(item["boxes"]) and not path.is_file():
-      files.write(path, png.encode(emptied(item, (seed, index), decoys=decoys)))
+      files.write(path, stored.encode_png(emptied(item, (seed, index), decoys=decoys)))
 
   for _ in ordered_map(one, range(len(source)), workers=workers):
     tell()

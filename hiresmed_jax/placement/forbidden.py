@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from hiresmed_jax import files
-from hiresmed_jax.data import pipeline, png, segmentation
+from hiresmed_jax.data import pipeline, segmentation, stored
 
 _SOFT = (0.2, 0.7)  # between these shares of the shown range lies soft tissue
 _STRAY = 0.008  # radius: what is thinner than this is a table, a cable, a letter
@@ -192,5 +192,5 @@ def write(
     item = source[number]
     path = segmentation.mask_path(folder, item["image_id"])
     if not item["forbidden_mask"].size and not path.is_file():
-      files.write(path, png.encode(RULES[rule](grey_of(item))))
+      files.write(path, stored.encode_png(RULES[rule](grey_of(item))))
     tell()

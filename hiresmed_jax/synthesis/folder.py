@@ -5,7 +5,7 @@ masks/           <number>.png, uint16 instance ids, id = line in labels/
 shams/           <number>.png, where lesion-free content was put
 labels/          <number>.txt, YOLO; data.yaml beside it
 records/         <number>.json, written last: the image is made
-annotations.json labels.jsonl contact_sheet.png request.json
+annotations.json manifest.jsonl contact_sheet.png request.json
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hiresmed_jax import files as whole
-from hiresmed_jax.data import png
+from hiresmed_jax.data import stored
 from hiresmed_jax.data.readers import dicom as reader
 from hiresmed_jax.data.writers import dicom, labels
 from hiresmed_jax.errors import UserError
@@ -26,7 +26,7 @@ from hiresmed_jax.runtime.config import differences
 from hiresmed_jax.runtime.figures import image_grid
 from hiresmed_jax.synthesis.image import Made
 
-REQUEST, MANIFEST, COCO = "request.json", "labels.jsonl", "annotations.json"
+REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
 CONTACT_SHEET = "contact_sheet.png"
 _FOLDERS = ("images", "twins", "masks", "shams", "labels", "records")
 _SUFFIX = {"png": "png", "dicom": "dcm"}
@@ -81,14 +81,14 @@ def write(out: Path, made: Made, *, form: str, token: str) -> None:
   for series, key in enumerate(("image", "twin"), 1):
     pixels = made.image if key == "image" else made.twin
     if form == "png":
-      content = png.encode(pixels)
+      content = stored.encode_png(pixels)
     else:
       content = dicom.encode(pixels, _about(made, token, series))
     whole.write(out / files[key], content)
-  whole.write(out / files["mask"], png.encode(made.mask))
+  whole.write(out / files["mask"], stored.encode_png(made.mask))
   if made.sham_mask is not None:
     files["shams"] = f"shams/{name}.png"
-    whole.write(out / files["shams"], png.encode(made.sham_mask))
+    whole.write(out / files["shams"], stored.encode_png(made.sham_mask))
   text = labels.label_file(made.boxes, height=facts["height"], width=facts["width"])
   whole.write(out / "labels" / f"{name}.txt", text)
   runs = [labels.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
@@ -205,4 +205,4 @@ def _stored(path: Path, channels: int) -> np.ndarray:
   if path.suffix == ".dcm":
     (sample,) = reader.read(path)
     return sample.image
-  return png.decode_image(path.read_bytes(), dtype=np.uint16, channels=channels)
+  return stored.decode_image(path.read_bytes(), dtype=np.uint16, channels=channels)

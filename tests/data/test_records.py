@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.data import card as cards
-from hiresmed_jax.data import png, records
+from hiresmed_jax.data import records, stored
 from hiresmed_jax.data.identity import SPLITS, Identity, split_of
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
@@ -198,7 +198,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: E
   out = tmp_path / "out"
   _write(out, [_sample(0)])
   before = _read_all(out)
-  encode, calls = png.encode, []
+  encode, calls = stored.encode_png, []
 
   def full(image: np.ndarray) -> bytes:
     calls.append(1)
@@ -206,7 +206,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: E
       raise error
     return encode(image)
 
-  monkeypatch.setattr(png, "encode", full)
+  monkeypatch.setattr(stored, "encode_png", full)
   with pytest.raises(UserError, match="no space left") as raised:
     _write(out, (_sample(i) for i in range(50)), overwrite=True, workers=2)
   assert "\n" not in str(raised.value)

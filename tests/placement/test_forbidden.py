@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import png, segmentation
+from hiresmed_jax.data import segmentation, stored
 from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.placement import forbidden
 
@@ -87,7 +87,7 @@ def test_masks_are_written_for_images_without_and_read_beside_their_own(tmp_path
   found = labelled[2]["forbidden_mask"]
   np.testing.assert_array_equal(found, forbidden.abdomen(forbidden.grey_of(source[2])))
   kept = segmentation.mask_path(tmp_path, "0000")
-  kept.write_bytes(png.encode(own))  # a second call leaves what is there
+  kept.write_bytes(stored.encode_png(own))  # a second call leaves what is there
   forbidden.write(source, tmp_path, "abdomen")
   np.testing.assert_array_equal(labelled[0]["forbidden_mask"], own)
   only = segmentation.Labelled(source, tmp_path, segmentation.with_mask(source))

@@ -21,14 +21,14 @@ from pydicom.uid import (
 
 from hiresmed_jax.data.readers import dicom_header as header
 from hiresmed_jax.data.readers.guard import PIXEL_KEYWORDS, check_file, check_pixels, foreign
-from hiresmed_jax.data.readers.stored import (
+from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.stored import (
   full_range,
   rescale_with,
   source_of,
   to_stored,
   with_channels,
 )
-from hiresmed_jax.data.sample import Sample, Unreadable
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom gives RGB of these

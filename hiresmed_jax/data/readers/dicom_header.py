@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_voi
 
 from hiresmed_jax.data.readers.guard import foreign
-from hiresmed_jax.data.readers.stored import CT_RANGE, increasing
 from hiresmed_jax.data.sample import Unreadable
+from hiresmed_jax.data.stored import CT_RANGE, increasing
 
 PROJECTIONS = ("CR", "DX", "MG", "RF", "XA", "RG", "IO", "PX")
 

@@ -13,14 +13,14 @@ from PIL import Image, ImageOps
 from tifffile import PHOTOMETRIC, TiffPage
 
 from hiresmed_jax.data.readers.guard import check_growth, check_size, foreign
-from hiresmed_jax.data.readers.stored import (
+from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.stored import (
   CT_RANGE,
   full_range,
   source_of,
   to_stored,
   with_channels,
 )
-from hiresmed_jax.data.sample import Sample, Unreadable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 

@@ -14,8 +14,8 @@ import numpy as np
 from hiresmed_jax.data.readers import images, lidc, lidc_readings
 from hiresmed_jax.data.readers.guard import check_size, foreign
 from hiresmed_jax.data.readers.lidc import tight_boxes
-from hiresmed_jax.data.readers.stored import full_range, source_of, to_stored, with_channels
 from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.stored import full_range, source_of, to_stored, with_channels
 
 SUFFIXES = (".png", ".npy")
 

@@ -18,14 +18,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from hiresmed_jax.data.readers.guard import check_growth, check_volume, foreign
-from hiresmed_jax.data.readers.stored import (
+from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.stored import (
   CT_RANGE,
   increasing,
   rescale_with,
   source_of,
   to_stored,
 )
-from hiresmed_jax.data.sample import Sample, Unreadable
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 AXES = ("axial", "coronal", "sagittal")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hiresmed_jax.data.readers.guard import check_growth, check_size, foreign
-from hiresmed_jax.data.readers.stored import full_range, increasing, to_stored, with_channels
 from hiresmed_jax.data.sample import Unreadable
+from hiresmed_jax.data.stored import full_range, increasing, to_stored, with_channels
 
 INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", ">i2", ">u2", "uint32", "int32", "int64")
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)

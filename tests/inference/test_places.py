@@ -78,7 +78,7 @@ def test_no_footprint_touches_what_the_network_forbids(prepared):
   net = places.Danger(transforms.View(SIDE, fit="pad"), through)
   for number in range(6):
     # The images' own masks would count first: take them away.
-    setting = drawn.setting(data, found, places=net, values={"floor": 1.0})
+    setting = drawn.setting(data, found, danger=net, values={"floor": 1.0})
     setting = setting._replace(source=WithoutMasks(setting.source))
     made = image.make(setting, number, jax.devices()[0])
     columns = np.nonzero(made.mask)[1]

@@ -32,7 +32,7 @@ import scipy.ndimage
 
 from benchmarks import patch_classifier
 from benchmarks.environment import environment
-from hiresmed_jax.data import records
+from hiresmed_jax.data import records, transforms
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.ops import insertion
@@ -104,7 +104,7 @@ def find_sites(source: records.Records) -> list[Site]:
   """Lesions with room for a patch and for a donor's window around them, one in each image."""
   sites = []
   for item in source:
-    image, value_range = crops.canvas(item)
+    image, value_range = transforms.values_of(item)
     image = image.mean(axis=-1, keepdims=True)
     for found in crops.crops_of(item):
       if isinstance(found, str) or len(found.alpha) > _LARGEST:

@@ -32,9 +32,8 @@ import numpy as np
 from benchmarks import patch_classifier
 from benchmarks.environment import environment
 from benchmarks.insertion_realism import SIDE, fold_of
-from hiresmed_jax.data import records
+from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
-from hiresmed_jax.lesions import crops
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.runtime import cli, compilation
@@ -130,7 +129,7 @@ def _scene(
   powers: dict[str, float],
   forbid: Callable[[canvas.Canvas], np.ndarray] | None,
 ) -> Scene:
-  values, value_range = crops.canvas(item)
+  values, value_range = transforms.values_of(item)
   lesions = emptied.masks(values, item["boxes"], item["lesion_mask"], value_range)
   empty = {**item, "image": emptied.emptied(item, (0, index), decoys=0.0)}
   ground = canvas.real(empty)
@@ -158,7 +157,7 @@ def _scene(
 def _place(
   scene: Scene, name: str, rng: np.random.Generator, floor: float = FLOOR
 ) -> list[candidates.Site]:
-  free = candidates.allowed(scene.forbidden, scene.canvas.content, MARGIN_PX)
+  free = candidates.allowed_pixels(scene.forbidden, scene.canvas.content, MARGIN_PX)
   return candidates.place(
     rng, scene.scores[name], free, scene.footprints, floor=floor, min_gap_px=6.0, prior=name
   )

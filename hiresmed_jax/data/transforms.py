@@ -107,6 +107,23 @@ def load(example: Mapping[str, Any], view: View) -> Example:
   }
 
 
+def values_of(item: Mapping[str, Any]) -> tuple[np.ndarray, tuple[float, float]]:
+  """The pixels of a record in value units, dense tissue bright.
+
+  Args:
+    item: of `records.Records`.
+
+  Returns:
+    (f32[H, W, C], (low, high) of its value range).
+  """
+  low, high = (float(v) for v in item["value_range"])
+  values = item["image"].astype(np.float32) * np.float32(item["rescale_slope"])
+  values += np.float32(item["rescale_intercept"])
+  if item["photometric"] == "MONOCHROME1":
+    values = np.float32(low + high) - values
+  return values, (low, high)
+
+
 def window_of(example: Mapping[str, Any], window: str | tuple[float, float]) -> tuple[float, float]:
   """The (low, high) that a window means for this record, in rescaled units, low < high."""
   if window == "stored":

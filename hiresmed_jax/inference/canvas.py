@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hiresmed_jax.data import transforms
-from hiresmed_jax.lesions import crops
 from hiresmed_jax.placement import body
 
 
@@ -54,7 +53,7 @@ class Canvas(NamedTuple):
 
 def real(item: Mapping[str, Any]) -> Canvas:
   """The pixels of a record themselves, at their resolution."""
-  values, value_range = crops.canvas(item)
+  values, value_range = transforms.values_of(item)
   return Canvas(
     values=values,
     value_range=value_range,

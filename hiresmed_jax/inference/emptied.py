@@ -14,16 +14,15 @@ import jax
 import numpy as np
 
 from hiresmed_jax import files
-from hiresmed_jax.data import detection, stored
+from hiresmed_jax.data import detection, stored, transforms
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
-from hiresmed_jax.lesions import crops, outline
+from hiresmed_jax.lesions import outline
 from hiresmed_jax.ops import inpaint
 from hiresmed_jax.placement import body, candidates
 
-_FLOOR = 0.04  # of the value range: a lesion of less contrast is not seen
 _RING = 5  # pixels around a lesion that tell its background
 
 
@@ -38,7 +37,7 @@ def masks(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray,
     value_range: (low, high) that is shown.
   """
   grey = values.mean(axis=-1)
-  floor = _FLOOR * (value_range[1] - value_range[0])
+  floor = outline.VISIBLE_CONTRAST * (value_range[1] - value_range[0])
   found = []
   for index, box in enumerate(boxes):
     known = lesion_mask == index + 1
@@ -66,7 +65,7 @@ def taken_out_of(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
   """A record of `records.Records` whose pixels have no lesions left; `key` of the noise."""
   if not len(item["boxes"]):
     return dict(item)
-  values, value_range = crops.canvas(item)
+  values, value_range = transforms.values_of(item)
   found = masks(values, item["boxes"], item["lesion_mask"], value_range)
   return {
     **item,
@@ -116,7 +115,7 @@ def emptied(item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float) ->
   Returns:
     As stored: dtype and shape of item["image"].
   """
-  values, value_range = crops.canvas(item)
+  values, value_range = transforms.values_of(item)
   lesions = masks(values, item["boxes"], item["lesion_mask"], value_range)
   rng = np.random.default_rng(seed)
   elsewhere = _decoys(values, value_range, lesions, rng, decoys)
@@ -169,7 +168,7 @@ def _decoys(
     return []
   content = body.content(values, value_range=value_range)
   taken = grown(np.any(lesions, axis=0), int(_APART_PX))
-  free = candidates.allowed(taken.astype(np.uint8), content, 0.0)
+  free = candidates.allowed_pixels(taken.astype(np.uint8), content, 0.0)
   found = []
   for number in rng.integers(len(lesions), size=count):
     outline = cut(lesions[number])

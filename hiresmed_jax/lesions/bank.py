@@ -1,7 +1,8 @@
-"""The bank: trained SinGANs, one per lesion of the training split, that give new lesions.
+"""The bank: trained SinGANs, one for each lesion of the training split, that give new lesions.
 
-A sample brings its own shape along in its last channel. What has none, or runs out of its window,
-or is no lesion of a size near the donor's, is thrown away and drawn again, and counted.
+The last channel of a sample is its soft mask. A sample is rejected, counted and drawn again when
+its mask is empty, touches the window's border, or differs too much in size from the donor's. On
+disk a bank is a safetensors file and a JSON file; it opens without the training data.
 """
 
 import dataclasses
@@ -26,29 +27,34 @@ from hiresmed_jax.lesions import outline, sampling
 from hiresmed_jax.lesions.copying import scaled
 from hiresmed_jax.lesions.crops import without
 from hiresmed_jax.lesions.patch import (
+  BELOW_MASK_LEVEL,
   LARGEST_SCALE,
+  LEAST_PIXELS,
   MASK_LEVEL,
   SMALLEST_SCALE,
   LesionPatch,
   central_component,
   diameter,
+  diameters,
   fitting,
   touches_border,
 )
 from hiresmed_jax.lesions.sampling import Generators
 from hiresmed_jax.ops.pyramid import Pyramid
 
-_TRIES = 48  # at a lesion that passes
-_ROUND = 6  # of them with one donor, before another is taken
-_LEAST = 5  # pixels of a lesion
+WEIGHTS, FACTS = "bank.safetensors", "bank.json"
+_VERSION = 1  # of the files; older ones are read
+_TRIES = 48  # at a sample that is a lesion
+_ROUND = 6  # tries with one donor, before another is taken
 
 
 class Member(NamedTuple):
-  """What is known of a lesion that a SinGAN was trained on; see `LesionPatch`.
+  """Facts of a lesion that a SinGAN was trained on; those of `LesionPatch`, and `limits`.
+
+  A field that is added needs a default: members in older files do not have it.
 
   Attributes:
     limits: (lowest, highest) value of its training window, value units.
-    diameter_px: native.
   """
 
   donor: str
@@ -74,8 +80,8 @@ class Bank:
 
   Attributes:
     groups: one for each window size.
-    start: level from which on all is new; see `sampling.sample`.
-    rejected: counts the samples thrown away, by reason, and those "accepted".
+    start: the coarsest level with new noise; see `sampling.sample`.
+    rejected: counts of rejected samples by reason, and of those "accepted".
   """
 
   groups: Sequence[Group]
@@ -88,49 +94,40 @@ class Bank:
     """All members, group after group."""
     return [member for group in self.groups for member in group.members]
 
-  @property
-  def native_px(self) -> np.ndarray:
-    """f32[N], their diameters."""
-    return np.array([member.diameter_px for member in self.members], np.float32)
-
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
-    """A new lesion: kind "singan". May be called from several threads.
+    """A new lesion: kind "singan". Several threads may call it.
 
     Args:
       rng: equal states give equal bytes.
-      diameter_px: wanted, met within 5 % (half a pixel below 10 px); None takes what comes.
+      diameter_px: wanted; reached within 5 %, or half a pixel below 10 px; None keeps the sample's.
 
     Raises:
-      UserError: no lesion of that diameter within the limits of scale, or none passes the test of
-        shape in many tries.
+      UserError: no lesion of that diameter within the limits of scale, or all tries are rejected.
     """
-    fits = fitting(self.native_px, diameter_px)
+    fits = fitting(diameters(self.members), diameter_px)
     tried: Counter[str] = Counter()
     for attempt in range(_TRIES):
       if attempt % _ROUND == 0:
         number = int(rng.choice(fits))
       made = self.sample(number, int(rng.integers(2**32)))
       if isinstance(made, LesionPatch) and diameter_px is not None:
-        scale = diameter_px / made.diameter_px
-        if SMALLEST_SCALE <= scale <= LARGEST_SCALE:
-          made = scaled(made, diameter_px)
-        else:
-          made = "other size"
+        near = SMALLEST_SCALE <= diameter_px / made.diameter_px <= LARGEST_SCALE
+        made = scaled(made, diameter_px) if near else "other size"
       if isinstance(made, LesionPatch):
-        self._count({"accepted": 1})
+        self._count("accepted")
         return made
       tried[made] += 1
-      self._count({made: 1})
+      self._count(made)
     reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common())
     raise UserError(
       f"the bank gave no lesion in {_TRIES} tries ({reasons}): train it longer, or take copies"
     )
 
   def sample(self, number: int, seed: int) -> LesionPatch | str:
-    """One sample of a member at its native scale, or why it is no lesion.
+    """One sample of a member at its native scale, or why it is rejected; see `as_patch`.
 
     Args:
-      number: of the member, as `members` lists them.
+      number: index of the member in `members`.
       seed: of the noise.
     """
     group, index = self._find(number)
@@ -151,16 +148,15 @@ class Bank:
       number -= len(group.members)
     raise IndexError(number)
 
-  def _count(self, what: dict[str, int]) -> None:
+  def _count(self, outcome: str) -> None:
     with self._lock:
-      self.rejected.update(what)
+      self.rejected[outcome] += 1
 
 
 def training_image(patch: LesionPatch) -> np.ndarray:
-  """What a SinGAN is trained on: f32[S, S, C + 1], the last channel the soft mask.
+  """The image a SinGAN is trained on: f32[S, S, C + 1], the last channel the soft mask.
 
-  The donor's range of values is brought to [-1, 1]; values beyond it go beyond. Occupancy 0 to 1
-  becomes -1 to 1.
+  The donor's range of values is mapped to [-1, 1], without clipping; occupancy 0 to 1, too.
   """
   low, high = patch.value_range
   values = (patch.values - low) * (2.0 / (high - low)) - 1.0
@@ -168,7 +164,7 @@ def training_image(patch: LesionPatch) -> np.ndarray:
 
 
 def member_of(patch: LesionPatch) -> Member:
-  """What the bank has to know of a training lesion."""
+  """The facts of a training lesion that a bank keeps."""
   return Member(
     donor=patch.donor,
     donor_group=patch.donor_group,
@@ -181,21 +177,21 @@ def member_of(patch: LesionPatch) -> Member:
 
 
 def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
-  """A sample as a lesion of its own shape, or why it is none.
+  """A sample as a lesion with the shape of its own mask, or why it is rejected.
 
   Args:
     image: f32[S, S, C + 1], as `training_image` makes them.
     member: the training lesion.
 
   Returns:
-    The lesion, its `surround` estimated; or "empty", "at the border" of its window, "other size".
+    The lesion, its `surround` estimated; or "empty", "at the border" of the window, "other size".
   """
   low, high = member.value_range
   values = np.clip((image[..., :-1] + 1.0) * ((high - low) / 2.0) + low, *member.limits)
   soft = np.clip((image[..., -1] + 1.0) / 2.0, 0.0, 1.0)
   body = central_component(soft >= MASK_LEVEL, reach=0.25 * member.diameter_px)
   body = ndimage.binary_fill_holes(body)
-  if np.count_nonzero(body) < _LEAST:
+  if np.count_nonzero(body) < LEAST_PIXELS:
     return "empty"
   away = ndimage.distance_transform_edt(~body)
   if touches_border(away <= outline.REACH + 1):
@@ -204,7 +200,7 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   if not SMALLEST_SCALE <= found / member.diameter_px <= LARGEST_SCALE:
     return "other size"
   values = values.astype(np.float32)
-  alpha = np.where(body, np.maximum(soft, MASK_LEVEL), np.minimum(soft, 0.499))
+  alpha = np.where(body, np.maximum(soft, MASK_LEVEL), np.minimum(soft, BELOW_MASK_LEVEL))
   return LesionPatch(
     values=values,
     surround=without(values, body),
@@ -219,19 +215,16 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   )
 
 
-WEIGHTS, FACTS = "bank.safetensors", "bank.json"
-_VERSION = 1
-
-
 def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
-  """Writes a bank into a folder, the facts last: a bank without them is not one.
+  """Writes a bank into a folder, which is made; an older bank there is replaced.
+
+  The JSON file is removed first and written last, so that an incomplete bank has none.
 
   Args:
-    folder: made if need be; an older bank there is replaced.
-    groups: see `Group`; arrays of the host or of devices.
-    start: level from which on samples are new.
+    folder: of the two files.
+    groups: arrays of the host or of devices.
+    start: see `Bank`.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   (folder / FACTS).unlink(missing_ok=True)
   arrays: dict[str, np.ndarray] = {}
   facts: list[dict[str, Any]] = []
@@ -255,24 +248,26 @@ def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
 
 
 def load(folder: Path) -> Bank:
-  """Opens the bank that `save` has written.
+  """Opens a bank that this or an older version has written.
 
   Raises:
-    UserError: there is none, it is damaged, or of another version.
+    UserError: there is none, it is damaged, or a newer version has written it.
   """
-  folder = Path(folder)
   if not (folder / FACTS).is_file():
     raise UserError(f"no bank of lesions in {folder}: train the lesion route first")
   try:
     facts = json.loads((folder / FACTS).read_text())
-    version = facts["version"]
-    if version == _VERSION:
+    version = int(facts["version"])
+    if version <= _VERSION:
       arrays = safetensors.numpy.load_file(folder / WEIGHTS)
       groups = [_group(number, one, arrays) for number, one in enumerate(facts["groups"])]
       return Bank(groups, start=int(facts["start"]))
   except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
     raise UserError(f"the bank in {folder} is damaged: train the lesion route again") from error
-  raise UserError(f"the bank in {folder} is of version {version}, this program reads {_VERSION}")
+  raise UserError(
+    f"a newer version of this program has written the bank in {folder} (format {version}, this one "
+    f"reads up to {_VERSION}): use the newer version, or train the lesion route again"
+  )
 
 
 def _group(number: int, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Group:
@@ -285,7 +280,7 @@ def _group(number: int, facts: dict[str, Any], arrays: dict[str, np.ndarray]) ->
   pyramid = Pyramid(sizes, float(shape["ratio"]), float(shape["image_scale"]))
   ordered = tuple(levels[str(n)] for n in range(len(levels)))
   members = tuple(_from_json(member) for member in facts["members"])
-  # On the device once, not at every draw.
+  # Moved to the device once, not at every draw.
   generators = jax.device_put(Generators(ordered, tree["amplitudes"], tree["fixed"]))
   if not len(sizes) == len(ordered) == generators.amplitudes.shape[1]:
     raise ValueError("levels are missing")
@@ -301,14 +296,9 @@ def _to_json(member: Member) -> dict[str, Any]:
 
 
 def _from_json(facts: dict[str, Any]) -> Member:
-  row, column = (math.nan if v is None else float(v) for v in facts["spacing_mm"])
-  low, high = (float(v) for v in facts["value_range"])
-  least, most = (float(v) for v in facts["limits"])
-  plain = {name: str(facts[name]) for name in ("donor", "donor_group", "physics")}
-  return Member(
-    **plain,
-    diameter_px=float(facts["diameter_px"]),
-    spacing_mm=(row, column),
-    value_range=(low, high),
-    limits=(least, most),
-  )
+  """Fields that are not in the file have their defaults; without one, TypeError."""
+  found = {name: facts[name] for name in Member._fields if name in facts}
+  for name, value in found.items():
+    if isinstance(value, list):
+      found[name] = tuple(math.nan if number is None else float(number) for number in value)
+  return Member(**found)

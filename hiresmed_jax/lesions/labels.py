@@ -1,39 +1,40 @@
-"""Boxes around lesions: tight, or padded as the dataset's own boxes are."""
+"""Boxes around lesions: tight, or with the padding that the dataset's own boxes have."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.lesions import crops, outline
+from hiresmed_jax.lesions import outline
 from hiresmed_jax.lesions.patch import diameter
 
 BOXES = ("tight", "dataset")
 
-_FLOOR = 0.04  # of the value range: a lesion of less contrast is not seen
-_NEAREST = 25  # real lesions, in diameter, whose padding a box gets
+_NEAREST = 25  # real lesions of the nearest diameters, whose median padding a box gets
 
 
 def tight(mask: np.ndarray) -> tuple[float, float, float, float]:
-  """xyxy pixels, half-open, around bool[H, W] that is not empty."""
+  """The box (xyxy pixels, half-open) around bool[H, W] that is not empty."""
   rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
   return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def padding(item: Mapping[str, Any]) -> np.ndarray:
-  """How the boxes of a record lie around its lesions, f32[N, 5].
+  """How far the boxes of a record reach beyond its lesions.
 
-  Diameter of the lesion in pixels, then how far its box reaches beyond it to the left, above, to
-  the right and below. Lesions whose border cannot be seen are left out.
+  Returns:
+    f32[N, 5], pixels: diameter of the lesion, then the padding to the left, above, to the right and
+    below. Lesions whose outline is not found are left out.
   """
-  values, (low, high) = crops.canvas(item)
+  values, (low, high) = transforms.values_of(item)
   grey = values.mean(axis=-1)
   rows = []
   for index, box in enumerate(item["boxes"]):
     mask = item["lesion_mask"] == index + 1
     if not mask.any():
-      found = outline.find(grey, box, _FLOOR * (high - low))
+      found = outline.find(grey, box, outline.VISIBLE_CONTRAST * (high - low))
       if isinstance(found, str):
         continue
       mask = found.mask
@@ -61,7 +62,7 @@ def padded(
     shape: (rows, columns) of the canvas.
 
   Raises:
-    UserError: there is no real lesion to learn from.
+    UserError: there is no real lesion to measure the padding of.
   """
   if not len(paddings):
     raise UserError(
@@ -71,7 +72,7 @@ def padded(
   order = np.argsort(np.abs(paddings[:, 0] * scale - diameter_px), kind="stable")[:_NEAREST]
   left, above, right, below = (np.median(paddings[order, 1:], axis=0) * scale).tolist()
   x1, y1, x2, y2 = box
-  # Never narrower than a pixel, where the real boxes cut their lesions.
+  # Real boxes may cut their lesions: the result is at least a pixel wide.
   x1, x2 = min(x1 - left, (x1 + x2 - 1) / 2), max(x2 + right, (x1 + x2 + 1) / 2)
   y1, y2 = min(y1 - above, (y1 + y2 - 1) / 2), max(y2 + below, (y1 + y2 + 1) / 2)
   height, width = shape

@@ -1,6 +1,6 @@
-"""Where a lesion ends: its mask from a loose box and the image; how it fills each pixel.
+"""A lesion's outline: its mask from the image and a loose box, and how far it fills each pixel.
 
-H, W rows and columns of the image; values are in value units and dense is bright.
+H, W rows and columns of the image. Images are in value units, dense tissue bright.
 """
 
 import dataclasses
@@ -10,12 +10,18 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import ndtr
 
-_RING = 5  # pixels around a box that tell the background
-_FAINT = 4.0  # a lesion's contrast must be so many standard deviations of its background
-_LEAST = 5  # pixels of a lesion
-_NEIGHBOURS = np.ones((3, 3), bool)
+from hiresmed_jax.lesions.patch import (
+  BELOW_MASK_LEVEL,
+  EIGHT_CONNECTED,
+  LEAST_PIXELS,
+  touches_border,
+)
+
+VISIBLE_CONTRAST = 0.04  # of the value range: a lesion of less contrast is not detected
 REACH = 2  # pixels beyond its mask that a lesion changes
-BLUR_PX = 1.2  # of the widest edge that is taken for a lesion's own: a wider one is other tissue
+_RING = 5  # pixels around a box in which the background is measured
+_LEAST_SIGMAS = 4.0  # a lesion's contrast in standard deviations of its background, at least
+_BLUR_PX = 1.2  # sigma of the widest edge of a lesion; a wider one belongs to other tissue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Outline:
   Attributes:
     mask: bool[H, W], one component without holes.
     background: level around it, value units.
-    peak: its plateau, value units.
+    peak: level of its plateau, value units.
   """
 
   mask: np.ndarray
@@ -33,26 +39,31 @@ class Outline:
   peak: float
 
 
-def find(grey: np.ndarray, box: np.ndarray, floor: float) -> Outline | str:
-  """The lesion in a box, by half maximum; or, in a word or two, why there is none.
+def find(grey: np.ndarray, box: np.ndarray, least_contrast: float) -> Outline | str:
+  """Finds the lesion in a box by half maximum.
 
-  The background is the median of what is dim in a ring around the box: half of the ring may be
-  bone or chest wall. The lesion holds the brightest spot of the box, preferably a central one,
-  and all that is connected to it above the level half way. People's boxes are loose, those made
-  from a centre and a diameter can lie a pixel or two off; so it may reach a little out of its box.
-  Where it would run on, into a vessel or the chest wall, it is cut at the neck.
+  The background is the median of the dim pixels in a ring around the box, since half of the ring
+  may be bone or chest wall. The lesion is the brightest spot of the box, preferably a central one,
+  and all pixels connected to it that are above the level half way to the background. Boxes drawn by
+  people are loose, and boxes made from a centre and a diameter can be off by a pixel or two, so the
+  lesion may reach slightly beyond its box. Where it would continue into a vessel or the chest wall,
+  it is cut at the narrowest place.
 
   Args:
     grey: f32[H, W].
     box: f32[4] xyxy pixels.
-    floor: contrast below which nothing is seen, value units.
+    least_contrast: of a lesion over its background, value units; see `VISIBLE_CONTRAST`.
+
+  Returns:
+    The outline, or why there is none: "outside" the image, "faint", "not separate" from denser
+    tissue, "too small".
   """
   slack = 2 + 0.1 * float(max(box[2] - box[0], box[3] - box[1]))
   wide = _window(box, slack + _RING, *grey.shape)
   if min(grey[wide].shape) < 1:
     return "outside"
   corner = np.array([wide[1].start, wide[0].start] * 2, np.float32)
-  found = _find(grey[wide], box - corner, slack, floor)
+  found = _find(grey[wide], box - corner, slack, least_contrast)
   if isinstance(found, str):
     return found
   mask = np.zeros(grey.shape, bool)
@@ -60,8 +71,8 @@ def find(grey: np.ndarray, box: np.ndarray, floor: float) -> Outline | str:
   return dataclasses.replace(found, mask=mask)
 
 
-def _find(grey: np.ndarray, box: np.ndarray, slack: float, floor: float) -> Outline | str:
-  """`find` in what is near the box."""
+def _find(grey: np.ndarray, box: np.ndarray, slack: float, least_contrast: float) -> Outline | str:
+  """`find` in the part of the image near the box."""
   tight, loose = (_window(box, by, *grey.shape) for by in (0.0, slack))
   if min(grey[tight].shape) < 1:
     return "outside"
@@ -77,7 +88,7 @@ def _find(grey: np.ndarray, box: np.ndarray, slack: float, floor: float) -> Outl
   spread = 1.4826 * float(np.median(np.abs(dim - background)))
   near = (slice(max(seed[0] - 1, 0), seed[0] + 2), slice(max(seed[1] - 1, 0), seed[1] + 2))
   peak = float(grey[near].max())
-  if peak - background < max(floor, _FAINT * spread):
+  if peak - background < max(least_contrast, _LEAST_SIGMAS * spread):
     return "faint"
   above = np.zeros(grey.shape, bool)
   above[loose] = grey[loose] >= (peak + background) / 2
@@ -88,16 +99,19 @@ def _find(grey: np.ndarray, box: np.ndarray, slack: float, floor: float) -> Outl
   mask = _cut_loose(_component(above, start), start, loose)
   if mask is None:
     return "not separate"
-  if np.count_nonzero(mask) < _LEAST:
+  if np.count_nonzero(mask) < LEAST_PIXELS:
     return "too small"
   return Outline(mask, background, float(np.percentile(grey[mask], 90)))
 
 
 def known(grey: np.ndarray, mask: np.ndarray) -> Outline:
-  """The same for a lesion whose mask, bool[H, W], is known."""
-  body = _whole(mask)
-  inner = ndimage.binary_dilation(body, _NEIGHBOURS, iterations=REACH + 1)
-  ring = ndimage.binary_dilation(inner, _NEIGHBOURS, iterations=_RING) & ~inner
+  """The outline of a lesion whose mask bool[H, W] is known; its largest component, holes filled."""
+  labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+  if count > 1:
+    mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+  body = np.asarray(ndimage.binary_fill_holes(mask))
+  inner = ndimage.binary_dilation(body, EIGHT_CONNECTED, iterations=REACH + 1)
+  ring = ndimage.binary_dilation(inner, EIGHT_CONNECTED, iterations=_RING) & ~inner
   background = float(np.median(grey[ring])) if ring.any() else float(grey.min())
   return Outline(body, background, float(np.percentile(grey[body], 90)))
 
@@ -105,10 +119,10 @@ def known(grey: np.ndarray, mask: np.ndarray) -> Outline:
 def occupancy(
   grey: np.ndarray, surround: np.ndarray, mask: np.ndarray, contrast: float
 ) -> np.ndarray:
-  """How much of each pixel a lesion fills: f32[H, W] in [0, 1], 0.5 or more exactly on `mask`.
+  """How far a lesion fills each pixel: f32[H, W] in [0, 1], at least 0.5 exactly on `mask`.
 
-  In the rim it is the share of the contrast that is seen; inside, a lesion is full even where it is
-  dimmer; outside it falls off as a blurred edge does, so that a neighbour is never part of it.
+  In the rim it is the pixel's share of the contrast. Inside it is 1, also where the lesion is
+  dimmer. Outside it falls off like a blurred edge, so that neighbours are not part of the lesion.
 
   Args:
     grey: f32[H, W], the image.
@@ -120,13 +134,13 @@ def occupancy(
   depth = ndimage.distance_transform_edt(mask)
   inside = np.where(depth > 2.5, 1.0, np.maximum(share, 0.5))
   away = ndimage.distance_transform_edt(~mask)
-  edge = ndtr((1.0 - away) / BLUR_PX)  # an edge a pixel from the last pixel that is half full
-  outside = np.where(away <= REACH, np.minimum(np.minimum(share, edge), 0.499), 0.0)
+  edge = ndtr((1.0 - away) / _BLUR_PX)  # its middle lies a pixel outside of the mask
+  outside = np.where(away <= REACH, np.minimum(np.minimum(share, edge), BELOW_MASK_LEVEL), 0.0)
   return np.where(mask, inside, outside).astype(np.float32)
 
 
 def _window(box: np.ndarray, by: float, height: int, width: int) -> tuple[slice, slice]:
-  """Rows and columns of a box grown on all sides; empty when it lies outside."""
+  """Rows and columns of a box grown by `by` on all sides; empty when it lies outside the image."""
   x1, y1 = (max(math.floor(v - by + 0.5), 0) for v in box[:2])
   x2, y2 = math.floor(box[2] + by + 0.5), math.floor(box[3] + by + 0.5)
   x2, y2 = max(min(x2, width), 0), max(min(y2, height), 0)
@@ -134,7 +148,7 @@ def _window(box: np.ndarray, by: float, height: int, width: int) -> tuple[slice,
 
 
 def _brightest(smooth: np.ndarray, tight: tuple[slice, slice]) -> tuple[int, int]:
-  """Brightest pixel of a box, where brightness counts less towards the box's edges."""
+  """(row, column) of the brightest pixel of a box; pixels near the box's edges weigh less."""
   part = smooth[tight]
   rows, columns = (np.linspace(-1, 1, n) if n > 2 else np.zeros(n) for n in part.shape)
   weight = 1 - 0.4 * np.minimum(rows[:, None] ** 2 + columns[None] ** 2, 1.5)
@@ -143,38 +157,31 @@ def _brightest(smooth: np.ndarray, tight: tuple[slice, slice]) -> tuple[int, int
 
 
 def _component(mask: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+  """The 4-connected component that holds a pixel, holes filled."""
   labels, _ = ndimage.label(mask)
   return ndimage.binary_fill_holes(labels == labels[seed]) & bool(labels[seed])
-
-
-def _whole(mask: np.ndarray) -> np.ndarray:
-  """The largest 8-connected component, without holes."""
-  labels, count = ndimage.label(mask, _NEIGHBOURS)
-  if count > 1:
-    mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-  return np.asarray(ndimage.binary_fill_holes(mask))
 
 
 def _cut_loose(
   mask: np.ndarray, seed: tuple[int, int], loose: tuple[slice, slice]
 ) -> np.ndarray | None:
-  """A component cut off from what it runs into; None if it cannot be.
+  """A component cut off from the tissue that it continues into; None if that is not possible.
 
-  What touches the border of the loose box is opened with discs of growing radius: vessels go
-  first, then the neck to a wall.
+  A component that touches the border of the loose box is opened with discs of growing radius:
+  this removes vessels first, then the connection to a wall.
   """
-  widest = 0.5 * min(loose[0].stop - loose[0].start, loose[1].stop - loose[1].start)
+  widest = 0.25 * min(loose[0].stop - loose[0].start, loose[1].stop - loose[1].start)
   radius = 0.0
   cut = mask
-  while _runs_out(cut, loose):
+  while touches_border(cut[loose]):
     radius += 0.5
-    if radius > 0.5 * widest:
+    if radius > widest:
       return None
     opened = _opened(mask, radius)
     if not opened.any():
       return None
     labels, _ = ndimage.label(opened)
-    # The seed itself can be cut away with a vessel: the nearest component then.
+    # The seed itself can be removed with a vessel: the nearest component is taken then.
     away, (rows, columns) = ndimage.distance_transform_edt(~opened, return_indices=True)
     if away[seed] > 2:
       return None
@@ -182,14 +189,8 @@ def _cut_loose(
   return cut
 
 
-def _runs_out(mask: np.ndarray, loose: tuple[slice, slice]) -> bool:
-  """Whether a mask touches the border of the loose box."""
-  part = mask[loose]
-  return bool(part[[0, -1]].any() or part[:, [0, -1]].any())
-
-
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-  """Opening with a disc, by distances."""
+  """Opening with a disc, by distance transforms."""
   kept = ndimage.distance_transform_edt(mask) > radius
   if not kept.any():
     return kept

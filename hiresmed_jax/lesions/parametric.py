@@ -1,10 +1,9 @@
-"""Lumpy ellipsoids: lesions from a formula, with the scanner's blur and the training contrast.
+"""Lumpy ellipsoids: lesions from a formula, the baseline for those that are learned.
 
-Few numbers are taken from the training lesions: diameter, elongation, contrast, edge blur, uneven
-filling. A reviewer asks for this first: what is learned has to beat it.
-
-A lesion is a star-shaped outline, r(angle) = 1 + sum of waves, of given area; in a projection each
-ray adds the chord of a body of that outline, otherwise a pixel adds the share of it that is inside.
+Five measures of the training lesions are used: diameter, elongation, contrast, edge blur and
+unevenness. The outline is star-shaped, r(angle) = 1 + a sum of waves, and has a given area. In a
+projection the contrast of a pixel follows the chord of a body with that outline, otherwise the
+share of the pixel inside the outline.
 """
 
 import dataclasses
@@ -15,19 +14,21 @@ import numpy as np
 from scipy import ndimage
 
 from hiresmed_jax.lesions.patch import (
+  BELOW_MASK_LEVEL,
   MASK_LEVEL,
   LesionPatch,
   central_component,
   diameter,
+  diameters,
   fitting,
 )
 
-_FINER = 6  # subpixels along a side in which an outline is drawn
+_SUBPIXELS = 6  # along a pixel's side, in which an outline is drawn
 _ORDERS = np.arange(2, 9)  # waves along the outline
-_LUMPS = (0.04, 0.16)  # range of the relative swing of the radius
-_SHARPEST, _DULLEST = 0.45, 2.0  # pixels, Gaussian sigma of an edge
-_HIDDEN = (1.0, 2.5)  # a contrast cut off at the ceiling is so many times what is seen
-_TRIES = 10
+_LUMPS = (0.04, 0.16)  # range of the relative amplitude of the waves
+_SHARPEST, _BLURRIEST = 0.45, 2.0  # pixels, Gaussian sigma of an edge
+_CLIPPED_GAIN = (1.0, 2.5)  # range of true over visible contrast where the values are clipped
+_TRIES = 10  # at reaching a diameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Lumps:
   """Draws lumpy ellipsoids in the surroundings of real lesions.
 
   Attributes:
-    patches: the lesions of the training split (crops.gather); each gives a contrast, an
-      elongation, and the context, without its lesion.
+    patches: the lesions of the training split (`inference.survey`); each gives a contrast, an
+      elongation, and its context without the lesion.
     blur_px: Gaussian sigma of an edge, pixels.
-    uneven: standard deviation of the filling, relative to the contrast.
+    uneven: standard deviation of the values inside, relative to the contrast.
   """
 
   patches: Sequence[LesionPatch]
@@ -47,41 +48,35 @@ class Lumps:
 
   @classmethod
   def fit(cls, patches: Sequence[LesionPatch]) -> "Lumps":
-    """Measures blur and filling on the lesions of the training split."""
+    """Measures blur and unevenness on the lesions of the training split."""
     blurs = [b for p in patches if (b := edge_blur(p)) is not None]
-    fillings = [u for p in patches if (u := _unevenness(p)) is not None]
-    blur = float(np.median(blurs)) if blurs else 0.8
-    uneven = float(np.median(fillings)) if fillings else 0.05
-    return cls(patches, float(np.clip(blur, _SHARPEST, _DULLEST)), float(np.clip(uneven, 0.0, 0.2)))
-
-  @property
-  def native_px(self) -> np.ndarray:
-    """f32[N], the diameters at hand."""
-    return np.array([p.diameter_px for p in self.patches], np.float32)
+    unevennesses = [u for p in patches if (u := _unevenness(p)) is not None]
+    blur = np.clip(np.median(blurs) if blurs else 0.8, _SHARPEST, _BLURRIEST)
+    uneven = np.clip(np.median(unevennesses) if unevennesses else 0.05, 0.0, 0.2)
+    return cls(patches, float(blur), float(uneven))
 
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
     """A lumpy ellipsoid: kind "parametric".
 
     Args:
       rng: equal states give equal bytes.
-      diameter_px: wanted, met within 5 % (half a pixel below 10 px); None draws one around that of
-        a training lesion.
+      diameter_px: wanted; reached within 5 %, or half a pixel below 10 px; None draws one near that
+        of a training lesion.
 
     Raises:
       UserError: no training lesion of that diameter within the limits of scale.
     """
-    donor = self.patches[int(rng.choice(fitting(self.native_px, diameter_px)))]
-    # Without a wish: near the donor's, so that all diameters between theirs occur.
+    donor = self.patches[int(rng.choice(fitting(diameters(self.patches), diameter_px)))]
+    # All diameters between those of the donors occur.
     near = donor.diameter_px * float(np.exp(rng.uniform(-0.1, 0.1)))
     wanted = near if diameter_px is None else float(diameter_px)
-    radius = _outline(rng, _elongation(donor.mask))
+    outline = _outline(rng, _elongation(donor.mask))
     projection = donor.physics == "projection"
-    # Three times the donor's long side: what is 1.4 times as large still has room in it.
-    side = donor.alpha.shape[0]
+    side = donor.alpha.shape[0]  # three times the donor's long side: enough for 1.4 times its size
     size, best, best_error = wanted, None, np.inf
     for _ in range(_TRIES):
-      # A small disc on the corner of a pixel has 4 or 12 pixels, none between: it may lie anywhere.
-      filled, chord = _drawn(radius, size, side, rng.uniform(-0.5, 0.5, 2))
+      # A small disc on a pixel's corner covers 4 or 12 pixels: other centres allow other areas.
+      filled, chord = _drawn(outline, size, side, rng.uniform(-0.5, 0.5, 2))
       alpha = _occupancy(filled, self.blur_px)
       found = diameter(alpha >= MASK_LEVEL)
       if abs(found - wanted) < best_error:
@@ -95,7 +90,7 @@ class Lumps:
     gain = wanted / donor.diameter_px if projection else 1.0
     added = _profile(rng, donor, thickness * texture, self.blur_px) * np.float32(gain)
     values = donor.surround + added[..., None]
-    if _censored(donor):  # the donor's values end there
+    if _clipped(donor):  # so is its copy
       values = np.minimum(values, np.maximum(np.float32(donor.value_range[1]), donor.surround))
     return donor._replace(
       values=values.astype(np.float32),
@@ -108,7 +103,8 @@ class Lumps:
 def edge_blur(patch: LesionPatch) -> float | None:
   """Gaussian sigma of a lesion's edge, in pixels; None where it is too small to have a plateau.
 
-  A step of height c blurred by sigma is c / (sqrt(2 pi) sigma) steep. The pixel's own width is in.
+  A step of height c blurred by sigma has the slope c / (sqrt(2 pi) sigma). Sigma includes the
+  width of the pixel itself.
   """
   if patch.diameter_px < 6:
     return None
@@ -119,20 +115,21 @@ def edge_blur(patch: LesionPatch) -> float | None:
   steep = float(np.percentile(np.hypot(rows, columns)[rim], 75))
   if contrast <= 0 or steep <= 0:
     return None
-  # Central differences see a Gaussian edge as if it were wider, by the variance of two steps.
+  # Central differences widen a Gaussian edge by the variance of two steps.
   return float(np.sqrt(max((contrast / (np.sqrt(2 * np.pi) * steep)) ** 2 - 1 / 3, 0.1)))
 
 
 def _unevenness(patch: LesionPatch) -> float | None:
+  """Standard deviation over mean of the contrast inside; None where it cannot be measured."""
   core = ndimage.binary_erosion(patch.mask, iterations=2)
-  if np.count_nonzero(core) < 12 or _censored(patch):
+  if np.count_nonzero(core) < 12 or _clipped(patch):
     return None
   added = (patch.values - patch.surround).mean(axis=-1)[core]
   return float(added.std() / max(added.mean(), 1e-6))
 
 
-def _censored(patch: LesionPatch) -> bool:
-  """Whether the lesion reaches the end of the range of values: its contrast is cut off."""
+def _clipped(patch: LesionPatch) -> bool:
+  """Whether the lesion reaches the end of the range of values, which clips its contrast."""
   low, high = patch.value_range
   return bool(patch.values[patch.mask].max() >= high - 0.005 * (high - low))
 
@@ -146,12 +143,12 @@ def _elongation(mask: np.ndarray) -> float:
 
 
 def _outline(rng: np.random.Generator, elongation: float) -> np.ndarray:
-  """f64[128, 2] (y, x): a lumpy ellipse around its centroid, as large as a disc of diameter 1."""
+  """f64[128, 2] (y, x): a lumpy ellipse around its centroid; area of a disc of diameter 1."""
   angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
   weights = rng.standard_normal(_ORDERS.size) / _ORDERS
   phases = rng.uniform(0, 2 * np.pi, _ORDERS.size)
-  swing = 1.6 * rng.uniform(*_LUMPS) * (weights * np.cos(angle[:, None] * _ORDERS + phases)).sum(1)
-  radius = np.clip(1 + swing, 0.5, 1.6)
+  waves = 1.6 * rng.uniform(*_LUMPS) * (weights * np.cos(angle[:, None] * _ORDERS + phases)).sum(1)
+  radius = np.clip(1 + waves, 0.5, 1.6)
   x, y = np.sqrt(elongation) * radius * np.cos(angle), radius * np.sin(angle) / np.sqrt(elongation)
   turn = rng.uniform(0, np.pi)
   points = np.stack(
@@ -165,13 +162,13 @@ def _outline(rng: np.random.Generator, elongation: float) -> np.ndarray:
 def _drawn(
   outline: np.ndarray, size: float, side: int, centre: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """f32[S, S] twice: the share of each pixel inside an outline, and the chord there, at most 1."""
-  bearing = np.arctan2(outline[:, 0], outline[:, 1])
-  turn = np.argsort(bearing)
-  reach = np.hypot(*outline.T)[turn] * size
-  offsets = (np.arange(side * _FINER) + 0.5) / _FINER - side / 2
+  """(share of each pixel inside an outline, chord of the body there, at most 1), f32[S, S] each."""
+  angles = np.arctan2(outline[:, 0], outline[:, 1])
+  order = np.argsort(angles)
+  radii = np.hypot(*outline.T)[order] * size
+  offsets = (np.arange(side * _SUBPIXELS) + 0.5) / _SUBPIXELS - side / 2
   y, x = np.meshgrid(offsets - centre[0], offsets - centre[1], indexing="ij")
-  edge = np.interp(np.arctan2(y, x), bearing[turn], reach, period=2 * np.pi)
+  edge = np.interp(np.arctan2(y, x), angles[order], radii, period=2 * np.pi)
   share = np.hypot(x, y) / edge
   inside = (share < 1).astype(np.float32)
   chord = np.sqrt(np.maximum(1 - share**2, 0)).astype(np.float32)
@@ -179,28 +176,28 @@ def _drawn(
 
 
 def _occupancy(filled: np.ndarray, blur: float) -> np.ndarray:
-  """f32[S, S]: blurred, full in the middle, one piece. A lesion as small as the blur is widened."""
+  """f32[S, S]: blurred, 1 at its highest, one component. It widens lesions as small as the blur."""
   soft = ndimage.gaussian_filter(filled, blur, mode="constant")
   soft /= max(float(soft.max()), 1e-6)
   mask = soft >= MASK_LEVEL
   body = central_component(mask, reach=2.0)
   beyond = ndimage.distance_transform_edt(~body) > 2
-  return np.where(beyond, 0, np.where(mask & ~body, 0.499, soft)).astype(np.float32)
+  return np.where(beyond, 0, np.where(mask & ~body, BELOW_MASK_LEVEL, soft)).astype(np.float32)
 
 
 def _profile(
   rng: np.random.Generator, donor: LesionPatch, thickness: np.ndarray, blur: float
 ) -> np.ndarray:
-  """f32[S, S]: what the lesion adds, as high as the donor's contrast after blur."""
+  """f32[S, S]: what the lesion adds to its surround; after blur as high as the donor's contrast."""
   added = (donor.values - donor.surround).mean(axis=-1)[donor.mask]
   contrast = float(np.percentile(added, 95)) * float(rng.uniform(0.9, 1.1))
-  if _censored(donor):
-    contrast *= float(rng.uniform(*_HIDDEN))
+  if _clipped(donor):
+    contrast *= float(rng.uniform(*_CLIPPED_GAIN))
   soft = ndimage.gaussian_filter(thickness, blur, mode="constant")
   return (contrast * soft / max(float(soft.max()), 1e-6)).astype(np.float32)
 
 
 def _texture(rng: np.random.Generator, side: int, size: float, uneven: float) -> np.ndarray:
-  """f32[S, S] around 1: lesions are not filled evenly."""
+  """f32[S, S] around 1: relative thickness, which varies within real lesions."""
   field = ndimage.gaussian_filter(rng.standard_normal((side, side)), max(size / 6, 0.8))
   return np.clip(1 + uneven * field / max(float(field.std()), 1e-6), 0.5, 1.5).astype(np.float32)

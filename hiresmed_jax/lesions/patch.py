@@ -1,23 +1,25 @@
-"""One lesion with what is around it, which every source of lesions gives, and how alike two are.
+"""One lesion in a square window: the type that every source of lesions gives, and its measures.
 
-S rows and columns of the window, C channels (1 grey, 3 RGB). Value units are those of the record.
+S rows and columns of the window, C channels (1 grey, 3 RGB). Values have the units of the record.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from hiresmed_jax.errors import UserError
 
-MASK_LEVEL = 0.5  # occupancy from which on a pixel belongs to the lesion
-SMALLEST_SCALE, LARGEST_SCALE = 0.7, 1.4  # beyond, a resized lesion is visibly too sharp or dull
-SIDES = (32, 48, 64, 96, 128)
-CONTEXT = 3  # a window's side is at least so many times the lesion's long side
-
-_NEIGHBOURS = np.ones((3, 3), bool)
+MASK_LEVEL = 0.5  # pixels of at least this occupancy belong to the lesion
+BELOW_MASK_LEVEL = 0.499  # occupancy of pixels that must not belong to it
+SMALLEST_SCALE, LARGEST_SCALE = 0.7, 1.4  # beyond, a resized lesion is visibly too sharp or blurred
+SIDES = (32, 48, 64, 96, 128)  # of the windows, pixels
+CONTEXT = 3  # a window's side is at least this many times the lesion's long side
+LEAST_PIXELS = 5  # a lesion has at least this many
+EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
 class LesionPatch(NamedTuple):
@@ -25,16 +27,15 @@ class LesionPatch(NamedTuple):
 
   Attributes:
     values: f32[S, S, C], the lesion with its context, value units.
-    surround: f32[S, S, C], the same place without the lesion, estimated; equals `values` away
-      from the lesion.
-    alpha: f32[S, S] in [0, 1], how much of each pixel the lesion fills. `alpha >= MASK_LEVEL` is
-      the instance mask: one component, its centroid within a pixel of the window's centre.
+    surround: f32[S, S, C], the estimated image without the lesion; equals `values` away from it.
+    alpha: f32[S, S] in [0, 1], the share of each pixel that the lesion fills. `alpha >= MASK_LEVEL`
+      is the instance mask: one component, its centroid within a pixel of the window's centre.
     diameter_px: 2 sqrt(area / pi) of that mask.
     spacing_mm: (row, column) of the donor's pixels; NaN when unknown.
     physics: "projection", "ct" or "none".
     donor: hash of the image that the lesion comes from.
     donor_group: hash of its patient group.
-    kind: "singan", "copy" or "parametric".
+    kind: "singan", "copy", "parametric" or "sham".
     value_range: (low, high) of the donor image, value units.
   """
 
@@ -72,17 +73,22 @@ def long_side(mask: np.ndarray) -> int:
   return int(max(np.ptp(rows), np.ptp(columns))) + 1
 
 
-def side_for(length: float, sides: Sequence[int] = SIDES) -> int | None:
-  """The smallest of `sides` that gives a lesion of this long side its context; None if none."""
-  return min((side for side in sides if side >= CONTEXT * length), default=None)
+def side_for(length: float) -> int | None:
+  """The smallest window with enough context for a lesion of this long side; None if none."""
+  return min((side for side in SIDES if side >= CONTEXT * length), default=None)
 
 
 def central_component(mask: np.ndarray, *, reach: float = 0.0) -> np.ndarray:
-  """The largest 8-connected component of bool[S, S] within `reach` pixels of the window's centre.
+  """The largest 8-connected component of bool[S, S] that comes near the window's centre.
 
-  Without `reach` it must hold one of the pixels that meet at the centre. All False if none does.
+  Args:
+    mask: bool[S, S].
+    reach: largest distance to the centre, pixels; 0: it holds one of the pixels at the centre.
+
+  Returns:
+    bool[S, S], all False where no component is near enough.
   """
-  labels, count = ndimage.label(mask, structure=_NEIGHBOURS)
+  labels, count = ndimage.label(mask, structure=EIGHT_CONNECTED)
   if not count:
     return np.zeros_like(mask)
   rows, columns = np.indices(mask.shape) + 0.5
@@ -94,25 +100,36 @@ def central_component(mask: np.ndarray, *, reach: float = 0.0) -> np.ndarray:
   return labels == near[np.argmax(areas[near])]
 
 
+def one_piece(alpha: np.ndarray) -> np.ndarray:
+  """Occupancy f32[S, S] with all parts of the mask but the central one below MASK_LEVEL."""
+  mask = alpha >= MASK_LEVEL
+  body = central_component(mask, reach=2.0)
+  return np.where(mask & ~body, np.float32(BELOW_MASK_LEVEL), alpha)
+
+
 def touches_border(mask: np.ndarray) -> bool:
   """Whether any pixel of the outermost rows and columns is set."""
   return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
-def fitting(native_px: np.ndarray, wanted_px: float | None, *, what: str = "lesion") -> np.ndarray:
-  """Indices of the lesions that can be shown at a diameter without resizing them too far.
+def diameters(lesions: Sequence[Any]) -> np.ndarray:
+  """f32[N], pixels, of what has a `diameter_px`."""
+  return np.array([lesion.diameter_px for lesion in lesions], np.float32)
+
+
+def fitting(native_px: np.ndarray, wanted_px: float | None) -> np.ndarray:
+  """Indices of the lesions that reach a diameter within the limits of scale.
 
   Args:
     native_px: f32[N], native diameters, in pixels of the image to be made.
-    wanted_px: diameter asked for; None takes them all.
-    what: how the lesions are called in the message.
+    wanted_px: wanted diameter; None takes them all.
 
   Raises:
     UserError: there is none.
   """
   native_px = np.asarray(native_px, np.float64)
   if not native_px.size:
-    raise UserError(f"no {what} to draw from: the training split holds none that can be used")
+    raise UserError("no lesion to draw from: the training split holds none that can be used")
   if wanted_px is None:
     return np.arange(native_px.size)
   scale = wanted_px / native_px
@@ -121,7 +138,7 @@ def fitting(native_px: np.ndarray, wanted_px: float | None, *, what: str = "lesi
     ends = np.concatenate([SMALLEST_SCALE * native_px, LARGEST_SCALE * native_px])
     nearest = ends[np.argmin(np.abs(ends - wanted_px))]
     raise UserError(
-      f"no {what} of that diameter: {wanted_px:.3g} px asked for, the nearest that can be made is "
+      f"no lesion of that diameter: {wanted_px:.3g} px asked for, the nearest that can be made is "
       f"{nearest:.3g} px (of {native_px.min():.3g} to {native_px.max():.3g} px, used at "
       f"{SMALLEST_SCALE} to {LARGEST_SCALE} times their size)"
     )
@@ -129,24 +146,26 @@ def fitting(native_px: np.ndarray, wanted_px: float | None, *, what: str = "lesi
 
 
 def spread(patches: Sequence[LesionPatch], limit: int) -> list[LesionPatch]:
-  """At most so many lesions, of as many patient groups as there are: one of each, then a second.
+  """At most `limit` lesions from as many patient groups as possible.
+
+  The first lesion of every group comes first, then the second of every group, and so on.
 
   Args:
-    patches: any number, in the order that is kept within a round.
+    patches: any number; a group's lesions keep their order.
     limit: 0 keeps all of them.
   """
   if not limit or len(patches) <= limit:
     return list(patches)
-  seen: dict[str, int] = {}
+  taken: Counter[str] = Counter()
   rounds = []
   for number, patch in enumerate(patches):
-    turn = seen[patch.donor_group] = seen.get(patch.donor_group, -1) + 1
-    rounds.append((turn, number))
+    rounds.append((taken[patch.donor_group], number))
+    taken[patch.donor_group] += 1
   return [patches[number] for _, number in sorted(rounds)[:limit]]
 
 
 def normal(patch: LesionPatch) -> np.ndarray:
-  """f32[S, S, C] in [-1, 1]: the lesion in its window, its donor's range of values as the scale."""
+  """f32[S, S, C] in [-1, 1]: the window's values, scaled by the donor's range of values."""
   low, high = patch.value_range
   return np.clip(2 * (patch.values - low) / (high - low) - 1, -1, 1).astype(np.float32)
 
@@ -154,21 +173,24 @@ def normal(patch: LesionPatch) -> np.ndarray:
 def nearest(
   image: np.ndarray, training: Sequence[np.ndarray], other_than: int = -1
 ) -> tuple[int, float]:
-  """(number, root mean squared difference in [0, 1]) of the training crop most like an image.
+  """The training crop that is most like an image.
 
   The middle half of the window is compared: the lesion and a rim, not the whole context.
 
   Args:
     image: f32[S, S, C] in [-1, 1].
-    training: the same; those of another S are no candidates.
-    other_than: number of one that is left out: the image itself.
+    training: the same; crops of another shape are not compared.
+    other_than: index of a crop that is left out; -1: none.
+
+  Returns:
+    (index of the crop, root mean squared difference in [0, 1]).
   """
   side = image.shape[0]
   core = slice(side // 4, side - side // 4)
-  apart = [
+  differences = [
     np.inf
     if number == other_than or crop.shape != image.shape
     else float(np.sqrt(np.mean((image - crop)[core, core] ** 2))) / 2
     for number, crop in enumerate(training)
   ]
-  return int(np.argmin(apart)), min(apart)
+  return int(np.argmin(differences)), min(differences)

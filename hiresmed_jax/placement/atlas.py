@@ -1,4 +1,4 @@
-"""Where patients have lesions: a kernel density of their centres in body-normalised coordinates."""
+"""The atlas: a kernel density of the lesions' centres in coordinates of the body box."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement import body
 
 _FACTORS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)  # bandwidths tried, in spreads of the centres
-_LEAST_SPREAD = 0.02  # of the body: what its box is right to
-_GRID = 256  # nodes of the density on each axis at most; between them it is linear
-_COMPARED = 2000  # centres that choose the bandwidth
+_LEAST_SPREAD = 0.02  # of the body: the accuracy of its box
+_GRID = 256  # nodes of the density on each axis, at most; interpolated between them
+_COMPARED = 2000  # centres from which the bandwidth is chosen, at most
 
 
 class Atlas(NamedTuple):
@@ -20,7 +21,7 @@ class Atlas(NamedTuple):
 
   Attributes:
     centres: f64[N, 2] (u, v).
-    weights: f64[N], sum 1: every group has the same share, however many slices it gave.
+    weights: f64[N], sum 1; every group has the same share.
     bandwidth: standard deviations (u, v) of the Gaussian kernel.
   """
 
@@ -32,20 +33,20 @@ class Atlas(NamedTuple):
 def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:
   """Fits the density to the lesions of prepared images.
 
-  The bandwidth is the one under which the lesions of each group are likeliest given those of all
-  other groups. The centre of a lesion is its mask's centroid, else its box's centre.
+  The bandwidth maximises the likelihood of each group's lesions given those of all other groups.
 
   Args:
     items: of `records.source(dataset, "train")`; never of another split.
 
   Raises:
-    UserError: there is no lesion in them.
+    UserError: they have no lesions.
   """
   centres, groups = [], []
   for item in items:
     found = centres_of(item)
     if len(found):
-      frame = body.box(body.content_of(item))
+      values, value_range = transforms.values_of(item)
+      frame = body.box(body.content(values, value_range=value_range))
       centres.append(body.normalised(found, frame))
       groups += [item["group"]] * len(found)
   if not centres:
@@ -57,7 +58,7 @@ def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:
 
 
 def centres_of(item: Mapping[str, Any]) -> np.ndarray:
-  """(x, y) of the lesions of one record, f64[N, 2]."""
+  """Centres (x, y) of the lesions of one record, f64[N, 2]: centroids of masks, else of boxes."""
   boxes, mask = np.asarray(item["boxes"], np.float64), item["lesion_mask"]
   centres = (boxes[:, :2] + boxes[:, 2:]) / 2
   if mask.size:
@@ -72,7 +73,7 @@ def centres_of(item: Mapping[str, Any]) -> np.ndarray:
 
 def _bandwidth(points: np.ndarray, group: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
   spread = np.maximum(np.sqrt(np.cov(points.T, aweights=weights, ddof=0).diagonal()), _LEAST_SPREAD)
-  factor = _FACTORS[-1]  # one group tells nothing of another
+  factor = _FACTORS[-1]  # of a single group, which cannot be compared with others
   if group.max() > 0:
     keep = np.linspace(0, len(points) - 1, min(len(points), _COMPARED)).round().astype(int)
     scaled, group, weights = points[keep] / spread, group[keep], weights[keep]
@@ -89,14 +90,14 @@ def _bandwidth(points: np.ndarray, group: np.ndarray, weights: np.ndarray) -> tu
 
 
 def score_map(atlas: Atlas, content: np.ndarray) -> np.ndarray:
-  """The density laid over an image.
+  """The density in an image.
 
   Args:
     atlas: as fitted.
     content: bool[H, W] of the image, as `body.content` finds it.
 
   Returns:
-    f32[H, W], >= 0, sum 1 over the image; it is not cut to the content.
+    f32[H, W], >= 0, sum 1 over the image; it is not limited to the content.
 
   Raises:
     UserError: the density vanishes everywhere in the image.

@@ -1,13 +1,13 @@
-"""Places for lesions: drawn from a score over what is allowed, or put where the user says.
+"""Places for lesions: drawn from a score over the allowed pixels, or given by the user.
 
-H, W: image; h, w: a lesion's footprint, a mask of the pixels that it covers. Its centroid is its
-place; points are (x, y) pixels, pixel i covers [i, i + 1). All candidates lie on the pixel grid, so
-that the very footprint that was tested is what is put in.
+H, W: image; h, w: footprint, the mask of the pixels that a lesion covers. The place of a lesion is
+the centroid of its footprint. Points are (x, y) pixels, pixel i covers [i, i + 1). Candidates lie
+on the pixel grid, so that exactly the tested footprint is inserted.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,9 +15,7 @@ import numpy as np
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement.footprint import Footprint, clear_of, erode, fits
 
-Test = Literal["footprint", "centre"]
-
-_TRIES = 8  # the first lesion may lie where no room is left for the second
+_TRIES = 8  # the first lesion may leave no room for the second
 
 
 class Site(NamedTuple):
@@ -26,10 +24,10 @@ class Site(NamedTuple):
   Attributes:
     centre: (x, y) of the footprint's centroid.
     origin: (row, column) of the footprint array's first element; negative where the array's empty
-      rim overhangs the image. `image[row : row + h, column : column + w]` is under the footprint.
-    log_probability: natural logarithm of the chance that this pixel had among all candidates, given
-      the lesions placed before it; for a place of the user's, what the chance would have been.
-    prior: what chose it: the name of the score, "uniform", or "user".
+      rim reaches beyond the image. `image[row : row + h, column : column + w]` is below it.
+    log_probability: natural logarithm of this pixel's probability among all candidates, given the
+      lesions placed before it; for a point of the user, what it would have been.
+    prior: what the place was drawn from: the name of the score, "uniform", or "user".
   """
 
   centre: tuple[float, float]
@@ -38,19 +36,19 @@ class Site(NamedTuple):
   prior: str
 
 
-def allowed(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: float) -> np.ndarray:
+def allowed_pixels(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: float) -> np.ndarray:
   """Pixels that a lesion may cover.
 
   Args:
     forbidden: uint8 or bool [H, W], nonzero where no lesion can be; None or (0, 0) when unknown.
     valid: bool[H, W], False where the image shows no body: padding, wedges, air (`body.content`).
-    margin_px: what is allowed keeps more than this distance, between pixel centres, from both.
+    margin_px: allowed pixels are farther than this, between pixel centres, from both.
 
   Returns:
     bool[H, W].
 
   Raises:
-    ValueError: masks of two sizes, or a negative margin.
+    ValueError: masks of different sizes, or a negative margin.
   """
   free = valid.astype(bool)
   if forbidden is not None and forbidden.size:
@@ -68,7 +66,7 @@ def allowed(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: float) -
 
 
 def log_probabilities(score: np.ndarray, candidates: np.ndarray, floor: float) -> np.ndarray:
-  """Logarithm of each candidate's chance: a share `floor` is uniform, the rest follows the score.
+  """Log-probability of each candidate: a share `floor` is uniform, the rest follows the score.
 
   Args:
     score: f32[H, W], >= 0.
@@ -76,12 +74,11 @@ def log_probabilities(score: np.ndarray, candidates: np.ndarray, floor: float) -
     floor: in [0, 1].
 
   Returns:
-    f64[H, W], -inf elsewhere; the exponentials sum to 1.
+    f64[H, W], natural logarithms; -inf elsewhere. The exponentials sum to 1.
   """
   weights = _Weights(score, candidates, floor)
-  chances = np.where(candidates, weights.chance(score), 0.0)
   with np.errstate(divide="ignore"):
-    return np.log(chances)
+    return np.log(np.where(candidates, weights.probability(score), 0.0))
 
 
 def place(
@@ -93,36 +90,34 @@ def place(
   at: Sequence[tuple[float, float]] | None = None,
   floor: float = 0.3,
   min_gap_px: float,
-  test: Test = "footprint",
   prior: str = "atlas",
 ) -> list[Site]:
   """Finds a place for each footprint.
 
-  The user's places come first, then the others from large to small. A pixel is a candidate when the
-  footprint around it lies in the image, covers allowed pixels only and keeps its distance from the
-  lesions before it. Where those leave no room for a later lesion, all are drawn anew, a few times.
+  The user's points come first, then the others from large to small. A pixel is a candidate when the
+  footprint at it lies in the image, covers only allowed pixels and keeps the distance from the
+  lesions placed before. Where a later lesion has no room, all are drawn again, a few times.
 
   Args:
     rng: draws the places; equal states give equal places.
     score: f32[H, W], >= 0, any scale: how likely a lesion is there.
-    allowed: bool[H, W], see `allowed`.
+    allowed: bool[H, W], see `allowed_pixels`.
     footprints: bool[h, w] each, with at least one pixel set.
-    at: (x, y) for the first footprints, in order; a footprint's centroid comes within 0.71 px of
-      it, as near as whole pixels allow. The others are drawn.
+    at: (x, y) for the first footprints, in order; the centroid lies within 0.71 px of it, as near
+      as whole pixels allow. The others are drawn.
     floor: share of places that are drawn uniformly; 1 where the score is 0 on all candidates.
     min_gap_px: least distance between the pixel centres of two footprints; they never overlap.
-    test: "footprint" as said; "centre" asks `allowed` of the centroid's pixel alone.
     prior: name of the score, for `Site.prior`.
 
   Returns:
     One Site per footprint, in their order.
 
   Raises:
-    UserError: no room; a point outside the image, on what is forbidden, or too near another one;
-      more points than footprints. Nothing is ever moved.
-    ValueError: arrays that do not fit together, an empty footprint, a floor outside [0, 1].
+    UserError: no room; a point outside the image, on forbidden pixels, or too near another one;
+      more points than footprints.
+    ValueError: arrays that do not match, an empty footprint, a floor outside [0, 1].
   """
-  _check(score, allowed, floor, min_gap_px, test)
+  _check(score, allowed, floor, min_gap_px)
   shapes = [Footprint.of(one) for one in footprints]
   points = list(at or ())
   if len(points) > len(shapes):
@@ -134,23 +129,23 @@ def place(
 
   def room(index: int) -> np.ndarray:
     if index not in rooms:
-      rooms[index] = fits(allowed, shapes[index], centre_only=test == "centre")
+      rooms[index] = fits(allowed, shapes[index])
     return rooms[index]
 
-  def left(index: int, placed: dict[int, Site]) -> np.ndarray:
+  def free_of(index: int, placed: dict[int, Site]) -> np.ndarray:
     others = [(shapes[other], site.origin) for other, site in placed.items()]
     return clear_of(room(index), shapes[index], others, gap)
 
   sites: dict[int, Site] = {}
   for index, point in enumerate(points):
-    free = left(index, sites)
-    sites[index] = _asked(point, score, free, room(index), shapes[index], floor)
+    free = free_of(index, sites)
+    sites[index] = _users_site(point, score, free, room(index), shapes[index], floor)
   rest = sorted(range(len(points), len(shapes)), key=lambda i: -shapes[i].area)
   for _ in range(_TRIES):
     drawn = dict(sites)
     for index in rest:
-      free = left(index, drawn)
-      site = _drawn(rng, score, free, shapes[index], floor, prior)
+      free = free_of(index, drawn)
+      site = _drawn_site(rng, score, free, shapes[index], floor, prior)
       if site is None:
         break
       drawn[index] = site
@@ -161,33 +156,33 @@ def place(
   raise UserError(_no_room(shapes[index], room(index), allowed, len(shapes)))
 
 
-def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float, test: str) -> None:
+def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float) -> None:
   if score.shape != allowed.shape or allowed.dtype != bool:
     raise ValueError(f"score {score.shape}, allowed {allowed.dtype} {allowed.shape}")
   if not (np.isfinite(score.min()) and np.isfinite(score.max()) and score.min() >= 0):
     raise ValueError("a score that is negative or not finite")
-  if not 0 <= floor <= 1 or not gap >= 0 or test not in ("footprint", "centre"):
-    raise ValueError(f"floor {floor}, min_gap_px {gap}, test {test!r}")
+  if not 0 <= floor <= 1 or not gap >= 0:
+    raise ValueError(f"floor {floor}, min_gap_px {gap}")
 
 
 class _Weights:
-  """Sums that turn scores into chances."""
+  """The sums by which scores become probabilities of the free pixels."""
 
   def __init__(self, score: np.ndarray, free: np.ndarray, floor: float):
     self.masked = score.astype(np.float32, copy=False) * free
-    # OpenCV sums rows in a third of NumPy's time.
+    # OpenCV takes a third of NumPy's time.
     self.rows = cv2.reduce(self.masked, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[:, 0]
     self.counts = cv2.reduce(free.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
     self.total, self.count = float(self.rows.sum()), int(self.counts.sum())
     self.floor = floor if self.total > 0 else 1.0
 
-  def chance(self, score: np.ndarray) -> np.ndarray:
-    """Chance of candidates with these scores."""
-    follows = (1 - self.floor) * np.asarray(score, np.float64) / (self.total or 1.0)
-    return follows + self.floor / max(self.count, 1)
+  def probability(self, score: np.ndarray) -> np.ndarray:
+    """Probabilities of candidates with these scores."""
+    by_score = (1 - self.floor) * np.asarray(score, np.float64) / (self.total or 1.0)
+    return by_score + self.floor / max(self.count, 1)
 
 
-def _drawn(
+def _drawn_site(
   rng: np.random.Generator,
   score: np.ndarray,
   free: np.ndarray,
@@ -199,16 +194,16 @@ def _drawn(
   if not weights.count:
     return None
   uniform = rng.random() < weights.floor
-  # First the row, then the place in it: one cumulative sum of H numbers and one of W.
+  # First the row, then the column: two short cumulative sums instead of one over all pixels.
   row = _pick(rng, weights.counts if uniform else weights.rows)
   column = _pick(rng, free[row] if uniform else weights.masked[row])
   return _site((row, column), shape, weights, score, "uniform" if uniform else prior)
 
 
 def _pick(rng: np.random.Generator, weights: np.ndarray) -> int:
-  """Index drawn in proportion to the weights, never one of weight 0."""
+  """Index drawn in proportion to the weights; never one of weight 0."""
   sums = np.cumsum(weights, dtype=np.float64)
-  # Rounding may bring the product up to the total itself.
+  # The product may be rounded up to the total itself.
   mark = min(rng.random() * sums[-1], np.nextafter(sums[-1], 0.0))
   return int(np.searchsorted(sums, mark, side="right"))
 
@@ -217,11 +212,12 @@ def _site(
   pixel: tuple[int, int], shape: Footprint, weights: _Weights, score: np.ndarray, prior: str
 ) -> Site:
   origin = shape.origin_at(pixel)
-  chance = float(weights.chance(score[pixel]))
-  return Site(shape.centre_at(origin), origin, math.log(chance) if chance else -math.inf, prior)
+  probability = float(weights.probability(score[pixel]))
+  logarithm = math.log(probability) if probability else -math.inf
+  return Site(shape.centre_at(origin), origin, logarithm, prior)
 
 
-def _asked(
+def _users_site(
   point: tuple[float, float],
   score: np.ndarray,
   free: np.ndarray,
@@ -229,7 +225,7 @@ def _asked(
   shape: Footprint,
   floor: float,
 ) -> Site:
-  """The user's place, if the lesion fits there."""
+  """The place at the user's point, if the lesion fits there."""
   x, y = (float(value) for value in point)
   where = f"the point {x:g},{y:g}"
   height, width = free.shape

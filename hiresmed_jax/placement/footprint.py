@@ -1,6 +1,6 @@
-"""Which pixels a footprint fits around, exactly and in a few milliseconds.
+"""The pixels at which a lesion's footprint fits, found exactly and in a few milliseconds.
 
-H, W: image; h, w: footprint. A footprint sits *at* the pixel that holds its centroid.
+H, W: image; h, w: footprint. A footprint is *at* the pixel that holds its centroid.
 """
 
 import math
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-_HEIGHTS = (0.2, 0.45, 0.65, 0.8, 0.92)  # of a mask: rectangles that fill most of a round one
+_HEIGHTS = (0.2, 0.45, 0.65, 0.8, 0.92)  # of rectangles that fill most of a round mask
 
 
 class Footprint(NamedTuple):
-  """A lesion's mask, cut to what is set.
+  """A lesion's mask without empty rows and columns around it.
 
   Attributes:
-    mask: uint8[h, w] of 0 and 1, no empty row or column at its rim.
+    mask: uint8[h, w] of 0 and 1.
     corner: (row, column) of the mask in the array it was cut from.
     centroid: (row, column), floats, from the mask's corner; pixel i covers [i, i + 1).
     area: pixels.
@@ -50,7 +50,7 @@ class Footprint(NamedTuple):
     return int(self.centroid[0]), int(self.centroid[1])
 
   def origin_at(self, pixel: tuple[int, int]) -> tuple[int, int]:
-    """Where the whole array begins when the footprint sits at a pixel."""
+    """(row, column) at which the whole array begins when the footprint is at a pixel."""
     row, column = (p - a - c for p, a, c in zip(pixel, self.anchor, self.corner))
     return int(row), int(column)
 
@@ -72,12 +72,12 @@ class Footprint(NamedTuple):
 
 
 def fits(allowed: np.ndarray, shape: Footprint, *, centre_only: bool = False) -> np.ndarray:
-  """Pixels at which all of the footprint lies in the image and on allowed pixels.
+  """Pixels at which the whole footprint lies in the image and on allowed pixels.
 
   Args:
     allowed: bool[H, W].
     shape: the footprint.
-    centre_only: ask `allowed` of the centroid's pixel alone; the image must hold all, still.
+    centre_only: only the centroid's pixel must be allowed; the rest must lie in the image.
 
   Returns:
     bool[H, W].
@@ -95,16 +95,16 @@ def fits(allowed: np.ndarray, shape: Footprint, *, centre_only: bool = False) ->
 def erode(
   pixels: np.ndarray, mask: np.ndarray, anchor: tuple[int, int], *, beyond: bool
 ) -> np.ndarray:
-  """Pixels at which all of a mask lies on True ones; exact.
+  """Pixels at which the whole mask lies on True ones; exact.
 
-  OpenCV erodes by a rectangle in time that its height and width decide, by any other mask in time
-  that its area decides: most of the mask is tested as rectangles, and what is left as it is.
+  OpenCV's time for a rectangle grows with its sides, that for another mask with its area. So most
+  of the mask is tested as rectangles, and only the rest as it is.
 
   Args:
     pixels: bool[H, W].
     mask: uint8[h, w] of 0 and 1.
-    anchor: (row, column) of the mask's element that lies on the pixel in question.
-    beyond: what the pixels outside the image count as.
+    anchor: (row, column) of the mask's element that lies on the tested pixel.
+    beyond: the value of pixels outside the image.
 
   Returns:
     bool[H, W].
@@ -123,7 +123,7 @@ def erode(
 def _eroded(
   image: np.ndarray, kernel: np.ndarray, anchor: tuple[int, int], beyond: bool
 ) -> np.ndarray:
-  """The same for one kernel whose anchor may lie outside of it, where OpenCV takes none."""
+  """The same for one kernel, whose anchor may lie outside of it, unlike OpenCV's."""
   inside = tuple(min(max(a, 0), n - 1) for a, n in zip(anchor, kernel.shape))
   down, right = (i - a for i, a in zip(inside, anchor))
   height, width = image.shape
@@ -142,7 +142,7 @@ _Rectangle = tuple[tuple[int, int], tuple[int, int]]  # (row, column) of its cor
 
 
 def _rectangles_and_rest(mask: np.ndarray) -> tuple[list[_Rectangle], np.ndarray]:
-  """Some rectangles inside a mask, of several heights around its middle, and what they leave."""
+  """Rectangles of several heights inside a mask, around its middle, and the rest of the mask."""
   rest, rectangles = mask.copy(), []
   height = mask.shape[0]
   for rows in sorted({round(share * height) for share in _HEIGHTS} - {0}):
@@ -163,16 +163,16 @@ def clear_of(
   placed: Sequence[tuple[Footprint, tuple[int, int]]],
   gap: float,
 ) -> np.ndarray:
-  """The pixels of a room at which a footprint keeps its distance from those placed already.
+  """The pixels of `room` at which a footprint keeps the distance from those already placed.
 
   Args:
-    room: bool[H, W].
+    room: bool[H, W], where the footprint fits.
     shape: the footprint.
     placed: the others, each with the (row, column) at which its whole array begins.
-    gap: least distance between pixel centres of two footprints, 1 or more.
+    gap: least distance between pixel centres of two footprints, at least 1.
 
   Returns:
-    bool[H, W]; `room` itself when nothing is placed.
+    bool[H, W]; `room` itself when nothing is placed yet.
   """
   free = room.copy() if placed else room
   for other, origin in placed:
@@ -187,7 +187,7 @@ def clear_of(
 
 
 def _near(other: Footprint, shape: Footprint, reach: int, gap: float) -> np.ndarray:
-  """bool: the pixels, from `reach` around the other mask, at which `shape` comes too near to it."""
+  """bool: pixels at which `shape` is too near to the other mask, which is padded by `reach`."""
   distance = cv2.distanceTransform(
     1 - np.pad(other.mask, reach), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
   )

@@ -1,9 +1,9 @@
-"""Rules that find tissue in which no lesion of a kind can be, where nobody has drawn it.
+"""Rules that find tissue in which no lesion of a kind can be, for images without drawn masks.
 
-A rule is right most of the time: its masks train the network of the route `danger`, which smooths
-over what is wrong in few images, and they are a start for correcting by hand. H rows, W columns;
-lengths are shares of the longer side, so that a rule holds at any resolution. How far masks of
-`abdomen` are from masks corrected by hand: benchmarks/danger.py.
+A rule is right most of the time. Its masks train the network of the route `danger`, which averages
+out the errors of single images, and they are a start for correction by hand. benchmarks/danger.py
+compares those of `abdomen` with corrected masks. H rows, W columns; lengths are shares of the
+longer side, so that a rule holds at any resolution.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,31 +17,31 @@ from scipy import ndimage
 from hiresmed_jax import files
 from hiresmed_jax.data import pipeline, segmentation, stored
 
-_SOFT = (0.2, 0.7)  # between these shares of the shown range lies soft tissue
-_STRAY = 0.008  # radius: what is thinner than this is a table, a cable, a letter
+_SOFT = (0.2, 0.7)  # shares of the shown range between which soft tissue lies
+_STRAY = 0.008  # radius: thinner parts are a table, a cable, a letter
 _GAP = 0.05  # of the height: gaps in the wall of the chest
-_CUT = 0.02  # of the width: nearer to the frame than this, the body goes on beyond it
-_LEAN = 0.08  # of the width: how far the chest stands back behind the waist, in a leaning body
-_REACH = 0.025  # a rib is as near to lung
-_WALL = 0.1  # of the width: ribs lie no deeper than this in the side of the body
+_CUT = 0.02  # of the width: a body nearer to the border than this continues beyond it
+_LEAN = 0.08  # of the width: how far the chest of a leaning body lies behind the waist
+_REACH = 0.025  # distance of a rib from lung, at most
+_WALL = 0.1  # of the width: depth of ribs in the side of the body, at most
 _CLOSE = 0.013  # gaps of marrow inside bone
-_LUNG = 0.008  # of the area: what is smaller is gas in bowel
+_LUNG = 0.008  # of the area: smaller parts are gas in bowel
 _BLACK = 0.015  # of the range: lung is darker than this, fat is not
-_TOP = 0.3  # of the height: lung of an abdominal view reaches up so far
-# Shares of the area. Bone: the least that is a rib or touches the frame, and that is of the column.
-_SPLINTER, _PIECE = 0.0002, 0.0004
-_LOW, _PELVIS = 0.75, 0.004  # below this share of the height, the least that is no stone
-_WHOLE = 0.02  # nowhere is a stone as large
+_TOP = 0.3  # of the height: lung of an abdominal view reaches above this
+# Least areas of bone, shares of the image: a rib or a part at the border, and a part of the spine.
+_RIB_AREA, _SPINE_AREA = 0.0002, 0.0004
+_LOW, _PELVIS_AREA = 0.75, 0.004  # below this share of the height such parts are no stones
+_BONE_AREA = 0.02  # larger than any stone
 
 
 def abdomen(grey: np.ndarray) -> np.ndarray:
   """Bone and lung of a coronal CT slice of the abdomen, for stones.
 
   Bone is bright and large; stones are bright and small, or inside a kidney. A bright part is bone
-  where it is beyond any stone's size, touches the frame, lies beside lung or in the body's side
-  (a rib), or is part of the column that stands in the middle. Lung is black, large, reaches into
-  the upper part and has tissue on its side towards the frame. It ends at half of the tissue's
-  level, and vessels inside it belong to it.
+  when it is larger than any stone, touches the border, lies beside lung or in the body's side (a
+  rib), or belongs to the spine in the middle. Lung is black, large, reaches into the upper part and
+  has tissue between itself and the border. It ends at half of the tissue's level and includes its
+  vessels.
 
   Args:
     grey: f32[H, W] in [0, 1], an abdominal window, dense tissue bright.
@@ -57,7 +57,7 @@ def abdomen(grey: np.ndarray) -> np.ndarray:
 
 
 def _soft_level(grey: np.ndarray) -> float:
-  """Grey of soft tissue: the commonest between fat and bone."""
+  """Grey of soft tissue: the most frequent one between fat and bone."""
   counts, edges = np.histogram(grey, bins=128, range=(0.0, 1.0))
   middle = (edges[:-1] + edges[1:]) / 2
   counts[(middle < _SOFT[0]) | (middle > _SOFT[1])] = 0
@@ -65,16 +65,16 @@ def _soft_level(grey: np.ndarray) -> float:
 
 
 def _sides(tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Pixels between the body and the left, and the right, side of the frame: f64[H] each."""
+  """Distances of the body from the left and from the right border, pixels: f64[H] each."""
   solid = cv2.morphologyEx(tissue.astype(np.uint8), cv2.MORPH_OPEN, _disc(_STRAY, tissue)) > 0
   height, width = tissue.shape
   window = 2 * round(_GAP * height) + 1
-  # Rows in which the wall has a gap see through to the next organ: their neighbours tell.
+  # Where the wall has a gap, the next organ is found instead: neighbouring rows correct it.
   left, right = (
     ndimage.minimum_filter1d(np.where(side.any(1), side.argmax(1), width), window).astype(float)
     for side in (solid, solid[:, ::-1])
   )
-  # Lung that the frame cuts open looks like air beside the body, which begins at the waist.
+  # Lung that the border cuts open looks like air beside the body; the waist limits it.
   for beside in (left, right):
     waist = float(np.median(beside[round(0.4 * height) : round(0.6 * height)]))
     limit = waist + _LEAN * width if waist > _CUT * width else 0.0
@@ -83,24 +83,25 @@ def _sides(tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lung(grey: np.ndarray, tissue: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+  """bool[H, W]: lung with its vessels."""
   side, columns = max(grey.shape), np.arange(grey.shape[1])
   outside = (columns < left[:, None]) | (columns[::-1] < right[:, None])
   smooth = cv2.GaussianBlur(grey, (0, 0), max(0.5, 0.005 * side))
   dark = ((smooth < _BLACK) & ~outside).astype(np.uint8)
-  # A film of fat between lung and what is dark below it must not join the two.
+  # A thin layer of fat must not join lung and dark parts below it.
   black = cv2.morphologyEx(dark, cv2.MORPH_OPEN, _disc(0.01, grey))
   found = np.zeros(grey.shape, np.uint8)
   for part, area, (_, top, _, _) in _parts(black):
     if area >= _LUNG * grey.size and top <= _TOP * grey.shape[0]:
       found[part] = 1
-  # Up to half of the tissue's level, but not out into fat.
+  # Up to half of the tissue's level, but not into fat.
   grown = cv2.dilate(found, _disc(0.014, grey)) > 0
   lung = (found > 0) | (grown & ~tissue & ~outside)
   return lung | _islands(lung, 0.02 * lung.sum())
 
 
 def _islands(mask: np.ndarray, limit: float) -> np.ndarray:
-  """bool[H, W]: what the mask surrounds, parts of less than `limit` pixels: vessels, marrow."""
+  """bool[H, W]: parts of less than `limit` pixels that the mask surrounds: vessels, marrow."""
   found = np.zeros(mask.shape, bool)
   for part, area, (left, top, right, bottom) in _parts((~mask).astype(np.uint8)):
     inner = left > 0 and top > 0 and right < mask.shape[1] and bottom < mask.shape[0]
@@ -112,26 +113,27 @@ def _islands(mask: np.ndarray, limit: float) -> np.ndarray:
 def _bone(
   grey: np.ndarray, soft: float, lung: np.ndarray, left: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
+  """bool[H, W]: bone with its marrow."""
   bright = (cv2.GaussianBlur(grey, (0, 0), 0.7) > (soft + 1.0) / 2).astype(np.uint8)
   joined = cv2.morphologyEx(bright, cv2.MORPH_CLOSE, _disc(_CLOSE, grey))
-  column = _column(joined)
+  middle = _spine(joined)
   beside = cv2.dilate(lung.astype(np.uint8), _disc(_REACH, grey)) > 0
   height, width = grey.shape
   bone = np.zeros(grey.shape, bool)
   for part, area, (x1, y1, x2, y2) in _parts(joined):
     share, row = area / grey.size, (y1 + y2) // 2
-    at_frame = x1 <= 1 or y1 <= 1 or x2 >= width - 1 or y2 >= height - 1
+    at_border = x1 <= 1 or y1 <= 1 or x2 >= width - 1 or y2 >= height - 1
     depth = min((x1 + x2) / 2 - left[row], width - (x1 + x2) / 2 - right[row])
     rib = depth < _WALL * width or (part & beside).sum() > 0.3 * area
-    spine = (part & column).any() and share > _PIECE
-    pelvis = y1 > _LOW * height and share > _PELVIS
-    if share > _WHOLE or ((at_frame or rib) and share > _SPLINTER) or spine or pelvis:
+    spine = (part & middle).any() and share > _SPINE_AREA
+    pelvis = y1 > _LOW * height and share > _PELVIS_AREA
+    if share > _BONE_AREA or ((at_border or rib) and share > _RIB_AREA) or spine or pelvis:
       bone |= part
   return bone | _islands(bone, 0.01 * bone.size)
 
 
-def _column(joined: np.ndarray) -> np.ndarray:
-  """bool[H, W]: the spine and its sides: the largest in the middle, gaps of discs closed."""
+def _spine(joined: np.ndarray) -> np.ndarray:
+  """bool[H, W]: the spine and its sides: the largest part in the middle, discs closed."""
   height, width = joined.shape
   tall = np.ones((max(3, round(0.09 * height)) | 1, 3), np.uint8)
   closed = cv2.morphologyEx(np.pad(joined, 50), cv2.MORPH_CLOSE, tall)[50:-50, 50:-50]
@@ -176,21 +178,21 @@ def write(
   folder: Path,
   rule: str,
   *,
-  tell: Callable[[], None] = lambda: None,
+  advance: Callable[[], None] = lambda: None,
 ) -> None:
   """Writes the rule's mask of every record that has none to `segmentation.mask_path`.
 
-  What is there already is left, so that a second call goes on.
+  Files that exist are kept, so that a second call continues the first.
 
   Args:
     source: records, as of `records.Records`.
     folder: of the files, one PNG an image.
     rule: one of `RULES`.
-    tell: called after every record.
+    advance: called after every record.
   """
   for number in range(len(source)):
     item = source[number]
     path = segmentation.mask_path(folder, item["image_id"])
     if not item["forbidden_mask"].size and not path.is_file():
       files.write(path, stored.encode_png(RULES[rule](grey_of(item))))
-    tell()
+    advance()

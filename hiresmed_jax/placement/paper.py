@@ -1,4 +1,4 @@
-"""Placement as the paper has it: candidate points (Eq. 14), a mask (Eq. 15), its test (Eq. 16).
+"""Placement as in the paper: candidate points (Eq. 14), a mask (Eq. 15), their test (Eq. 16).
 
 H, W: image; points are (x, y) pixels, pixel i covers [i, i + 1).
 """
@@ -19,11 +19,11 @@ def locate(score: np.ndarray, count: int, *, apart_px: int = 9) -> np.ndarray:
 
   Args:
     score: f32[H, W], >= 0.
-    count: k of the equation, the most there can be.
-    apart_px: a peak is the highest score of the square of this odd side around it.
+    count: k of the equation, the largest number of points.
+    apart_px: a peak is the highest score in a square of this odd side around it.
 
   Returns:
-    f64[n, 2], n <= count, centres (x, y) of pixels, highest first. A plateau gives one point.
+    f64[n, 2], n <= count, centres (x, y) of pixels, highest first; one point for each plateau.
   """
   highest = cv2.dilate(score.astype(np.float32), np.ones((apart_px, apart_px), np.uint8))
   peaks = ((score >= highest) & (score > 0)).astype(np.uint8)
@@ -41,7 +41,7 @@ def danger(forbidden: np.ndarray) -> np.ndarray:
 
 
 def final(points: np.ndarray, m_danger: np.ndarray) -> np.ndarray:
-  """C_final of Eq. 16: the points [n, 2] at which M_danger [H, W] is 1; others, too, if outside."""
+  """C_final of Eq. 16: the points [n, 2] inside the image at which M_danger [H, W] is 1."""
   points = np.asarray(points, np.float64).reshape(-1, 2)
   columns, rows = np.floor(points).astype(np.int64).T
   height, width = m_danger.shape
@@ -59,24 +59,24 @@ def place_paper(
   *,
   at: Sequence[tuple[float, float]] | None = None,
 ) -> list[Site]:
-  """The paper's placement: at the user's points, else at random ones of C_final.
+  """The paper's placement: at the user's points, and at random points of C_final.
 
-  Only a lesion's centre is tested. Lesions do not overlap and lie in the image, of which the paper
-  does not speak: without that their number and size would not be what was asked for.
+  Only the centre of a lesion is tested. Lesions do not overlap and lie in the image, which the
+  paper does not mention: otherwise their number and size would differ from the request.
 
   Args:
-    rng: draws.
+    rng: draws the points.
     c_loc: f64[k, 2] of Eq. 14, from `locate` or a detector.
     m_danger: uint8[H, W] of Eq. 15.
     footprints: bool[h, w] each.
     at: (x, y) for the first footprints.
 
   Returns:
-    One Site per footprint; its prior is "paper" or "user", its log-probability that of the draw
-    among the points of C_final with room, NaN for the user's.
+    One Site per footprint. Its prior is "paper" or "user"; its log-probability is that of the draw
+    among the points of C_final with room, NaN for a point of the user.
 
   Raises:
-    UserError: C_final has too few points with room, or one of the user's points has none.
+    UserError: C_final has too few points with room, or a point of the user has none.
   """
   shapes = [Footprint.of(one) for one in footprints]
   asked = np.asarray(at or (), np.float64).reshape(-1, 2)

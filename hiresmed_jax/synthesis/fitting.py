@@ -16,9 +16,9 @@ from hiresmed_jax.lesions.patch import (
   MASK_LEVEL,
   SMALLEST_SCALE,
   LesionPatch,
-  central_component,
   diameter,
   long_side,
+  one_piece,
 )
 from hiresmed_jax.ops import insertion
 
@@ -106,7 +106,7 @@ def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: floa
   alpha = patch.alpha
   if not _near(patch.diameter_px, target_px) or not np.allclose(own, 1.0, atol=0.02):
     values, surround, alpha = _resized(values, surround, alpha, own, target_px)
-  alpha = _one_piece(alpha)
+  alpha = one_piece(alpha)
   mask = alpha >= MASK_LEVEL
   values, surround = _in_units_of(canvas, patch, values, surround)
   if patch.physics == "projection":
@@ -142,7 +142,7 @@ def _resized(
   for _ in range(_TRIES):
     scales = np.asarray(scale, np.float32) * np.float32(factor)
     made = [np.asarray(a) for a in _resample(values, surround, alpha, scales, side=side)]
-    found = diameter(_one_piece(made[2]) >= MASK_LEVEL)
+    found = diameter(one_piece(made[2]) >= MASK_LEVEL)
     error = abs(found - target_px)
     if best is None or error < best[0]:
       best = (error, made)
@@ -171,13 +171,6 @@ def _side(length: float) -> int:
     if side >= need:
       return side
   raise UserError(f"a lesion of {length:.0f} px is larger than this program can put in")
-
-
-def _one_piece(alpha: np.ndarray) -> np.ndarray:
-  """Occupancy whose mask is the central component alone."""
-  mask = alpha >= MASK_LEVEL
-  body = central_component(mask, reach=2.0)
-  return np.where(mask & ~body, np.float32(0.499), alpha).astype(np.float32)
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -224,7 +224,7 @@ def _sites(
   return candidates.place(
     rng,
     places.score_map(prior, setting.survey.atlas, scene, device),
-    candidates.allowed(forbidden, scene.content & ~_saturated(ground), values.margin_px),
+    candidates.allowed_pixels(forbidden, scene.content & ~_saturated(ground), values.margin_px),
     footprints,
     at=request.at,
     floor=values.floor,

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from hiresmed_jax.data import transforms
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import atlas, body
-from hiresmed_jax.placement.candidates import Site, allowed, place
+from hiresmed_jax.placement.candidates import Site, allowed_pixels, place
 from hiresmed_jax.synthesis.fitting import Fitted
 
 MODES = insertion.DEFAULT_MODE  # by physics
@@ -103,9 +104,9 @@ def draw(
   mask = shape.mask
   for _ in range(_TRIES):
     item = source[int(rng.integers(len(source)))]
-    values, value_range = crops.canvas(item)
+    values, value_range = transforms.values_of(item)
     content = body.content(values, value_range=value_range)
-    free = allowed(_own_lesions(item["boxes"], content.shape), content, _MARGIN_PX)
+    free = allowed_pixels(_own_lesions(item["boxes"], content.shape), content, _MARGIN_PX)
     try:
       (site,) = place(rng, atlas.score_map(where, content), free, [mask], min_gap_px=0.0)
     except UserError:

@@ -18,7 +18,7 @@ def test_a_diameter_asked_for_is_met(wanted, seed):
   try:
     made = source.draw(np.random.default_rng(seed), wanted)
   except UserError:
-    native = source.native_px
+    native = np.array([p.diameter_px for p in PATCHES])
     assert not ((wanted / native >= 0.7) & (wanted / native <= 1.4)).any()
     return
   assert abs(made.diameter_px - wanted) <= drawn.tolerance(wanted)

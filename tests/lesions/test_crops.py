@@ -1,12 +1,8 @@
-from collections import Counter
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from hiresmed_jax.data import phantom, records
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.data import phantom, transforms
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch, centroid, long_side
 
@@ -47,8 +43,10 @@ def pairs(request):
 def test_lesions_of_a_phantom_are_cut_out_with_their_exact_masks(pairs):
   found = 0
   for with_lesions, _ in pairs:
-    image, _ = crops.canvas(with_lesions)
-    for index, patch in enumerate(crops.crops_of(with_lesions)):
+    image, _ = transforms.values_of(with_lesions)
+    patches = list(crops.crops_of(with_lesions))
+    assert len(patches) == len(with_lesions["boxes"])
+    for index, patch in enumerate(patches):
       if isinstance(patch, str):
         assert patch in {"at the border", "faint", "too large"}
         continue
@@ -73,14 +71,14 @@ def test_lesions_of_a_phantom_are_cut_out_with_their_exact_masks(pairs):
 def test_the_surround_is_what_was_there_before_the_lesion(pairs):
   errors = []
   for with_lesions, without in pairs:
-    bare, _ = crops.canvas(without)
+    image, _ = transforms.values_of(without)
     for index, patch in enumerate(crops.crops_of(with_lesions)):
       if isinstance(patch, str):
         continue
       side = patch.alpha.shape[0]
       x, y = centroid(with_lesions["lesion_mask"] == index + 1)
       left, top = round(x - side / 2), round(y - side / 2)
-      truth = bare[top : top + side, left : left + side]
+      truth = image[top : top + side, left : left + side]
       contrast = (patch.values - truth)[patch.mask].mean()
       errors.append(np.abs(patch.surround - truth)[patch.mask].mean() / contrast)
   assert np.median(errors) < 0.25  # noise is in it
@@ -113,7 +111,7 @@ def test_boxes_alone_find_the_same_nodules_as_masks():
   assert 0.85 < np.median(ratios) < 1.15
 
 
-def test_a_lesion_at_the_border_is_left_out():
+def test_a_lesion_at_the_border_or_too_large_is_left_out():
   sample = drawn("chest_ct", 0, num_lesions=1)
   whole = item(sample)
   x1, y1 = sample.boxes[0, :2].astype(int)
@@ -122,21 +120,8 @@ def test_a_lesion_at_the_border_is_left_out():
   cut["lesion_mask"] = whole["lesion_mask"][max(y1 - 3, 0) :, max(x1 - 3, 0) :]
   cut["boxes"] = whole["boxes"] - np.array([x1 - 3, y1 - 3] * 2, np.float32)
   assert list(crops.crops_of(cut)) == ["at the border"]
-  assert list(crops.crops_of(whole, sides=(8,))) == ["too large"]
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_donors_that_are_held_out_are_refused(split):
-  with pytest.raises(UserError, match="training split alone"):
-    crops.gather(records.Records(Path("nowhere"), split, 3))
-
-
-def test_gather_counts_what_it_leaves_out(tmp_path):
-  made = [p.sample for p in phantom.phantoms("chest_ct", 12, 128, seed=0)]
-  records.write_dataset(iter(made), tmp_path / "data", kind="phantom")
-  source = records.source(records.open_dataset(tmp_path / "data"), "train")
-  skipped = Counter()
-  patches = crops.gather(source, skipped=skipped)
-  assert len(patches) + sum(skipped.values()) == sum(len(i["boxes"]) for i in source)
-  assert patches
-  assert len(crops.gather(source, limit=2)) == min(2, len(patches))
+  mask = np.zeros((200, 200), np.uint16)
+  mask[80:123, 95:105] = 1  # 43 px: three times that is more than the largest window
+  large = dict(whole, image=100 * mask[..., None], lesion_mask=mask)
+  large["boxes"] = np.array([[95, 80, 105, 123]], np.float32)
+  assert list(crops.crops_of(large)) == ["too large"]

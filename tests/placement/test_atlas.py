@@ -9,6 +9,7 @@ from hiresmed_jax.data.readers import boxes as box_files
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement import atlas, body
+from tests.placement.contents import content_of
 
 
 def item(centre: tuple[float, float], group: str = "a", shift: int = 0) -> dict:
@@ -35,7 +36,7 @@ def test_a_mask_s_centroid_goes_before_the_box() -> None:
   mask = np.zeros((200, 240), np.uint16)
   mask[100:104, 90:92] = 1
   plain = atlas.fit([one]).centres
-  frame = body.box(body.content_of(one))
+  frame = body.box(content_of(one))
   found = body.in_pixels(atlas.fit([{**one, "lesion_mask": mask}]).centres, frame)
   np.testing.assert_allclose(found, [[91.0, 102.0]])
   np.testing.assert_allclose(body.in_pixels(plain, frame), [[100.0, 110.0]])
@@ -106,7 +107,7 @@ def test_stones_of_held_out_groups_are_likelier_than_anywhere(shared: Path) -> N
   fitted = atlas.fit(items[::2])
   gains = []
   for one in items[1::2]:
-    content = body.content_of(one)
+    content = content_of(one)
     score = atlas.score_map(fitted, content)
     columns, rows = ((one["boxes"][:, :2] + one["boxes"][:, 2:]) / 2).astype(int).T
     uniform = np.log(content.sum())

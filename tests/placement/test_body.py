@@ -10,6 +10,7 @@ from hiresmed_jax.data import phantom
 from hiresmed_jax.data.readers import boxes as box_files
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.placement import body
+from tests.placement.contents import content_of
 
 
 def test_air_table_and_padding_are_no_body() -> None:
@@ -65,7 +66,7 @@ def test_any_image_has_a_content_and_a_box(seed: int, shape: tuple[int, int]) ->
 @pytest.mark.parametrize("kind", phantom.KINDS)
 def test_phantoms(kind: str) -> None:
   for one in phantom.phantoms(kind, 3, 256, seed=2):
-    found = body.content_of({**vars(one.sample)})
+    found = content_of({**vars(one.sample)})
     assert found[one.sample.lesion_mask > 0].all()
     assert found[one.host_mask > 0].mean() > 0.99
     assert found.mean() < 0.9
@@ -77,7 +78,7 @@ def test_monochrome1_is_turned_first() -> None:
   low, high = item["value_range"]
   turned = (low + high - item["image"].astype(float)).clip(0).astype(np.uint16)
   other = {**item, "image": turned, "photometric": "MONOCHROME1"}
-  np.testing.assert_array_equal(body.content_of(other), body.content_of(item))
+  np.testing.assert_array_equal(content_of(other), content_of(item))
 
 
 def test_real_stones_lie_in_the_body(shared: Path) -> None:
@@ -87,7 +88,7 @@ def test_real_stones_lie_in_the_body(shared: Path) -> None:
     (sample,) = images.read(path)
     height, width = sample.image.shape[:2]
     found = box_files.read_yolo(folder / "labels" / f"{path.stem}.txt", width, height)
-    content = body.content_of(vars(sample))
+    content = content_of(vars(sample))
     columns, rows = ((found[:, :2] + found[:, 2:]) / 2).astype(int).T
     inside += content[rows, columns].tolist()
   assert np.mean(inside) >= 0.995

@@ -137,7 +137,7 @@ def _labelled(
   done = folder / f"{source.split}.done"
   if jax.process_index() == 0 and not done.is_file():
     with Progress(len(source), f"masks, {source.split}", unit="image") as progress:
-      forbidden.write(source, folder, rule, tell=progress.advance)
+      forbidden.write(source, folder, rule, advance=progress.advance)
     done.touch()
   meshes.wait_for_all(f"masks of {source.split} images are there")
   return segmentation.Labelled(source, folder)

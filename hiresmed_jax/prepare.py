@@ -10,10 +10,10 @@ from rich.console import Console
 
 from hiresmed_jax.data import annotations, identity, listing, phantom, records
 from hiresmed_jax.data.audit import findings
-from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.intake import Intake, Skipped
 from hiresmed_jax.data.listing import kind_of
 from hiresmed_jax.data.readers import lidc, volumes
+from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import PHYSICS, Sample
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.audit.pixels import jpeg_quality
-from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.listing import Groups, folder_group
 from hiresmed_jax.data.readers import dicom, images, lidc, lidc_slices, volumes
+from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import Sample, Unreadable
 
 

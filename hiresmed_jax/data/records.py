@@ -14,18 +14,20 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from hiresmed_jax.data.card import CARD, SourceReport, make_card
 from hiresmed_jax.data.identity import NOBODY, SPLITS, Identity, Split
 from hiresmed_jax.data.listing import prepare_command
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.record_format import (
   AS_BYTES,
+  CARD,
   SCHEMA_VERSION,
   Encoded,
+  SourceReport,
   dataset_info,
   decode,
   encode,
   features,
+  make_card,
 )
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
@@ -131,7 +133,7 @@ class Dataset:
 
   Attributes:
     root: its folder.
-    card: what `card.json` says; see `card.make_card`.
+    card: what `card.json` says; see `record_format.make_card`.
   """
 
   root: Path

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax import files
-from hiresmed_jax.data.writers import labels
+from hiresmed_jax.data import writers
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import (
   convergence,
@@ -110,7 +110,7 @@ def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     convergence.draw(asked.out / "convergence.png", curves, levels, asked.quantity)
   report["figures"] = _figures(asked.out, methods)
   files.write(asked.out / "report.md", markdown.page(report).encode())
-  plain = json.loads(labels.line(readers.as_json(report)))
+  plain = json.loads(writers.json_line(readers.as_json(report)))
   files.write_json(asked.out / "report.json", plain, indent=1)
   return report
 

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from hiresmed_jax import files as whole
-from hiresmed_jax.data import stored
+from hiresmed_jax.data import stored, writers
 from hiresmed_jax.data.readers import dicom as reader
-from hiresmed_jax.data.writers import dicom, labels
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.runtime.config import differences
@@ -83,17 +82,17 @@ def write(out: Path, made: Made, *, form: str, token: str) -> None:
     if form == "png":
       content = stored.encode_png(pixels)
     else:
-      content = dicom.encode(pixels, _about(made, token, series))
+      content = writers.dicom(pixels, _about(made, token, series))
     whole.write(out / files[key], content)
   whole.write(out / files["mask"], stored.encode_png(made.mask))
   if made.sham_mask is not None:
     files["shams"] = f"shams/{name}.png"
     whole.write(out / files["shams"], stored.encode_png(made.sham_mask))
-  text = labels.label_file(made.boxes, height=facts["height"], width=facts["width"])
+  text = writers.yolo_labels(made.boxes, height=facts["height"], width=facts["width"])
   whole.write(out / "labels" / f"{name}.txt", text)
-  runs = [labels.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
+  runs = [writers.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
   record = {"manifest": facts | files, "runs": runs, "shown": _shown(made)}
-  whole.write(out / "records" / f"{name}.json", labels.line(record))
+  whole.write(out / "records" / f"{name}.json", writers.json_line(record))
 
 
 def gather(out: Path) -> list[dict[str, Any]]:
@@ -101,13 +100,13 @@ def gather(out: Path) -> list[dict[str, Any]]:
 
   Several shards may do it at a time: what appears meanwhile is taken in before it returns.
   """
-  whole.write(out / "data.yaml", labels.data_file(name=labels.CATEGORY))
+  whole.write(out / "data.yaml", writers.yolo_dataset(name=writers.CATEGORY))
   while True:
     paths = _records(out)
     records = [json.loads(path.read_text()) for path in paths]
-    lines = labels.lines(record["manifest"] for record in records)
-    whole.write(out / MANIFEST, lines)
-    whole.write(out / COCO, labels.document([_coco(record) for record in records]))
+    lines = [writers.json_line(record["manifest"]) for record in records]
+    whole.write(out / MANIFEST, b"".join(lines))
+    whole.write(out / COCO, writers.coco([_coco(record) for record in records]))
     if _records(out) == paths:
       return records
 
@@ -142,11 +141,11 @@ def _shown(made: Made) -> dict[str, Any]:
   }
 
 
-def _about(made: Made, token: str, series: int) -> dicom.About:
+def _about(made: Made, token: str, series: int) -> writers.DicomFacts:
   facts, item = made.facts, made.item
   lesions = len(facts["lesions"]) if series == 1 else 0
   ground = "the pixels" if facts["background"]["kind"] == "real" else "a reconstruction"
-  return dicom.About(
+  return writers.DicomFacts(
     token=token,
     number=facts["index"],
     series=series,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import card as cards
-from hiresmed_jax.data import records, stored
+from hiresmed_jax.data import record_format, records, stored
 from hiresmed_jax.data.identity import SPLITS, Identity, split_of
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
@@ -130,7 +129,7 @@ def test_colour_survives_and_a_mixed_set_reads_back_widened(tmp_path: Path) -> N
 
 def test_nothing_raw_is_in_any_byte(tmp_path: Path) -> None:
   samples = [_sample(i, group=f"Erika Mustermann {i}") for i in range(6)]
-  _write(tmp_path / "out", samples, report=cards.SourceReport())
+  _write(tmp_path / "out", samples, report=record_format.SourceReport())
   content = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
   assert KEY.image_id(samples[0].source).encode() in content  # the search finds what is there
   for raw in (b"Mustermann", b"Erika", b"file-", b"folder", str(tmp_path).encode()):

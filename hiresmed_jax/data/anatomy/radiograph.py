@@ -8,8 +8,7 @@ import dataclasses
 import numpy as np
 
 from hiresmed_jax.data.anatomy import abdomen, bowel
-from hiresmed_jax.data.anatomy.bones import Build, Film
-from hiresmed_jax.data.anatomy.pelvis import pelvis
+from hiresmed_jax.data.anatomy.bones import Build, Film, pelvis
 from hiresmed_jax.data.anatomy.shapes import Grid, blur, cover, fractal, resize
 from hiresmed_jax.data.anatomy.spine import ribs, spine
 

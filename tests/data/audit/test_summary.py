@@ -13,8 +13,8 @@ from hiresmed_jax.data import annotations, intake, listing
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.audit import summary as audit
 from hiresmed_jax.data.audit.findings import warnings
-from hiresmed_jax.data.card import SourceReport
 from hiresmed_jax.data.identity import split_of
+from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import Sample
 
 

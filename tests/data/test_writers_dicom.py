@@ -9,10 +9,10 @@ import pydicom
 import pytest
 import SimpleITK
 
+from hiresmed_jax.data import writers
 from hiresmed_jax.data.readers import dicom as reader
-from hiresmed_jax.data.writers import dicom
 
-ABOUT = dicom.About(
+ABOUT = writers.DicomFacts(
   token="seed 7",
   number=3,
   series=1,
@@ -34,7 +34,7 @@ def pixels(dtype=np.uint16, channels: int = 1) -> np.ndarray:
 
 def save(folder: Path, image: np.ndarray, **changes) -> Path:
   path = folder / "image.dcm"
-  path.write_bytes(dicom.encode(image, ABOUT._replace(**changes)))
+  path.write_bytes(writers.dicom(image, ABOUT._replace(**changes)))
   return path
 
 
@@ -99,7 +99,7 @@ def test_it_says_that_it_is_synthetic_and_nothing_of_anyone(tmp_path):
 
 def test_uids_follow_the_token_and_tell_images_and_twins_apart():
   def uids(**changes):
-    file = pydicom.filebase.DicomBytesIO(dicom.encode(pixels(), ABOUT._replace(**changes)))
+    file = pydicom.filebase.DicomBytesIO(writers.dicom(pixels(), ABOUT._replace(**changes)))
     dataset = pydicom.dcmread(file)
     return dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
 
@@ -113,11 +113,11 @@ def test_uids_follow_the_token_and_tell_images_and_twins_apart():
 
 
 def test_grey_made_of_colour_is_bright_where_it_is_bright():
-  file = pydicom.filebase.DicomBytesIO(dicom.encode(pixels(), ABOUT._replace(photometric="RGB")))
+  file = pydicom.filebase.DicomBytesIO(writers.dicom(pixels(), ABOUT._replace(photometric="RGB")))
   assert pydicom.dcmread(file).PhotometricInterpretation == "MONOCHROME2"
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8)])
 def test_what_is_no_image_is_refused(image):
   with pytest.raises(ValueError, match="no DICOM"):
-    dicom.encode(image, ABOUT)
+    writers.dicom(image, ABOUT)

@@ -35,7 +35,7 @@ from benchmarks.environment import environment
 from hiresmed_jax.data import detection, records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.location import settings as location_presets
+from hiresmed_jax.routes import settings as tables
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
 
 def settings(way: str, *, size: int, batch: int, epochs: int) -> Any:
   """Values of the route `location` for one way."""
-  values = location_presets.location("best")
+  values = tables.values("location", "best")
   values.update({"size": size, "batch_size": batch, "epochs": epochs, "bare": 0.0, "near": 0.0})
   values.close_mosaic = min(values.close_mosaic, epochs // 3)
   values.update(WAYS[way])

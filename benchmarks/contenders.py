@@ -64,7 +64,8 @@ def ours(
   """HiResMed-VQGAN by `tasks.background`, as the train command runs it on one device.
 
   Args:
-    config: nested values of `presets.background`; its perceptual network gives way to the argument.
+    config: nested values of `routes.background.settings`; its perceptual network gives way to the
+      argument.
     train_m11: f32[N, H, W, 1 or channels], all training images.
     channels: of the network.
     perceptual: name of a perceptual network whose weights are at hand, or None.

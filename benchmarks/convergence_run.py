@@ -17,7 +17,7 @@ from benchmarks.contenders import WARM_BATCHES, Contender, Run
 from benchmarks.convergence_data import Images
 from benchmarks.yardstick import Curve, mean_absolute_error, reached
 from configs import stones_ct
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 
 _OVERTIME = 1.5
 _TRIAL_STEPS = 5
@@ -73,7 +73,7 @@ def ours_config(scale: Scale) -> ConfigDict:
 
   Those have 16, 32 and 64 channels, like the published networks there, and as many halvings.
   """
-  config = presets.background("best")
+  config = settings.values("background", "best")
   if scale.levels is not None:
     stones_ct.small_ct(config)
     config.codebook.num_codes = 1024  # as the published networks, and both presets

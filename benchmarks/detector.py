@@ -29,8 +29,7 @@ import numpy as np
 from benchmarks import timing
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.location import settings
+from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime import mesh as meshes
@@ -106,7 +105,7 @@ def scenes(batch: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ours(
   options: Any, precision: str, images: np.ndarray, boxes: np.ndarray, valid: np.ndarray
 ) -> dict[str, Any]:
-  values = settings.location("paper")
+  values = settings.values("location", "paper")
   values.update({"net": options.net, "size": options.size, "batch_size": options.batch})
   task = location.build(
     values,

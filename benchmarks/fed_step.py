@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import input_pipeline
 from hiresmed_jax.data import pipeline, records, transforms
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import mesh as meshes
 
 _BITS = 16
@@ -42,7 +42,7 @@ def measure(
       pipeline.train_dataset(
         records.source(records.open_dataset(root), "train"),
         view=transforms.View(size),
-        augmentation=presets.data("best").augment.to_dict(),
+        augmentation=settings.values("data", "best").augment.to_dict(),
         batch_size=batch_size,
         seed=0,
       )

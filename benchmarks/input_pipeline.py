@@ -32,7 +32,7 @@ from hiresmed_jax.data.augment import augment
 from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cli
 
 STAGES = ("read", "decode", "resize and window", "augment", "batch")
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
   if min(options.size, options.images, options.seconds) <= 0:
     raise UserError("--size, --images and --seconds must be above 0")
   about = environment()
-  augmentation = presets.data("best").augment.to_dict()
+  augmentation = settings.values("data", "best").augment.to_dict()
   rates, stages = [], []
   with tempfile.TemporaryDirectory() as folder:
     for bits, root in prepare(Path(folder), options.images, options.size).items():

@@ -39,7 +39,7 @@ from hiresmed_jax.placement import candidates
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime.figures import image_grid
 
-FLOOR = 0.3  # as `presets.synthesize`
+FLOOR = 0.3  # as `routes.settings.SYNTHESIZE`
 NO_FLOOR = "in use, nothing uniform"
 MARGIN_PX = 2.0
 PLACEMENTS = 1000

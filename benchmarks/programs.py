@@ -122,7 +122,9 @@ def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]
 
 def traced(config: Any) -> dict[str, Any]:
   """What `explain` tells of the step, on one device, in bfloat16."""
-  facts = explain.explain(config, dtype=jnp.bfloat16, devices=1)
+  values = config.copy_and_resolve_references()
+  values.background.dtype = "bfloat16"
+  facts = explain.explain(values, devices=1, compiled=False)
   return {
     "flops": facts["flops_per_image"]["training step"] * config.background.batch_size,
     "intermediate_bytes": facts["memory_per_device"]["intermediates and gradients"],

@@ -33,7 +33,7 @@ from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.singan import width
 from hiresmed_jax.ops.pyramid import Pyramid, lesion_pyramid
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import cli, compilation, throughput
 from hiresmed_jax.runtime import mesh as meshes
@@ -167,7 +167,7 @@ def _summary(seconds: list[float], steps: int) -> dict[str, Any]:
 
 
 def _task(case: Case, at_once: int) -> Any:
-  config = presets.lesion("best")
+  config = settings.values("lesion", "best")
   config.conv = case.way
   crops = np.random.default_rng(0).uniform(-1, 1, (case.lesions, case.side, case.side, _CHANNELS))
   return lesion.build(

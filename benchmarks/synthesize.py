@@ -31,7 +31,7 @@ from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import reconstruct, survey
 from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.lesions.copying import Copies
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime.compilation import compute_dtype
@@ -104,7 +104,7 @@ def measured(
   watch = Stopwatch()
   setting = image.Setting(
     _request(way, options.num),
-    presets.synthesize(),
+    settings.values("synthesize", "best"),
     records.source(dataset, "train"),
     found,
     _maker(way, options.size),
@@ -156,11 +156,11 @@ def _request(way: str, num: int) -> Request:
 
 
 def _maker(way: str, size: int) -> backgrounds.Maker:
-  values = presets.synthesize()
+  values = settings.values("synthesize", "best")
   maker = backgrounds.Maker(None, None, False, values.least_contrast)
   if way == "real":
     return maker
-  config = presets.base("benchmark", route="background", preset="paper")
+  config = settings.base("benchmark", route="background", preset="paper")
   config.data.size = (size, size)
   dtype = compute_dtype(config.background.dtype)
   task = background.build(

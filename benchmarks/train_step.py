@@ -32,7 +32,7 @@ from rich.table import Table
 from benchmarks import fed_step, kernels, roofline, timing
 from benchmarks.environment import environment
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings as tables
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import cli, compilation, cost, throughput
 from hiresmed_jax.runtime.compilation import compute_dtype
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 def settings(scale: str, block: str) -> Any:
   """The route's values, with the discriminators training from the first step."""
-  config = presets.background("paper")
+  config = tables.values("background", "paper")
   config.net.block = block
   config.net.drop_path_rate = 0.0  # PyTorch would draw other paths
   config.perceptual.net = None

@@ -12,13 +12,12 @@ Body, spine and pelvis are to be seen, but softly: no vertebra or rib is sharp. 
 are too small for the detector, which finds none of them, and the bank's samples are crude.
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 
 def get_config(arg: str = "all"):
-  route, _ = route_and_preset(arg, presets=("best",))
-  config = presets.base("demo", route=route, preset="best")
+  route, _ = settings.route_and_preset(arg, presets=("best",))
+  config = settings.base("demo", route=route, preset="best")
   config.data.phantom.update({"kind": "kub", "num": 96, "size": 128, "seed": 0})
   config.data.size = (128, 128)
   small(config.background)

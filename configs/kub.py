@@ -10,10 +10,9 @@ keeps 64 x 64 latents and trains with what later work found; for small lesions i
 Cost and result at full size: not measured. `explain --config kub.py` tells FLOPs and memory.
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 
 def get_config(arg: str = "all"):
-  route, preset = route_and_preset(arg, presets=presets.PRESETS)
-  return presets.base("kub", route=route, preset=preset)
+  route, preset = settings.route_and_preset(arg)
+  return settings.base("kub", route=route, preset=preset)

@@ -9,13 +9,12 @@ paper does; that adds pixels and no information. `best` stays at the scanner's 5
 Cost and result at full size: not measured. `explain --config lidc.py` tells FLOPs and memory.
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 
 def get_config(arg: str = "all"):
-  route, preset = route_and_preset(arg, presets=presets.PRESETS)
-  config = presets.base("lidc", route=route, preset=preset)
+  route, preset = settings.route_and_preset(arg)
+  config = settings.base("lidc", route=route, preset=preset)
   with config.data.ignore_type():  # the preset has a word here
     config.data.window = (-1000.0, 400.0)
   if preset == "best":

@@ -9,13 +9,12 @@
 Cost: as stones_ct.py, some 3 minutes on 2 CPU cores. Held-out result: not measured.
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 
 def get_config(arg: str = "all"):
-  route, _ = route_and_preset(arg, presets=("best",))
-  config = presets.base("nodules_ct", route=route, preset="best")
+  route, _ = settings.route_and_preset(arg, presets=("best",))
+  config = settings.base("nodules_ct", route=route, preset="best")
   config.data.update({"size": (480, 480), "crop": 96})
   route = config.background
   route.net.update({"stem_channels": 16, "channels": (32, 64), "strides": (2, 2)})

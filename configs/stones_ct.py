@@ -23,13 +23,12 @@ images of other groups). Without the weight on real lesions (300 steps of 8) 162
 Dice of 0.920 against the rule's masks; with it 0.908.
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 
 def get_config(arg: str = "all"):
-  route, _ = route_and_preset(arg, presets=("best",))
-  config = presets.base("stones_ct", route=route, preset="best")
+  route, _ = settings.route_and_preset(arg, presets=("best",))
+  config = settings.base("stones_ct", route=route, preset="best")
   # Native resolution: a stone of 7 px would be 2 px at a third of it. The network is convolutional,
   # so it trains on crops and is judged on whole slices.
   config.data.update({"size": (320, 392), "crop": 96})

@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hiresmed_jax import explain
+from hiresmed_jax import explain, train
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.runtime.overrides import leaves
 from tests import tiny_run
 
 SMALL = """
-from hiresmed_jax.tasks import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 def get_config(arg):
-  route, preset = route_and_preset(arg, presets=presets.PRESETS)
-  config = presets.base("small", route=route, preset=preset)
+  route, preset = settings.route_and_preset(arg)
+  config = settings.base("small", route=route, preset=preset)
   config.data.size = (32, 32)
   config.background.net.update({"channels": (32,), "strides": (2,), "stem_channels": 16})
   config.background.net.update({"encoder_blocks": 1, "code_dim": 16})
@@ -41,7 +41,7 @@ def alone(spec):
   before, out = len(jax.live_arrays()), io.StringIO()
   with contextlib.redirect_stdout(out):
     explain.main(["--config", spec, "--devices", "1", "--json"])
-  return json.loads(out.getvalue()) | {"arrays": len(jax.live_arrays()) - before}
+  return json.loads(out.getvalue())["background"] | {"arrays": len(jax.live_arrays()) - before}
 
 
 def test_counts_are_those_of_the_networks(alone, spec):
@@ -95,14 +95,54 @@ def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
   [
     (["--devices", "3"], "cannot be split over 3"),
     (["--devices", "4", "--config.mesh.fsdp=3"], "does not divide"),
-    (["--config.data.size=31,32"], "do not divide by the strides"),
-    (["--config.background.dtype=half"], "float32"),
-    (["--config.background.perceptual.net=resnet"], "resnet"),
+    (["--devices", "0"], "plan for 1 or more"),
   ],
 )
-def test_what_cannot_be_trained_is_told_in_a_line(spec, argv, line):
+def test_devices_that_the_batch_cannot_be_split_over(spec, argv, line):
   with pytest.raises(UserError, match=line):
     explain.main(["--config", spec, *argv])
+
+
+@pytest.mark.parametrize(
+  "override",
+  [
+    "data.size=512",
+    "data.size=31,32",
+    "data.channels=2",
+    "data.workers=-1",
+    "background.batch_size=0",
+    "background.gan.augment=colour",
+    "background.dtype=half",
+    "background.optimizer.learning_rate=-1",
+    "background.optimizer.lr=1",
+    "lesion.sides=()",
+    "location.weights=nowhere",
+    "danger.crop=1024",
+    "synthesize.floor=2",
+    "seed=-1",
+    "route=all,best",
+  ],
+)
+def test_explain_refuses_what_train_refuses_with_the_same_line(spec, override, tmp_path):
+  lines = []
+  for command in (explain, train):
+    argv = ["--config", spec, f"--config.{override}"]
+    with pytest.raises(UserError) as refused:
+      command.main([*argv, *(["--workdir", str(tmp_path / "run")] if command is train else [])])
+    lines.append(str(refused.value))
+  assert lines[0] == lines[1]
+  assert not (tmp_path / "run").exists()
+
+
+def test_every_setting_is_listed_with_what_it_may_be(capsys, spec):
+  explain.main(["--config", f"{spec}:danger", "--settings"])
+  text = capsys.readouterr().out
+  assert "background.net.channels = (32,)\n  use one or more whole numbers from 1 to" in text
+  assert "data.workers = 0\n  use a whole number from 0 to 1,024\n" in text
+  explain.main(["--config", spec, "--settings", "--json"])
+  rows = json.loads(capsys.readouterr().out)
+  assert {row["key"] for row in rows} == set(dict(leaves(load_config(spec))))
+  assert all(row["use"] for row in rows)
 
 
 def test_the_danger_route(capsys, spec):
@@ -119,7 +159,7 @@ def test_the_danger_route(capsys, spec):
 def test_the_lesion_route(capsys, spec):
   explain.main(["--config", f"{spec}:lesion,best", "--config.lesion.width=16", "--json"])
   found = json.loads(capsys.readouterr().out)
-  assert "networks" not in found
+  assert "background" not in found
   window = found["lesion"]["windows"]["32"]
   assert [level["pixels"] for level in window["levels"]] == [16, 20, 23, 27, 32]
   # 2 to 16 channels, three times 16 to 16, 16 to 2; norms; biases (best: one channel and a mask).
@@ -135,6 +175,7 @@ def test_the_estimate_is_near_what_the_compiler_takes(capsys, spec):
   with tiny_run.quick_compiler():  # the memory is planned before
     explain.main(["--config", spec, "--compile", "--json", *quick])
   found = json.loads(capsys.readouterr().out)
+  found = found["background"]
   compiled = found["compiled"]
   assert "cpu" in compiled["backend"]
   assert compiled["devices"] == jax.device_count()

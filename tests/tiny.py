@@ -3,8 +3,7 @@
 python -m hiresmed_jax.train --config tests/tiny.py:background
 """
 
-from hiresmed_jax.routes import presets
-from hiresmed_jax.runtime.config import route_and_preset
+from hiresmed_jax.routes import settings
 
 STEPS, BATCH, CROP, CODES = 10, 8, 16, 16
 GAN_START, GAN_WARMUP = 2, 2  # steps
@@ -12,8 +11,8 @@ REVIVE_EVERY = 3
 
 
 def get_config(arg: str = "all"):
-  route, _ = route_and_preset(arg, presets=("best",))
-  config = presets.base("tiny", route=route, preset="best")
+  route, _ = settings.route_and_preset(arg, presets=("best",))
+  config = settings.base("tiny", route=route, preset="best")
   config.data.phantom.update({"kind": "kub", "num": 40, "size": 32, "seed": 0})
   config.data.update({"size": (32, 32), "crop": CROP, "channels": 1, "fit": "pad"})
   route = config.background

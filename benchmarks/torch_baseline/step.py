@@ -42,7 +42,7 @@ def hiresmed_step(
   """HiResMed-VQGAN's training step (hiresmed_jax.routes.background.task) in PyTorch.
 
   Args:
-    config: the nested values of `tasks.presets.background`.
+    config: the nested values of `routes.background.settings`.
     channels: of the images that the network sees.
     size: rows and columns of an image; they must be multiples of the strides' product.
     steps: length of the run, of which the GAN's start and the warm-ups are shares.

@@ -17,6 +17,7 @@ from hiresmed_jax.inference.canvas import Canvas
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.location import task as location
+from hiresmed_jax.routes.settings import PRIORS
 
 # (images_m11 f32[S, T, C], device) -> f32[S / s, T / s] for some stride s
 Through = Callable[[np.ndarray, jax.Device], np.ndarray]
@@ -74,7 +75,7 @@ def _as_record(scene: Canvas) -> dict[str, Any]:
   }
 
 
-NAMES = ("uniform", "atlas", "yolo", "atlas x yolo")
+NAMES = PRIORS
 
 
 class Prior(NamedTuple):

@@ -9,8 +9,10 @@ import jax
 from hiresmed_jax.data import phantom, records, transforms
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.progress import Progress
 
 
@@ -30,10 +32,6 @@ def open_or_draw(
         "`python -m hiresmed_jax.prepare --kind images --source YOUR_IMAGES --out FOLDER`"
       )
     return records.open_dataset(data)
-  if made.kind not in phantom.KINDS:
-    raise UserError(f"data.phantom.kind={made.kind!r}: use {' or '.join(phantom.KINDS)}")
-  if made.num < 1 or made.size < phantom.LEAST_SIDE:
-    raise UserError(f"data.phantom: use num >= 1 and size >= {phantom.LEAST_SIDE}")
   folder, name = workdir / "data", f"{made.kind} x {made.num}, {made.size} px, seed {made.seed}"
   there = records.open_dataset(folder) if folder.exists() else None
   if there and there.card["name"] != name and not overwrite:
@@ -58,19 +56,18 @@ def _samples(drawn: Iterable[phantom.Phantom], progress: Progress) -> Iterator[S
 
 
 def view(data: Any) -> transforms.View:
-  """How a network of this config sees a stored image.
-
-  Raises:
-    UserError: a size that is not (rows, columns).
-  """
-  size = tuple(data.size)
-  if len(size) != 2:
-    raise UserError(f"data.size={size}: use (rows, columns)")
-  return transforms.View(size=size, fit=data.fit, window=data.window, channels=data.channels)
+  """How a network of this config sees a stored image."""
+  return transforms.View(
+    size=tuple(data.size), fit=data.fit, window=data.window, channels=data.channels
+  )
 
 
 def identity(
-  config: Any, route: str, dataset: records.Dataset, values: Mapping[str, Any] | None = None
+  config: Any,
+  route: str,
+  dataset: records.Dataset,
+  folder: pathlib.Path,
+  values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """What a finished or resumed run must agree on. Devices and reading speed may change under it.
 
@@ -78,6 +75,8 @@ def identity(
     config: of the run.
     route: whose part of the config counts.
     dataset: whose fingerprint counts.
+    folder: of the run. The same run begun by an older version keeps the identity that it has
+      there, since its checkpoints hold that.
     values: what counts beside the seed, by name; None: the route's part, and how images are read.
 
   Returns:
@@ -88,6 +87,9 @@ def identity(
     data.pop("workers")
     values = {"data": data, route: config[route].to_dict()}
   whole = {"seed": config.seed, **values}
+  made = run_folder.made_with(folder)
+  if made and not configs.differences(settings.stored(made["config"], folder), whole):
+    whole = made["config"]
   return {
     "config": whole,
     "config_hash": configs.hash_values(whole),

@@ -11,7 +11,7 @@ from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.workdir import DATA
-from hiresmed_jax.routes import ROUTES
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.background import train as background
 from hiresmed_jax.routes.danger import train as danger
 from hiresmed_jax.routes.dataset import open_or_draw
@@ -46,10 +46,9 @@ def train(
   Raises:
     UserError: no data, another run's folder.
   """
-  wanted = ROUTES if config.route == "all" else (config.route,)
+  wanted = settings.wanted(config)
+  settings.check(config, wanted, devices=jax.device_count())
   _check_workdir(workdir, wanted)
-  for route in wanted:
-    _MODULES[route].check(config)
   if overwrite:
     meshes.wait_for_all("before an earlier run is removed")
     for route in wanted if jax.process_index() == 0 else ():

@@ -1,24 +1,20 @@
 """Reading a run's config: `kub.py:background,best` plus `--config.key=value` on top.
 
 A config file is Python with one function, `get_config(arg)`, where `arg` is what follows the colon
-("all" when nothing does). It returns nested dicts of numbers, strings, booleans, None and tuples;
-`route_and_preset(arg, ...)` reads the argument and says what was meant when it is wrong.
+("all" when nothing does). It returns nested dicts of numbers, strings, booleans, None and tuples.
 """
 
-import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime.overrides import apply_override, leaves
-
-ROUTES = ("all", "background", "lesion", "location", "danger")
+from hiresmed_jax.runtime.overrides import apply_override, known_words, leaves
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -30,11 +26,6 @@ def config_folders() -> list[Path]:
   if (_PACKAGE.parent / "pyproject.toml").is_file():
     folders.insert(1, _PACKAGE.parent / "configs")
   return [folder for folder in folders if folder.is_dir()]
-
-
-def config_name(spec: str) -> str:
-  """ "kub" of "some/folder/kub.py:background,best"; names the default workdir."""
-  return Path(_split(spec)[0]).stem
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -59,25 +50,6 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
   return config.lock()
 
 
-def route_and_preset(
-  arg: str, *, presets: Sequence[str], routes: Sequence[str] = ROUTES
-) -> tuple[str, str]:
-  """Reads "ROUTE[,PRESET]" for a config file; its first preset is the default.
-
-  Raises:
-    UserError: a route or preset that the file does not know.
-  """
-  route, _, preset = arg.partition(",")
-  route, preset = route.strip() or "all", preset.strip() or presets[0]
-  if route not in routes:
-    if arg.strip() in presets:
-      raise UserError(f"{route} is a preset, not a route: write ROUTE,{route}, e.g. all,{route}")
-    raise UserError(f"unknown route {route!r}{_meant(route, routes)}")
-  if preset not in presets:
-    raise UserError(f"unknown preset {preset!r}{_meant(preset, presets)}")
-  return route, preset
-
-
 def to_json(config: Mapping[str, Any] | ConfigDict, *, indent: int | None = 2) -> str:
   """The config as JSON with sorted keys; equal configs give equal text."""
   values = config.to_dict() if isinstance(config, ConfigDict) else config
@@ -90,11 +62,14 @@ def hash_values(config: Mapping[str, Any] | ConfigDict) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-  """Lines "key: old -> new" between two configs, either of which may have been read from JSON."""
+  """Lines "key: old -> new" between two configs, either of which may have been read from JSON.
+
+  Changed values come first, then what only one of them has.
+  """
   old, new = dict(leaves(before)), dict(leaves(after))
   return [
     f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
-    for key in sorted(old.keys() | new.keys())
+    for key in [*sorted(old.keys() & new.keys()), *sorted(old.keys() ^ new.keys())]
     if _shown(old, key) != _shown(new, key)
   ]
 
@@ -115,7 +90,7 @@ def _find(name: str) -> Path:
     if path.is_file():
       return path
   known = [p.relative_to(f).as_posix() for f in folders for p in sorted(f.rglob("*.py"))]
-  raise UserError(f"no config {name!r}{_meant(name, dict.fromkeys(known))}")
+  raise UserError(f"no config {name!r}{known_words(name, dict.fromkeys(known))}")
 
 
 def _run_file(path: Path, argument: str) -> Any:
@@ -165,9 +140,3 @@ def _as_value(value: Any, where: str) -> Any:
   raise UserError(
     f"{where} is {type(value).__name__}: a config holds numbers, strings, booleans, None and tuples"
   )
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-  known = list(known)
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  return (f"; did you mean {near[0]}?" if near else "") + f" (there are {', '.join(known)})"

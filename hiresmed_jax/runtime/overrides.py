@@ -9,6 +9,28 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
 
+# What settings are called elsewhere, by the last part of their keys.
+_OTHER_NAMES = {
+  **dict.fromkeys(("lr", "rate", "base_lr"), "learning_rate"),
+  **dict.fromkeys(("bs", "batch", "batchsize", "train_batch_size"), "batch_size"),
+  **dict.fromkeys(("wd", "decay_weight", "l2"), "weight_decay"),
+  **dict.fromkeys(("epoch", "num_epochs", "max_epochs"), "epochs"),
+  **dict.fromkeys(("iters", "iterations", "num_steps", "max_steps", "train_steps"), "steps"),
+  **dict.fromkeys(("optim", "opt", "optimiser", "optimizer_name"), "optimizer.name"),
+  **dict.fromkeys(("beta1", "momentum"), "b1"),
+  **dict.fromkeys(("resolution", "image_size", "imgsz", "img_size"), "size"),
+  **dict.fromkeys(("num_workers", "jobs"), "workers"),
+  **dict.fromkeys(("grad_clip", "clip_norm", "max_norm"), "clip"),
+  **dict.fromkeys(("grad_accum", "accumulation", "accumulation_steps"), "accumulate"),
+  **dict.fromkeys(("codes", "codebook_size", "n_embed"), "num_codes"),
+  "beta2": "b2",
+  "random_seed": "seed",
+  "precision": "dtype",
+}
+_NEAR, _NEAR_AS_A_WHOLE = 0.6, 0.85  # likeness, of at most 1, of names of which one may be meant
+_AS_GOOD = 0.05  # names whose scores differ by less are told together
+_MOST_NAMED = 4
+
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
   """Pairs (dotted key, value) of every value that is not itself a group."""
@@ -121,15 +143,54 @@ def _fit(value: Any, like: Any) -> Any:
 
 
 def _no_key(config: ConfigDict, key: str) -> str:
-  known = [name for name, _ in leaves(config)]
-  # `--config.learning_rate` is meant when it stands deeper, so the last part alone is tried too.
-  by_last = {name.rsplit(".", 1)[-1]: name for name in known}
-  near = difflib.get_close_matches(key, known, n=1) or [
-    by_last[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_last), n=1)
-  ]
+  near = nearest_keys(key, [name for name, _ in leaves(config)])
+  # Of names that are equally near, those of the route that is to be trained are meant.
+  own = [name for name in near if name.startswith(f"{config.get('route', '')}.")]
   if near:
-    return f"no key config.{key}; did you mean config.{near[0]}?"
+    meant = alternatives(f"config.{name}" for name in own or near)
+    return f"no key config.{key}; did you mean {meant}?"
   return f"no key config.{key}; there are {_listed('', config)}"
+
+
+def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
+  """The dotted keys that are most likely meant by one that does not exist; [] if none is near.
+
+  The last part counts most: a wrong or missing group before it is forgiven. Other common names
+  ("lr" for learning_rate) are understood.
+  """
+  path, _, last = key.rpartition(".")
+  path, _, last = f"{path}.{_OTHER_NAMES.get(last.lower(), last)}".strip(".").rpartition(".")
+  scores = {}
+  for name in known:
+    group, _, end = name.rpartition(".")
+    alike = _alike(last, end)
+    if alike >= _NEAR or _alike(key, name) >= _NEAR_AS_A_WHOLE:
+      inner = group.split(".")[-1]  # "optimizer.lr" leaves the route out
+      scores[name] = 2 * alike + (max(_alike(path, group), _alike(path, inner)) if path else 0)
+  best = max(scores.values(), default=0.0)
+  return [name for name, score in scores.items() if score > best - _AS_GOOD][:_MOST_NAMED]
+
+
+def nearest_word(word: str, known: Iterable[str]) -> list[str]:
+  """The known word that is most likely meant by another one, or []."""
+  return difflib.get_close_matches(word, list(known), n=1)
+
+
+def known_words(word: str, known: Iterable[str]) -> str:
+  """What follows an unknown word in a message: the nearest known one, and all of them."""
+  known = list(known)
+  near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  return (f"; did you mean {near[0]}?" if near else "") + f" (there are {', '.join(known)})"
+
+
+def alternatives(words: Iterable[str]) -> str:
+  """ "a, b or c"."""
+  *first, last = words
+  return f"{', '.join(first)} or {last}" if first else last
+
+
+def _alike(first: str, second: str) -> float:
+  return difflib.SequenceMatcher(None, first, second).ratio()
 
 
 def _listed(prefix: str, config: Iterable[str]) -> str:

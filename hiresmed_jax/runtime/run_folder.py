@@ -14,6 +14,16 @@ from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.config import differences
 
 
+def made_with(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What `claim` wrote when the run in a folder was begun; None where there is no run.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = folder / "config.json"
+  return _read_json(path, ("config", "data")) if path.is_file() else None
+
+
 def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
   """Makes the folder this run's. Returns DONE.json's content when the run is already finished.
 
@@ -47,17 +57,16 @@ def clear(folder: pathlib.Path) -> None:
   """Removes an earlier run, for --overwrite; refuses what no run of ours made."""
   if not folder.exists():
     return
-  if not (folder / "config.json").is_file():
+  if not made_with(folder):  # raises where it is another program's file of that name
     raise UserError(f"{folder} holds no run of this program: nothing was removed")
-  _read_json(folder / "config.json", ("config", "data"))  # many programs have a file of that name
   shutil.rmtree(folder)
 
 
 def _look(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
   """DONE.json's content, None where the run has still to be made; raises where it must not be."""
   remedy = "use another --workdir, or --overwrite to train anew"
-  if (folder / "config.json").is_file():
-    there = _read_json(folder / "config.json", ("config", "data"))
+  there = made_with(folder)
+  if there:
     changed = differences(there["config"], identity["config"])
     if changed:
       more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

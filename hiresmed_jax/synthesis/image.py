@@ -45,7 +45,7 @@ class Setting(NamedTuple):
 
   Attributes:
     request: what is asked for.
-    values: `presets.synthesize`.
+    values: `routes.settings.SYNTHESIZE`.
     source: the training split.
     survey: of it.
     maker: of backgrounds.

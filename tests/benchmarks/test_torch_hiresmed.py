@@ -12,7 +12,7 @@ from benchmarks.torch_baseline import convert
 from benchmarks.torch_baseline.hiresmed import VQGAN
 from benchmarks.torch_baseline.step import hiresmed_step, linen
 from hiresmed_jax.nets import resampling
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings as tables
 from hiresmed_jax.routes.background import losses
 from hiresmed_jax.routes.background import task as background
 from tests.reference.parity import quick_jit, random_params
@@ -31,7 +31,7 @@ def one_thread():
 
 
 def settings(preset, **changes):
-  config = presets.background(preset)
+  config = tables.values("background", preset)
   config.net.update({"stem_channels": 4, "channels": (8,), "strides": (4,), "encoder_blocks": 1})
   config.net.update({"full_resolution_channels": 4, "code_dim": 4, "drop_path_rate": 0.0})
   config.net.update({"se_ratio": 1, "remat": False})

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.torch_baseline import blocks, layers
 from benchmarks.torch_baseline.step import hiresmed_step, published_step
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 
 SIZE = 32
 REPO = pathlib.Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def one_thread():
 
 
 def hiresmed(changes=(), **options):
-  config = presets.background("best")
+  config = settings.values("background", "best")
   config.net.update({"stem_channels": 4, "channels": (8,), "strides": (4,), "encoder_blocks": 1})
   config.net.update({"full_resolution_channels": 4, "code_dim": 4, "se_ratio": 1})
   config.codebook.update(
@@ -185,7 +185,7 @@ def test_kmeans_starts_the_codebook_from_the_first_batch():
 
 
 def test_grey_images_fill_the_channels():
-  config = presets.background("paper")
+  config = settings.values("background", "paper")
   config.net.update({"stem_channels": 4, "channels": (8,), "strides": (4,), "code_dim": 4})
   config.perceptual.net = None
   step = hiresmed_step(config, channels=3, size=SIZE, steps=4)

@@ -13,7 +13,7 @@ import pytest
 from hiresmed_jax import prepare, train
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import loop, run
+from hiresmed_jax.routes import ROUTES, loop, run
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.runtime import cli, run_folder
@@ -51,7 +51,9 @@ def place(tmp_path_factory) -> Path:
   (place / "file").touch()
   config = load_config(TINY, ["seed=5"])
   data = records.open_dataset(place / "data")
-  run_folder.claim(place / "run" / "background", identity(config, "background", data))
+  run_folder.claim(
+    place / "run" / "background", identity(config, "background", data, place / "run")
+  )
   return place
 
 
@@ -72,14 +74,8 @@ def files(folder: Path) -> dict[str, bytes]:
     (["--config", "kub.py:background,bets"], "did you mean best?"),
     (["--config", TINY, "--config.background.gan.wieght=1"], "mean config.background.gan.weight?"),
     (["--config", TINY, "--config.background.steps=two"], "expected an integer"),
-    (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1', 'mse'"),
-    (["--config", *REAL, "--config.background.optimizer.name=lion"], "'adam', 'adamw' or 'sgd'"),
-    (["--config", TINY, "--config.background.dtype=float16"], "'auto', 'float32' or 'bfloat16'"),
-    (["--config", TINY, "--config.data.fit=strech"], "use 'stretch', 'pad', 'crop'"),
-    (["--config", TINY, "--config.data.size=64"], "use (rows, columns)"),
-    (["--config", TINY, "--config.data.window=(5,5)"], "low must be below high"),
+    (["--config", TINY, "--config.background.loss.reconstruction=l2"], "use 'l1' or 'mse'"),
     (["--config", TINY, "--config.data.crop=18"], "images of 18 x 18 do not divide"),
-    (["--config", *REAL, "--config.data.crop=64"], "crops of 64 px do not fit"),
     (["--config", TINY, "--config.mesh.fsdp=3"], "does not divide the 8 device(s)"),
     (["--config", TINY, "--config.background.batch_size=12"], "use a multiple of 8"),
     (
@@ -87,10 +83,6 @@ def files(folder: Path) -> dict[str, bytes]:
       "train images and this run needs 64",
     ),
     (["--config", *REAL, "--config.background.perceptual.net=vgg16"], "hiresmed_jax.weights fetch"),
-    (["--config", *REAL, "--config.background.perceptual.net=vgg"], "no perceptual network is"),
-    (["--config", TINY, "--config.data.phantom.kind=knee"], "use kub or chest_ct"),
-    (["--config", TINY, "--config.data.phantom.num=0"], "num >= 1"),
-    (["--config", TINY, "--config.data.phantom.size=8"], "size >= 32"),
     (["--config", TINY, "--data", "data"], "makes its own phantom: leave out --data"),
     (["--config", TINY, "--workdir", "data"], "data is a dataset, not a workdir: --data"),
     (["--config", TINY, "--workdir", "file"], "file is a file: --workdir takes a folder"),
@@ -100,31 +92,14 @@ def files(folder: Path) -> dict[str, bytes]:
       ["--config", *REAL, "--workdir", "run"],
       "holds a run of another config (",
     ),
-    (["--config", LOCATION, "--config.location.size=100"], "use a multiple of 32"),
-    (["--config", LOCATION, "--config.location.net=x"], "location.net='x': use 'n', 's', 'm'"),
-    (["--config", LOCATION, "--config.location.bare=2.0"], "location.bare=2.0 is a share"),
     (
       ["--config", LOCATION, "--data", "data", "--config.data.phantom.kind="],
       "has no lesions",
     ),
-    (["--config", DANGER, "--config.danger.size=(32,40)"], "multiples of 16"),
-    (["--config", DANGER, "--config.danger.crop=48"], "danger.crop=48: use 0, or a multiple of 16"),
-    (
-      ["--config", DANGER, "--config.danger.rule=bones"],
-      "danger.rule='bones': use '' or 'abdomen'",
-    ),
-    (["--config", DANGER, "--config.danger.ema=1.0"], "danger.ema=1.0 is a share"),
     (
       ["--config", DANGER, "--data", "data", "--config.data.phantom.kind="],
       "has no masks of forbidden tissue",
     ),
-    (["--config", LESION, "--config.lesion.cpu_steps=0"], "lesion.cpu_steps=0: use 1 or more"),
-    (
-      ["--config", LESION, "--config.lesion.conv=fast"],
-      "lesion.conv='fast': use 'auto'",
-    ),
-    (["--config", LESION, "--config.lesion.decay=2.0"], "lesion.decay=2.0 is a share"),
-    (["--config", LESION, "--config.lesion.min_size=3.0"], "use 12 px or more"),
     (
       ["--config", LESION, "--data", "data", "--config.data.phantom.kind="],
       "has no lesions",
@@ -197,18 +172,19 @@ def test_overwriting_removes_the_run_and_nothing_else(place, tmp_path, compiling
   assert (tmp_path / "lesion" / "config.json").exists()
 
 
-def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place):
+def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place, tmp_path):
   data = records.open_dataset(place / "data")
 
   def hash_of(*overrides):
-    return identity(load_config(TINY, overrides), "background", data)["config_hash"]
+    return identity(load_config(TINY, overrides), "background", data, tmp_path)["config_hash"]
 
   plain = hash_of()
   for same in ("mesh.fsdp=2", "data.workers=3"):
     assert hash_of(same) == plain
   for other in ("seed=1", "data.crop=8", "background.steps=11", "background.net.block=residual"):
     assert hash_of(other) != plain
-  assert identity(load_config(TINY), "background", data)["data"] == data.card["fingerprint"]
+  found = identity(load_config(TINY), "background", data, tmp_path)
+  assert found["data"] == data.card["fingerprint"]
 
 
 def test_the_type_to_compute_in():
@@ -261,14 +237,11 @@ def test_a_step_at_full_size_can_be_lowered(preset):
 class Route:
   """Stands for a route's module; its training is over at once."""
 
-  def __init__(self, name: str, calls: list[tuple[str, str]]):
+  def __init__(self, name: str, calls: list[str]):
     self.name, self.calls = name, calls
 
-  def check(self, config):
-    self.calls.append((self.name, "check"))
-
   def train(self, config, dataset, folder):
-    self.calls.append((self.name, "train"))
+    self.calls.append(self.name)
     folder.mkdir(parents=True)
     return {"results": self.name}
 
@@ -276,13 +249,13 @@ class Route:
 def test_all_routes_in_order_and_none_for_lesions_where_there_are_none(
   place, tmp_path, monkeypatch, capsys
 ):
-  calls: list[tuple[str, str]] = []
-  monkeypatch.setattr(run, "_MODULES", {name: Route(name, calls) for name in run.ROUTES})
+  calls: list[str] = []
+  monkeypatch.setattr(run, "_MODULES", {name: Route(name, calls) for name in ROUTES})
   larger = ["data.phantom.size=128", "data.phantom.num=6"]  # at 32 px a stone is no pixel
   config = load_config(f"{tiny.__file__}:all", larger)
   results = run.train(config, data=None, workdir=tmp_path / "phantoms")
-  assert list(results) == list(run.ROUTES)
-  assert calls == [(name, what) for what in ("check", "train") for name in run.ROUTES]
+  assert list(results) == list(ROUTES)
+  assert calls == list(ROUTES)
   noted = json.loads((tmp_path / "phantoms" / "data.json").read_text())
   assert Path(noted["root"]) == tmp_path / "phantoms" / "data"
   config = load_config(f"{tiny.__file__}:all", ["data.phantom.kind="])

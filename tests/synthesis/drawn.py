@@ -13,7 +13,7 @@ from hiresmed_jax.inference import survey
 from hiresmed_jax.inference.places import Danger, Prior
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.synthesis import background
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
@@ -93,7 +93,7 @@ def setting(data: records.Dataset, found: survey.Survey | None = None, *,
             values: dict[str, Any] | None = None, prior: Prior | None = None,
             danger: Danger | None = None, **changes: Any) -> Setting:  # fmt: skip
   """What images of a request are made of; `changes` of `REQUEST`."""
-  config = presets.synthesize()
+  config = settings.values("synthesize", "best")
   config.update_from_flattened_dict(values or {})
   source = records.source(data, "train")
   found = survey.survey(source) if found is None else found

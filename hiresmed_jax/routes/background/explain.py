@@ -1,60 +1,42 @@
-"""What a config amounts to, told by shapes alone: networks, work, memory, mesh, departures."""
+"""What the background route amounts to, by shapes alone: networks, work, memory, mesh."""
 
 import collections
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from clu import parameter_overview
 from jax.sharding import AbstractMesh, AxisType
 
 from hiresmed_jax.convert import features
-from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics import lpips
 from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.departures import departures
+from hiresmed_jax.routes.explain import Facts, count, in_bytes, table
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import cost, throughput
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 _BATCHES_AHEAD = 3  # on the device: the one in use and two on their way
 # Measured with jax 0.10: the CPU backend compiles to the same memory with it and without.
 _WITHOUT_REMAT = "total without rematerialisation, which XLA undoes on the CPU"
 
 
-def explain(config: Any, *, dtype: Any, devices: int, compiled: bool = False) -> dict[str, Any]:
-  """Everything that `explain` tells, as nested values that JSON can hold.
-
-  Args:
-    config: from `runtime.config.load_config`; of its routes, `background` is explained.
-    dtype: of the convolutions.
-    devices: how many devices to plan for; they need not exist.
-    compiled: also compile the training step for the devices that are here.
+def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+  """See `routes.explain.explain`.
 
   Returns:
-    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "mesh",
-    "departures", and "compiled" when asked for}. Bytes, FLOPs (a multiply-add is two), pixels.
-
-  Raises:
-    UserError: the devices or the batch cannot be split as the config says.
+    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "mesh", and
+    "compiled" when asked for}.
   """
-  values = config.background
+  values, dtype = config.background, compute_dtype(config.background.dtype)
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
-  if values.batch_size % devices:
-    raise UserError(
-      f"background.batch_size={values.batch_size} cannot be split over {devices} devices: "
-      f"use a multiple of {devices}"
-    )
   size = (config.data.crop,) * 2 if config.data.crop else tuple(config.data.size)
-  factor = functools.reduce(int.__mul__, values.net.strides)
-  if any(side % factor for side in size):
-    raise UserError(f"images of {size[0]} x {size[1]} do not divide by the strides ({factor})")
   net, disc = background.networks(values, channels=config.data.channels, dtype=dtype)
   make = functools.partial(_task, config, size, dtype)
   task = make(values)
@@ -70,10 +52,10 @@ def explain(config: Any, *, dtype: Any, devices: int, compiled: bool = False) ->
   facts = {
     "networks": networks,
     "parameters": {
-      "generator": _count(state.gen["net"]),
+      "generator": count(state.gen["net"]),
       "codebook": state.gen["codebook"].size,
-      "discriminator": _count(state.disc),
-      "perceptual, frozen": _count(task.frozen),
+      "discriminator": count(state.disc),
+      "perceptual, frozen": count(task.frozen),
     },
     "flops_per_image": _flops(plain, state.gen["net"], image)
     | {"training step": sum(cost.flops(step).values()) * devices / values.batch_size},
@@ -86,9 +68,58 @@ def explain(config: Any, *, dtype: Any, devices: int, compiled: bool = False) ->
       "images_per_device": values.batch_size // devices,
       "dtype": jnp.dtype(dtype).name,
     },
-    "departures": [departure._asdict() for departure in departures(config)],
   }
   return facts | ({"compiled": _compiled(task, config, state, size)} if compiled else {})
+
+
+def lines(facts: Facts) -> Iterator[str]:
+  """The same as text."""
+  for name, rows in facts["networks"].items():
+    yield from ("", f"{name}: shapes and FLOPs are of one image, forward")
+    yield from table(
+      ("module", "type", "output", "parameters", "GFLOP"),
+      [
+        (
+          _indented(row["path"]),
+          row["type"],
+          " x ".join(map(str, row["output"])),
+          f"{row['parameters']:,}",
+          f"{row['flops_per_image'] / 1e9:,.2f}",
+        )
+        for row in rows
+      ],
+    )
+  yield from ("", "parameters")
+  yield from table((), [(k, f"{v:,}") for k, v in facts["parameters"].items()])
+  yield from ("", "GFLOP per image (a multiply-add is two)")
+  yield from table((), [(k, f"{v / 1e9:,.1f}") for k, v in facts["flops_per_image"].items()])
+  mesh = facts["mesh"]
+  yield ""
+  yield (
+    f"mesh: {mesh['devices']} x {mesh['kind']}, data {mesh['data']}, fsdp {mesh['fsdp']}; "
+    f"{mesh['images_per_device']} images a device; convolutions in {mesh['dtype']}"
+  )
+  yield from ("", "memory per device: an estimate from shapes, before the compiler's copies")
+  yield from table((), [(k, in_bytes(v)) for k, v in facts["memory_per_device"].items()])
+  if "compiled" in facts:
+    yield from _compiled_lines(facts["compiled"])
+
+
+def _compiled_lines(facts: Facts) -> Iterator[str]:
+  yield ""
+  yield (
+    f"compiled for {facts['devices']} x {facts['backend']} in {facts['seconds_to_compile']:.0f} s: "
+    "this backend's own figures"
+  )
+  bytes_of = facts["bytes_per_device"].items()
+  yield from table((), [(f"{k}, per device", in_bytes(v)) for k, v in bytes_of])
+  flops = f"{facts['flops_per_image'] / 1e9:,.1f}"
+  yield from table((), [("GFLOP per image, training step", flops)])
+
+
+def _indented(path: str) -> str:
+  parent, _, name = path.partition("/")
+  return f"  {name}" if name else parent
 
 
 def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
@@ -109,8 +140,6 @@ def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
 
 
 def _perceptual(net: str, dtype: Any) -> tuple[lpips.Distance, Any]:
-  if net not in features.TRUNKS:
-    raise UserError(f"no perceptual network is called {net}: {', '.join(features.TRUNKS)}")
   layout = {name: _shape(*shape) for name, shape in features.layout(net).items()}
   trunk = features.TRUNKS[net](dtype=dtype)
   heads = [layout.pop(name) for name in sorted(n for n in layout if n.startswith("lin"))]
@@ -146,10 +175,10 @@ def _rows(net: nn.Module, params: Any, image: Any) -> list[dict[str, Any]]:
     for depth in range(1, len(names)):
       counts[names[:depth]] += leaf.size
   flops: dict[tuple[str, ...], float] = collections.defaultdict(float)
-  for scope, count in cost.flops(program).items():
+  for scope, work in cost.flops(program).items():
     parts = tuple(scope.split("/"))
     for depth in range(1, len(parts) + 1):
-      flops[parts[:depth]] += count
+      flops[parts[:depth]] += work
   return [
     {
       "path": "/".join(path),
@@ -244,9 +273,3 @@ def _batch(count: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]
 
 def _shape(*sides: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(sides, jnp.float32)
-
-
-def _count(tree: Any) -> int:
-  # clu counts nested dicts; the heads of the perceptual network are a list.
-  leaves = dict(enumerate(jax.tree.leaves(tree)))
-  return int(parameter_overview.count_parameters(leaves))

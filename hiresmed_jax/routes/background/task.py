@@ -55,7 +55,7 @@ def build(
   distance: losses.Distance | None = None,
   distance_params: Params | None = None,
 ) -> Task:
-  """Makes the task from the values of `presets.background`.
+  """Makes the task from the values of `routes.background.settings`.
 
   Args:
     config: nested values, read here and never handed to a network.

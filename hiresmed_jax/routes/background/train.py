@@ -13,25 +13,10 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.background import report
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.checks import check_background
 from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.routes.dataset import view as data_view
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
-
-
-def check(config: Any) -> None:
-  """What can be told before there are data: nothing is drawn, read or compiled in vain."""
-  values, crop = config.background, config.data.crop
-  view = data_view(config.data)
-  check_background(values, sizes=[view.shape, (crop, crop)] if crop else [view.shape])
-  compute_dtype(values.dtype)
-  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  if values.batch_size % mesh.size:
-    raise UserError(
-      f"background.batch_size={values.batch_size} cannot be split over {mesh.size} devices: "
-      f"use a multiple of {mesh.size}"
-    )
 
 
 def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
@@ -87,7 +72,7 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
   done = loop.fit(
     task,
     folder=folder,
-    identity=identity(config, "background", dataset),
+    identity=identity(config, "background", dataset, folder),
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,

@@ -1,42 +1,48 @@
-"""What the danger route amounts to, told by shapes alone: levels, parameters, work."""
+"""What the danger route amounts to, by shapes alone: levels, parameters, work."""
 
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from hiresmed_jax.routes.danger import task
-from hiresmed_jax.routes.departures import danger_departures
-from hiresmed_jax.runtime import cost
+from hiresmed_jax.routes.explain import Facts, forward
 
 
-def explain(config: Any, *, devices: int) -> dict[str, Any]:
-  """Everything that `explain` tells of the route, as nested values that JSON can hold.
-
-  Args:
-    config: from `runtime.config.load_config`.
-    devices: how many to plan for.
+def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+  """See `routes.explain.explain`.
 
   Returns:
     {"size", "crop", "parameters", "levels": [{"size", "channels"}], "flops_per_image": forward,
-    of a training image, "images_per_device", "rule", "departures"}.
+    of a training image, "images_per_device", "rule"}.
   """
+  del compiled
   values = config.danger
   size = (values.crop, values.crop) if values.crop else tuple(values.size)
   net = task.network(values)
-  image = jax.ShapeDtypeStruct((1, *size, config.data.channels), jnp.float32)
-  variables = jax.eval_shape(net.init, jax.random.key(0), image)
-  work = cost.flops(cost.trace(net.apply, variables, image))
+  parameters, flops = forward(net, 1, *size, config.data.channels)
   return {
     "size": list(values.size),
     "crop": values.crop,
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+    "parameters": parameters,
     "levels": [
       {"size": [side >> level for side in size], "channels": values.width << level}
       for level in range(net.depth + 1)
     ],
-    "flops_per_image": sum(work.values()),
-    "images_per_device": values.batch_size / devices,
+    "flops_per_image": flops,
+    "images_per_device": values.batch_size // devices,
     "rule": values.rule,
-    "departures": [departure._asdict() for departure in danger_departures(config)],
   }
+
+
+def lines(facts: Facts) -> Iterator[str]:
+  """The same as text."""
+  yield ""
+  rows, columns = facts["levels"][0]["size"]
+  yield (
+    f"U-Net, {facts['parameters']:,} parameters, training images of {rows} x {columns}: "
+    f"{facts['flops_per_image'] / 1e9:.2f} GFLOP forward"
+  )
+  levels = [f"{level['channels']} of {level['size'][0]} px" for level in facts["levels"]]
+  yield "channels and rows: " + ", ".join(levels)
+  rule = f", else of the rule {facts['rule']!r}" if facts["rule"] else ""
+  yield f"masks: given with the images{rule}"
+  yield f"{facts['images_per_device']} images a device"

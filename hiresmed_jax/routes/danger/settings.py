@@ -1,55 +1,114 @@
-"""The settings of the route `danger` as plain values; the two presets differ in values only."""
+"""The settings of the route `danger`, a U-Net.
 
-from ml_collections import ConfigDict
+The paper gives no numbers but the network: the preset `paper` has those of the published U-Net and
+of nnU-Net (momentum 0.99, decay 3e-5, a falling rate from 0.01), and the augmentation of `best`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.placement.forbidden import RULES
+from hiresmed_jax.runtime.settings import (
+  Departure,
+  Setting,
+  Table,
+  flag,
+  number,
+  one_of,
+  rows_columns,
+  share,
+  whole,
+)  # fmt: skip
+
+_HALVED = 16  # the network halves the sides of its images four times
+_OTHER = "another choice of the U-Net's training"
+_ADAM = "a short run on few images: Adam's steps need no tuning"
+_LENGTH = "the length that this budget allows"
+
+# fmt: off
+TABLE = Table("danger", (
+  Setting("width", 64, 32, whole(1, 1024, "channels at full resolution"),
+          "the width that this budget allows"),
+  Setting("size", (512, 512), (512, 512), rows_columns(_HALVED, 16_384, multiple=_HALVED),
+          "the images' own resolution, or what this budget allows"),
+  Setting("crop", 0, 0,
+          whole(0, 16_384, "px of a side of random crops; 0: whole images", multiple=_HALVED),
+          "crops at native resolution fit the memory, and few images become many"),
+  Setting("rule", "", "", one_of("", *RULES), "nobody has drawn masks for these images"),
+  Setting("augment.degrees", 10.0, 10.0, number(0, 180), _OTHER),
+  Setting("augment.scale", 0.15, 0.15, number(0, 10, "greatest change of size"), _OTHER),
+  Setting("augment.shift", 0.05, 0.05, share("of the side"), _OTHER),
+  Setting("augment.gain", 0.2, 0.2, share("greatest change of contrast"), _OTHER),
+  Setting("augment.offset", 0.1, 0.1, share("of the full range"), _OTHER),
+  Setting("augment.gamma", 0.2, 0.2, number(0, 10, "greatest change of the exponent"), _OTHER),
+  Setting("augment.flip", False, False, flag("True: left and right may change places"), _OTHER),
+  Setting("loss.cross_entropy", 1.0, 1.0, number(0, 1_000_000), _OTHER),
+  Setting("loss.dice", 1.0, 1.0, number(0, 1_000_000), _OTHER),
+  # A real lesion proves that its place is allowed; without more weight its few bright pixels would
+  # pass for bone.
+  Setting("loss.lesions", 1.0, 20.0,
+          number(0, 1_000_000, "weight of a real lesion's pixels in the cross-entropy"),
+          "where a real lesion is, nothing is forbidden, however bright it is", as_it_was=1.0),
+  Setting("optimizer.name", "sgd", "adamw", one_of("adam", "adamw", "sgd"), _ADAM),
+  Setting("optimizer.learning_rate", 0.01, 0.002, number(0, 10), _ADAM),
+  Setting("optimizer.b1", 0.99, 0.9, share(below=True), _ADAM),
+  Setting("optimizer.weight_decay", 3e-5, 1e-4, number(0, 10, "0 with 'adam'"), _ADAM),
+  Setting("optimizer.schedule", "linear", "linear", one_of("constant", "cosine", "linear"), _ADAM),
+  Setting("optimizer.warmup", 0.05, 0.05, share("of the run", below=True), _ADAM),
+  Setting("optimizer.accumulate", 1, 1, whole(1, 65_536, "batches of one update"), _ADAM),
+  Setting("optimizer.clip", 1.0, 1.0, number(0, 1_000_000, "global norm; 0: off"), _ADAM),
+  Setting("ema", 0.0, 0.99, share("0: no average", below=True),
+          "averaged weights make calmer edges than the last ones"),
+  Setting("dtype", "auto", "auto", one_of("auto", "float32", "bfloat16")),
+  Setting("batch_size", 8, 8, whole(1, 65_536), "what the memory holds"),
+  Setting("epochs", 100, 100, whole(0, 10_000_000), _LENGTH),
+  Setting("steps", 0, 0, whole(0, 1_000_000_000, "0: as many as `epochs` say"), _LENGTH),
+  Setting("log_every", 50, 50, whole(1, 1_000_000_000, "steps")),
+  Setting("eval_every", 500, 500,
+          whole(1, 1_000_000_000, "steps; evaluation, checkpoint and figures")),
+  Setting("keep_checkpoints", 1, 1, whole(1, 1000)),
+  Setting("max_skipped", 20, 20,
+          whole(1, 1_000_000, "updates in a row that are not finite end the run")),
+))
+# fmt: on
 
 
-def danger(preset: str) -> ConfigDict:
-  """U-Net. `steps` wins over `epochs` when it is above 0.
+def sizes(config: Any) -> list[tuple[int, int]]:
+  """(rows, columns) of the images that the network sees: whole ones, and crops to train on."""
+  crop = config.danger.crop
+  return [tuple(config.danger.size), *([(crop, crop)] if crop else [])]
 
-  `paper` names no numbers but the network: its values are those of the published U-Net and of
-  nnU-Net (momentum .99, decay 3e-5, a falling rate from .01), its augmentation that of `best`.
+
+def check(config: Any) -> None:
+  """Refuses values that do not go together; each for itself is valid.
+
+  Raises:
+    UserError: crops larger than the images, no loss.
   """
-  paper = preset == "paper"
-  return ConfigDict(
-    {
-      "width": 64 if paper else 32,  # channels at full resolution
-      "size": (512, 512),  # rows, columns of the view; multiples of 16
-      "crop": 0,  # > 0: train on random crops of this side
-      "rule": "",  # for images without a mask: one of `placement.forbidden.RULES`; "" = none
-      "augment": ConfigDict(
-        {
-          "degrees": 10.0,
-          "scale": 0.15,
-          "shift": 0.05,
-          "gain": 0.2,
-          "offset": 0.1,
-          "gamma": 0.2,
-          "flip": False,
-        }
-      ),
-      # A real lesion proves that its place is allowed: its pixels count `lesions` times as much in
-      # the cross-entropy, or the few bright ones would pass for bone.
-      "loss": ConfigDict({"cross_entropy": 1.0, "dice": 1.0, "lesions": 1.0 if paper else 20.0}),
-      "optimizer": ConfigDict(
-        {
-          "name": "sgd" if paper else "adamw",
-          "learning_rate": 0.01 if paper else 0.002,
-          "b1": 0.99 if paper else 0.9,
-          "weight_decay": 3e-5 if paper else 1e-4,
-          "schedule": "linear",  # to a hundredth
-          "warmup": 0.05,  # share of the run
-          "accumulate": 1,
-          "clip": 1.0,  # global norm; 0 = off
-        }
-      ),
-      "ema": 0.0 if paper else 0.99,
-      "dtype": "auto",
-      "batch_size": 8,
-      "epochs": 100,
-      "steps": 0,
-      "log_every": 50,
-      "eval_every": 500,  # evaluation, checkpoint and figures
-      "keep_checkpoints": 1,
-      "max_skipped": 20,
-    }
+  values = config.danger
+  if values.crop > min(values.size):
+    raise UserError(f"danger.crop={values.crop} does not fit in danger.size={tuple(values.size)}")
+  if not values.loss.cross_entropy + values.loss.dice:
+    raise UserError("danger.loss: use a weight above 0 for cross_entropy or dice")
+
+
+def readings(config: Any) -> Iterator[Departure]:
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
+
+  Args:
+    config: the values of the group.
+  """
+  del config
+  yield Departure(
+    "U-Net",
+    "no numbers",
+    "same-size convolutions with batch normalisation; Dice and cross-entropy",
+    "what has become of the published network in nearly all use",
+  )
+  yield Departure(
+    "what is forbidden (Eq. 15)",
+    "not said who draws it",
+    "the user's masks, the phantom's own, or a rule for images without",
+    "a rule is right most of the time; masks by hand are better",
   )

@@ -38,7 +38,7 @@ class State:
 def build(
   config: Any, *, channels: int, size: Sequence[int], steps: int, dtype: Any = jnp.float32
 ) -> Task:
-  """Makes the task from the values of `danger_presets.danger`.
+  """Makes the task from the values of `routes.danger.settings`.
 
   Args:
     config: nested values, read here and never handed to a network.

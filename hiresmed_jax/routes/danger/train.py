@@ -10,7 +10,6 @@ from hiresmed_jax.data import records, segmentation, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement import forbidden
 from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.checks import check_danger
 from hiresmed_jax.routes.danger import report
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.dataset import identity
@@ -18,15 +17,6 @@ from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
-
-
-def check(config: Any) -> None:
-  """What can be told before there are data."""
-  check_danger(config.danger)
-  compute_dtype(config.danger.dtype)
-  if config.danger.rule not in ("", *forbidden.RULES):
-    known = " or ".join(repr(name) for name in ("", *forbidden.RULES))
-    raise UserError(f"danger.rule={config.danger.rule!r}: use {known}")
 
 
 def can_train(config: Any, dataset: records.Dataset) -> bool:
@@ -46,15 +36,10 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
       f"name a rule that finds it (danger.rule={' or '.join(forbidden.RULES)})"
     )
   values, mesh = config.danger, meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  if values.batch_size % mesh.size:
-    raise UserError(
-      f"danger.batch_size={values.batch_size} cannot be split over {mesh.size} devices: "
-      f"use a multiple of {mesh.size}"
-    )
   view = transforms.View(
     size=tuple(values.size), fit="pad", window=config.data.window, channels=config.data.channels
   )
-  who = identity(config, "danger", dataset)
+  who = identity(config, "danger", dataset, folder)
   run_folder.claim(folder, who)  # before masks are written there
   sources = {
     split: _labelled(records.source(dataset, split), dataset, values.rule, folder / "masks")

@@ -1,6 +1,7 @@
-"""What the lesion route amounts to, told by shapes alone: pyramids, networks, work."""
+"""What the lesion route amounts to, by shapes alone: pyramids, networks, work."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,28 +10,23 @@ import numpy as np
 
 from hiresmed_jax.nets import singan
 from hiresmed_jax.ops.pyramid import lesion_pyramid
-from hiresmed_jax.routes.departures import lesion_departures
+from hiresmed_jax.routes.explain import Facts, count, in_bytes, table
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
 
-_COUNTED = (32, 64)  # windows whose work is counted: a second for each level
+_COUNTED = (32, 64)  # windows whose work is counted, which takes a second a level
 
 
-def explain(config: Any, *, devices: int, work: bool) -> dict[str, Any]:
-  """Everything that `explain` tells of the route, as nested values that JSON can hold.
-
-  Args:
-    config: from `runtime.config.load_config`.
-    devices: how many to plan for.
-    work: whether to count the arithmetic of an iteration too, which takes some seconds.
+def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+  """See `routes.explain.explain`. Work is counted where no other route is asked for.
 
   Returns:
     {"windows": {side: {"levels": [{"pixels", "width", "generator", "critic": parameters}],
     "parameters": of a lesion's generators, "training_bytes": of a lesion's state at its last
-    level, "flops_per_iteration": of each level, where counted}}, "steps", "devices",
-    "departures"}.
+    level, "flops_per_iteration": of each level, where counted}}, "steps", "devices"}.
   """
+  del compiled
   values, channels = config.lesion, config.data.channels + 1
   windows: dict[str, Any] = {}
   for side in values.sides:
@@ -44,14 +40,41 @@ def explain(config: Any, *, devices: int, work: bool) -> dict[str, Any]:
       # Both players and two moments each, beside the finished generators.
       "training_bytes": 4 * (3 * last + generators - levels[-1]["generator"]),
     }
-  for side in set(_COUNTED) & set(values.sides) if work else ():
+  for side in set(_COUNTED) & set(values.sides) if config.route == "lesion" else ():
     windows[str(side)]["flops_per_iteration"] = _flops(values, side, channels)
   return {
     "windows": windows,
     "steps": {"of a level": values.steps, "of a level, on a CPU": values.cpu_steps},
     "devices": devices,
-    "departures": [departure._asdict() for departure in lesion_departures(config)],
   }
+
+
+def lines(facts: Facts) -> Iterator[str]:
+  """The same as text."""
+  yield from ("", "one generator and one critic for every lesion, level and window size")
+  rows = [
+    (
+      f"{side} px" if number == 0 else "",
+      f"{level['pixels']} px",
+      str(level["width"]),
+      f"{level['generator']:,}",
+      f"{level['critic']:,}",
+      f"{work[number] / 1e9:.1f}" if (work := window.get("flops_per_iteration")) else "",
+    )
+    for side, window in facts["windows"].items()
+    for number, level in enumerate(window["levels"])
+  ]
+  head = ("window", "level", "channels", "generator", "critic", "GFLOP an iteration")
+  yield from table(head, rows)
+  yield from ("", "for each lesion")
+  for side, window in facts["windows"].items():
+    yield (
+      f"  {side} px: {window['parameters']:,} parameters of generators; "
+      f"{in_bytes(window['training_bytes'])} of state in training, before intermediates"
+    )
+  yield ""
+  yield "; ".join(f"steps {name}: {number:,}" for name, number in facts["steps"].items())
+  yield f"lesions are split over {facts['devices']} device(s); nothing is sent between them"
 
 
 def _level(values: Any, channels: int, number: int, pixels: int) -> dict[str, int]:
@@ -64,8 +87,8 @@ def _level(values: Any, channels: int, number: int, pixels: int) -> dict[str, in
   return {
     "pixels": pixels,
     "width": width,
-    "generator": _count(gen["params"]),
-    "critic": _count(critic["params"]),
+    "generator": count(gen["params"]),
+    "critic": count(critic["params"]),
   }
 
 
@@ -82,7 +105,3 @@ def _flops(values: Any, side: int, channels: int) -> list[float]:
     program = cost.trace(task.train_step, state, phase.batch, {})
     counts.append(sum(cost.flops(program).values()))
   return counts
-
-
-def _count(tree: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -73,7 +73,7 @@ def build(
   at_once: int = 0,
   dtype: Any = jnp.float32,
 ) -> Task:
-  """Makes the task from the values of `presets.lesion`.
+  """Makes the task from the values of `routes.lesion.settings`.
 
   Args:
     config: nested values, read here and never handed to a network.

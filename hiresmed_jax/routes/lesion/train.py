@@ -17,18 +17,11 @@ from hiresmed_jax.lesions.patch import LesionPatch, spread
 from hiresmed_jax.lesions.sampling import Generators
 from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.checks import check_lesion
 from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.routes.lesion import report
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
-
-
-def check(config: Any) -> None:
-  """What can be told before there are data."""
-  check_lesion(config.lesion)
-  compute_dtype(config.lesion.dtype)
 
 
 def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
@@ -78,7 +71,7 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     report.draw_samples(opened, patches, figures / "samples.png", seed=config.seed)
     return facts | report.judged(opened, patches, seed=config.seed)
 
-  who = identity(config, "lesion", dataset, {"lesion": values.to_dict()})
+  who = identity(config, "lesion", dataset, folder, {"lesion": values.to_dict()})
   done = loop.fit(
     task,
     folder=folder,
@@ -104,14 +97,14 @@ def chosen(patches: Sequence[LesionPatch], values: Any) -> list[LesionPatch]:
 
   Args:
     patches: of `survey.Survey`.
-    values: of `presets.lesion`.
+    values: of `routes.lesion.settings`.
   """
   fitting = [patch for patch in patches if patch.alpha.shape[0] in values.sides]
   return sorted(spread(fitting, values.limit), key=lambda patch: patch.alpha.shape[0])
 
 
 def resolved(values: Any, backend: str) -> Any:
-  """The values of `presets.lesion` with those of this backend in the place of the general ones.
+  """The values of `routes.lesion.settings`, those of this backend in the place of the general ones.
 
   A CPU makes fewer steps, one lesion after the other; a run that is begun on one kind of device
   goes on only there.

@@ -1,37 +1,42 @@
-"""What the location route amounts to, told by shapes alone: levels, parameters, work."""
+"""What the location route amounts to, by shapes alone: levels, parameters, work."""
 
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from hiresmed_jax.routes.departures import location_departures
+from hiresmed_jax.routes.explain import Facts, forward
 from hiresmed_jax.routes.location import task
-from hiresmed_jax.runtime import cost
 
 
-def explain(config: Any, *, devices: int) -> dict[str, Any]:
-  """Everything that `explain` tells of the route, as nested values that JSON can hold.
-
-  Args:
-    config: from `runtime.config.load_config`.
-    devices: how many to plan for.
+def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+  """See `routes.explain.explain`.
 
   Returns:
     {"net", "size", "parameters", "levels": [{"stride", "positions"}], "flops_per_image": forward,
-    "images_per_device", "departures"}.
+    "images_per_device"}.
   """
-  values, channels = config.location, config.data.channels
+  del compiled
+  values = config.location
   net = task.network(values)
-  image = jax.ShapeDtypeStruct((1, values.size, values.size, channels), jnp.float32)
-  variables = jax.eval_shape(net.init, jax.random.key(0), image)
-  work = cost.flops(cost.trace(net.apply, variables, image))
+  parameters, flops = forward(net, 1, values.size, values.size, config.data.channels)
   return {
     "net": values.net,
     "size": values.size,
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+    "parameters": parameters,
     "levels": [{"stride": s, "positions": (values.size // s) ** 2} for s in net.strides],
-    "flops_per_image": sum(work.values()),
-    "images_per_device": values.batch_size / devices,
-    "departures": [departure._asdict() for departure in location_departures(config)],
+    "flops_per_image": flops,
+    "images_per_device": values.batch_size // devices,
   }
+
+
+def lines(facts: Facts) -> Iterator[str]:
+  """The same as text."""
+  size = facts["size"]
+  yield ""
+  yield (
+    f"YOLO11{facts['net']}, {facts['parameters']:,} parameters, images of {size} x {size}: "
+    f"{facts['flops_per_image'] / 1e9:.2f} GFLOP forward"
+  )
+  yield "positions: " + ", ".join(
+    f"{level['positions']:,} of stride {level['stride']}" for level in facts["levels"]
+  )
+  yield f"{facts['images_per_device']} images a device"

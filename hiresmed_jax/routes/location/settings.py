@@ -1,53 +1,128 @@
-"""The settings of the route `location` as plain values; the two presets differ in values only."""
+"""The settings of the route `location`, YOLO11.
 
-from ml_collections import ConfigDict
+The paper gives no numbers but the network: the preset `paper` has the published ones of YOLO11,
+without exchanging left and right. `best` averages sooner, as runs on few images are short, and its
+boxes begin small, as lesions are.
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.nets.yolo import SIZES
+from hiresmed_jax.runtime.settings import (
+  Departure,
+  Setting,
+  Table,
+  flag,
+  number,
+  one_of,
+  share,
+  text,
+  whole,
+)  # fmt: skip
+
+_OTHER = "another choice of the detector's training"
+_RANDOM = "another strength of the random changes"
+_ADAM = "a short run on few images: Adam's steps need no tuning"
+_FORGETS = "few steps: an average that forgets sooner"
+_LENGTH = "the length that this budget allows"
+
+# fmt: off
+TABLE = Table("location", (
+  Setting("net", "n", "n", one_of(*SIZES), "the size of network that this budget allows"),
+  Setting("p2", False, False, flag("True: one more level, of stride 4"), _OTHER),
+  Setting("near", 0.0, 1.0, number(0, 100, "how small boxes begin, see `nets.yolo.Yolo11`"),
+          "lesions of a few pixels: a box that begins 15 strides wide overlaps none",
+          as_it_was=0.0),
+  Setting("size", 640, 640, whole(32, 8192, "px of a side", multiple=32),
+          "the images' own resolution, or what this budget allows"),
+  Setting("weights", "", "",
+          text("a file of tensors to begin with, .safetensors, .npz or .pth; '': random"),
+          "a network that has seen other images starts ahead on few"),
+  # A prior must know where lesions occur, not what they look like.
+  Setting("bare", 0.5, 0.5, share("of the training images whose lesions are taken out"), _OTHER),
+  Setting("decoys", 1.0, 1.0,
+          number(0, 1000, "holes filled elsewhere for each lesion that is taken out"), _OTHER),
+  Setting("augment.scale", 0.5, 0.5, share("greatest change of size", below=True), _RANDOM),
+  Setting("augment.shift", 0.1, 0.1, share("of the side"), _RANDOM),
+  Setting("augment.gain", 0.4, 0.4, share("greatest change of brightness"), _RANDOM),
+  Setting("augment.flip", False, False, flag("True: left and right may change places"), _RANDOM),
+  Setting("mosaic", 1.0, 1.0, share("of the images that are made of four"), _OTHER),
+  Setting("close_mosaic", 10, 10, whole(0, 10_000_000, "epochs at the end without"), _OTHER),
+  Setting("assign.top", 10, 10, whole(1, 10_000, "positions of a box"), _OTHER),
+  Setting("assign.alpha", 0.5, 0.5, number(0, 100, "weight of the class"), _OTHER),
+  Setting("assign.beta", 6.0, 6.0, number(0, 100, "weight of the place"), _OTHER),
+  Setting("assign.least_side", 16.0, 16.0,
+          number(0, 8192, "px; smaller boxes count as so large"), _OTHER),
+  Setting("gains.box", 7.5, 7.5, number(0, 1_000_000), _OTHER),
+  Setting("gains.classes", 0.5, 0.5, number(0, 1_000_000), _OTHER),
+  Setting("gains.bins", 1.5, 1.5, number(0, 1_000_000), _OTHER),
+  Setting("optimizer.name", "sgd", "adamw", one_of("adam", "adamw", "sgd"), _ADAM),
+  Setting("optimizer.learning_rate", 0.01, 0.002, number(0, 10), _ADAM),
+  Setting("optimizer.b1", 0.937, 0.9, share(below=True), _ADAM),
+  Setting("optimizer.weight_decay", 5e-4, 5e-4, number(0, 10, "of a batch of 64"), _ADAM),
+  Setting("optimizer.schedule", "linear", "linear", one_of("constant", "cosine", "linear"), _ADAM),
+  Setting("optimizer.warmup_epochs", 3.0, 3.0, number(0, 1_000_000), _ADAM),
+  Setting("optimizer.accumulate", 1, 1, whole(1, 65_536, "batches of one update"), _ADAM),
+  Setting("optimizer.clip", 10.0, 10.0, number(0, 1_000_000, "global norm; 0: off"), _ADAM),
+  Setting("ema.decay", 0.9999, 0.995, share("0: no average", below=True), _FORGETS),
+  Setting("ema.tau", 2000.0, 100.0, number(1e-3, 1_000_000_000, "steps"), _FORGETS),
+  Setting("nms_iou", 0.7, 0.7, share("overlap of boxes that are one"), _OTHER),
+  Setting("dtype", "auto", "auto", one_of("auto", "float32", "bfloat16")),
+  Setting("batch_size", 16, 16, whole(1, 65_536), "what the memory holds"),
+  Setting("epochs", 100, 100, whole(0, 10_000_000), _LENGTH),
+  Setting("steps", 0, 0, whole(0, 1_000_000_000, "0: as many as `epochs` say"), _LENGTH),
+  Setting("log_every", 50, 50, whole(1, 1_000_000_000, "steps")),
+  Setting("eval_every", 500, 500,
+          whole(1, 1_000_000_000, "steps; evaluation, checkpoint and figures")),
+  Setting("keep_checkpoints", 1, 1, whole(1, 1000)),
+  Setting("max_skipped", 20, 20,
+          whole(1, 1_000_000, "updates in a row that are not finite end the run")),
+))
+# fmt: on
 
 
-def location(preset: str) -> ConfigDict:
-  """YOLO11. `steps` wins over `epochs` when it is above 0.
+def sizes(config: Any) -> list[tuple[int, int]]:
+  """(rows, columns) of the images that the network sees."""
+  return [(config.location.size, config.location.size)]
 
-  `paper` names no numbers but the network: its values are the published ones of YOLO11, left and
-  right not exchanged. `best` averages sooner, as runs on few images are short, and its boxes begin
-  small, as lesions are.
+
+def check(config: Any) -> None:
+  """Refuses a file of weights that is not there.
+
+  Raises:
+    UserError: it is not there.
   """
-  paper = preset == "paper"
-  return ConfigDict(
-    {
-      "net": "n",  # "n", "s", "m"
-      "p2": False,  # one more level, of stride 4
-      "near": 0.0 if paper else 1.0,  # how small boxes begin: see `nets.yolo.Yolo11`
-      "size": 640,  # side of the square that the network sees, pixels
-      "weights": "",  # a file to begin with: .safetensors, .npz or .pth of tensors; "" = random
-      # Share of the training images whose lesions are taken out, their boxes kept, with as many
-      # holes filled elsewhere: a prior must know where lesions occur, not what they look like.
-      "bare": 0.5,
-      "decoys": 1.0,  # holes elsewhere, for each lesion that is taken out
-      "augment": ConfigDict({"scale": 0.5, "shift": 0.1, "gain": 0.4, "flip": False}),
-      "mosaic": 1.0,  # share of the images that are made of four
-      "close_mosaic": 10,  # epochs at the end without
-      "assign": ConfigDict({"top": 10, "alpha": 0.5, "beta": 6.0, "least_side": 16.0}),
-      "gains": ConfigDict({"box": 7.5, "classes": 0.5, "bins": 1.5}),
-      "optimizer": ConfigDict(
-        {
-          "name": "sgd" if paper else "adamw",
-          "learning_rate": 0.01 if paper else 0.002,
-          "b1": 0.937 if paper else 0.9,
-          "weight_decay": 5e-4,  # of a batch of 64
-          "schedule": "linear",  # to a hundredth
-          "warmup_epochs": 3.0,
-          "accumulate": 1,
-          "clip": 10.0,  # global norm; 0 = off
-        }
-      ),
-      "ema": ConfigDict({"decay": 0.9999 if paper else 0.995, "tau": 2000.0 if paper else 100.0}),
-      "nms_iou": 0.7,
-      "dtype": "auto",
-      "batch_size": 16,
-      "epochs": 100,
-      "steps": 0,
-      "log_every": 50,
-      "eval_every": 500,  # evaluation, checkpoint and figures
-      "keep_checkpoints": 1,
-      "max_skipped": 20,
-    }
+  weights = config.location.weights
+  if weights and not pathlib.Path(weights).is_file():
+    raise UserError(f"location.weights={weights} is not there; use '' to begin at random")
+
+
+def readings(config: Any) -> Iterator[Departure]:
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
+
+  Args:
+    config: the values of the group.
+  """
+  yield Departure(
+    "what the detector tells (Eq. 14)",
+    "where it finds lesions in an image that has none",
+    "all class scores before any is thrown away, times the atlas where that is better",
+    "in such an image a good detector finds nothing",
+  )
+  if config.bare:
+    yield Departure(
+      "what the detector is trained on",
+      "images with their lesions",
+      f"{config.bare:.0%} of the images have them taken out, boxes kept, with "
+      f"{config.decoys:g} filled hole(s) elsewhere for each",
+      "it is to know where lesions occur, and not what they look like",
+    )
+  yield Departure(
+    "left and right",
+    "YOLO11 mirrors half of its images",
+    "mirrored" if config.augment.flip else "never exchanged",
+    "situs: left and right of a patient are not exchangeable",
   )

@@ -50,7 +50,7 @@ def build(
   dtype: Any = jnp.float32,
   start_from: Params | None = None,
 ) -> Task:
-  """Makes the task from the values of `location_presets.location`.
+  """Makes the task from the values of `routes.location.settings`.
 
   Args:
     config: nested values, read here and never handed to a network.
@@ -81,9 +81,8 @@ def build(
 
 def network(config: Any, *, dtype: Any = jnp.float32) -> yolo.Yolo11:
   """The network of the route."""
-  # Runs of before the setting was there have boxes that began as published.
-  near = config.get("near", 0.0)
-  return yolo.Yolo11(1, **yolo.SIZES[config.net], p2=config.p2, near=near, dtype=dtype)
+  size = yolo.SIZES[config.net]
+  return yolo.Yolo11(1, **size, p2=config.p2, near=config.near, dtype=dtype)
 
 
 def averaged(state: State) -> dict[str, Params]:

@@ -11,7 +11,6 @@ from hiresmed_jax.data import detection, records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import emptied, places, prior_scores, survey
 from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.checks import check_location
 from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.routes.location import report
 from hiresmed_jax.routes.location import task as location
@@ -23,12 +22,6 @@ from hiresmed_jax.runtime.progress import Progress
 _JUDGED = 256  # images of a split on which priors are compared, at most
 
 
-def check(config: Any) -> None:
-  """What can be told before there are data."""
-  check_location(config.location)
-  compute_dtype(config.location.dtype)
-
-
 def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
   """Trains the detector, judges it and the priors that it gives.
 
@@ -38,11 +31,6 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
   if not dataset.card["boxes"]:
     raise UserError(f"{dataset.root} has no lesions: prepare it with --boxes and --labels")
   values, mesh = config.location, meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  if values.batch_size % mesh.size:
-    raise UserError(
-      f"location.batch_size={values.batch_size} cannot be split over {mesh.size} devices: "
-      f"use a multiple of {mesh.size}"
-    )
   view = transforms.View(
     size=values.size, fit="pad", window=config.data.window, channels=config.data.channels
   )
@@ -54,7 +42,7 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     )
   plain = {split: source.without_masks() for split, source in sources.items()}
   room = max(detection.most_boxes(plain["train"]), *(_most(plain[s]) for s in ("val", "test")))
-  who = identity(config, "location", dataset)
+  who = identity(config, "location", dataset, folder)
   done = run_folder.claim(folder, who)
   train_source: Any = plain["train"]
   if values.bare and done is None:
@@ -175,8 +163,6 @@ def _weights(path: str, net: Any, channels: int) -> Any:
   """{"params", "batch_stats"} to begin with; None: random."""
   if not path:
     return None
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"location.weights={path} is not there; use '' to begin at random")
   return converted.load(pathlib.Path(path), net, channels=channels)
 
 

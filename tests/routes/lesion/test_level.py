@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hiresmed_jax.ops.pyramid import lesion_pyramid
-from hiresmed_jax.routes import presets
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.lesion import level as singan_level
 from hiresmed_jax.routes.lesion import task
 from hiresmed_jax.routes.lesion.level import Given, Players
@@ -30,7 +30,7 @@ STEPS = 5  # after round(0.8 * 5) iterations the rate falls
 
 @functools.cache
 def config() -> Any:
-  config = presets.lesion("best")
+  config = settings.values("lesion", "best")
   config.update(width=WIDTH, max_width=WIDTH)
   return config
 

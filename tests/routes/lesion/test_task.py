@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from hiresmed_jax.routes import loop, presets
+from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.routes.loop import compile_programs
 from hiresmed_jax.routes.task import Task
@@ -40,7 +40,7 @@ def crops(side: int) -> np.ndarray:
 @functools.cache
 def task(data: int = 1, at_once: int = 1) -> Task:
   """Two levels of the lesions of one window size, then one of those of another."""
-  config = presets.lesion("best")
+  config = settings.values("lesion", "best")
   config.update(width=WIDTH, max_width=2 * WIDTH)
   whole = lesion.build(
     config,

@@ -1,0 +1,115 @@
+"""What a config amounts to, by shapes alone: facts for JSON, lines for a person.
+
+Tables are laid out here and not by `clu.parameter_overview`, which lists arrays one by one: these
+have a line for a module, with its output and its FLOPs.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+
+from hiresmed_jax import routes
+from hiresmed_jax.routes import settings
+from hiresmed_jax.runtime import cost
+from hiresmed_jax.runtime.overrides import leaves
+from hiresmed_jax.runtime.settings import keyed
+
+Facts = dict[str, Any]  # nested values that JSON can hold: bytes, FLOPs (a multiply-add is two), px
+
+
+def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
+  """The facts of a config.
+
+  Args:
+    config: from `runtime.config.load_config`, checked.
+    devices: how many devices to plan for; they need not exist.
+    compiled: also compile the training step for the devices that are here, where a route can.
+
+  Returns:
+    {"config": its name, route and preset; "departures" of what all routes share; for each route
+    by name: the facts of its own `explain`, and its "departures"}.
+  """
+  facts: Facts = {"config": {key: config[key] for key in ("name", "route", "preset")}}
+  facts["departures"] = _departures(config, "data") + _departures(config, "synthesize")
+  for route in settings.wanted(config):
+    own = _module(route).explain(config, devices=devices, compiled=compiled)
+    facts[route] = own | {"departures": _departures(config, route)}
+  return facts
+
+
+def lines(facts: Facts) -> Iterator[str]:
+  """The same as text."""
+  yield f"{facts['config']['name']}, preset {facts['config']['preset']}"
+  for route in routes.ROUTES:
+    if route in facts:
+      yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
+      yield from _departure_lines(f"departures of {route} from the paper", facts[route])
+  yield from _departure_lines("departures of what all routes share from the paper", facts)
+
+
+def every_setting(config: Any) -> list[Facts]:
+  """Key, value, what is valid and why it may differ from the paper, of every setting."""
+  values = dict(leaves(config))
+  return [
+    {"key": key, "value": values[key], "use": row.valid.use, "why": row.why}
+    for key, row in keyed(settings.tables()).items()
+  ]
+
+
+def setting_lines(rows: Sequence[Facts]) -> Iterator[str]:
+  """The same as text, two lines a setting."""
+  for row in rows:
+    yield f"{row['key']} = {row['value']!r}"
+    yield f"  use {row['use']}" + (f"; not the paper's: {row['why']}" if row["why"] else "")
+
+
+def count(tree: Any) -> int:
+  """How many parameters a pytree of arrays, or of their shapes, has."""
+  # clu counts nested dicts; there are lists among these trees.
+  return int(parameter_overview.count_parameters(dict(enumerate(jax.tree.leaves(tree)))))
+
+
+def forward(net: nn.Module, *shape: int) -> tuple[int, float]:
+  """(parameters, FLOPs of one image) of a network with batch norms. shape: [1, H, W, C]."""
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(net.init, jax.random.key(0), image)
+  work = cost.flops(cost.trace(net.apply, variables, image))
+  return count(variables["params"]), sum(work.values())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+  """Columns as wide as they must be; text to the left, numbers to the right. head: [] for none."""
+  shown = [head, *rows] if head else rows
+  widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+  for row in shown:
+    cells = [
+      cell.rjust(width) if row[i][:1].isdigit() or (row is head and i >= 3) else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    yield "  " + "  ".join(cells).rstrip()
+
+
+def in_bytes(number: float) -> str:
+  """ "1.50 GiB" or "3.2 MiB"."""
+  return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
+
+
+def _module(route: str) -> Any:
+  return importlib.import_module(f"{routes.__name__}.{route}.explain")
+
+
+def _departures(config: Any, group: str) -> list[dict[str, str]]:
+  return [departure._asdict() for departure in settings.departures(config, group)]
+
+
+def _departure_lines(title: str, facts: Facts) -> Iterator[str]:
+  if facts["departures"]:
+    yield from ("", title)
+  for row in facts["departures"]:
+    yield f"  {row['what']}: paper {row['paper'] or 'nothing'}; here {row['ours']}"
+    yield f"    because {row['reason']}"

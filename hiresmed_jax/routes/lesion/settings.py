@@ -1,0 +1,108 @@
+"""The settings of the route `lesion`, SinGAN. `steps` are those of each level on an accelerator,
+`cpu_steps` those on a CPU."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hiresmed_jax.runtime.settings import (
+  Departure,
+  Setting,
+  Table,
+  number,
+  one_of,
+  share,
+  some_of,
+  whole,
+)  # fmt: skip
+
+SIDES = (32, 48, 64, 96, 128)  # of windows, px
+_LEAST_LEVEL = 12  # px: the five convolutions of a critic see 11
+_BALANCE = "another balance of SinGAN's training"
+_WIDTH, _LENGTH = "the width that this budget allows", "the length that this budget allows"
+
+# fmt: off
+TABLE = Table("lesion", (
+  Setting("sides", SIDES, SIDES, some_of(*SIDES, least=1), "windows that this budget allows",
+          as_it_was=SIDES),
+  Setting("limit", 0, 64, whole(0, 1_000_000, "lesions of as many patients as there are; 0: all"),
+          "a bank of so many lesions is varied, and trains in minutes"),
+  Setting("min_size", 25.0, 25.0,
+          number(_LEAST_LEVEL, 1024, "side of the coarsest level, px, at most half the window's"),
+          _BALANCE),
+  Setting("width", 32, 32,
+          whole(1, 4096, "channels of the first four levels, doubled after every fourth"), _WIDTH),
+  Setting("max_width", 128, 128, whole(1, 4096, "channels"), _WIDTH),
+  Setting("steps", 2000, 2000, whole(1, 1_000_000), _LENGTH),
+  Setting("cpu_steps", 300, 300, whole(1, 1_000_000)),
+  Setting("critic_steps", 3, 3, whole(1, 1000), _BALANCE),
+  Setting("generator_steps", 3, 3, whole(1, 1000), _BALANCE),
+  Setting("learning_rate", 5e-4, 5e-4, number(0, 10), _BALANCE),
+  Setting("b1", 0.5, 0.5, share(below=True), _BALANCE),
+  Setting("b2", 0.999, 0.999, share(below=True), _BALANCE),
+  Setting("decay_at", 0.8, 0.8, share("of a level's steps after which the rate falls"), _BALANCE),
+  Setting("decay", 0.1, 0.1, share("of the rate that is left then"), _BALANCE),
+  Setting("alpha", 10.0, 10.0, number(0, 1_000_000, "weight of the reconstruction"), _BALANCE),
+  Setting("penalty", 0.1, 0.1, number(0, 1_000_000, "weight of the critic's gradient"), _BALANCE),
+  Setting("start", 0, 0,
+          whole(0, 64, "level from which on samples are new; those below repeat the lesion"),
+          "levels below repeat the lesion: fewer failures, less variety"),
+  Setting("conv", "auto", "auto", one_of("auto", "patches", "vendor")),
+  Setting("dtype", "float32", "float32", one_of("auto", "float32", "bfloat16")),
+  Setting("at_once", 0, 0, whole(
+    0, 1_000_000, "lesions side by side on a device; 0: all, on a CPU one after the other")),
+  Setting("steps_per_call", 100, 100, whole(1, 100_000, "of one compiled loop")),
+  Setting("cpu_steps_per_call", 10, 10, whole(1, 100_000, "of one compiled loop")),
+  Setting("log_every", 100, 100, whole(1, 1_000_000_000, "steps")),
+  Setting("save_every", 1000, 1000, whole(1, 1_000_000_000, "steps; evaluation and checkpoint")),
+  Setting("keep_checkpoints", 1, 1, whole(1, 1000)),
+  Setting("max_skipped", 20, 20,
+          whole(1, 1_000_000, "updates in a row that are not finite end the run")),
+))
+# fmt: on
+
+
+def sizes(config: Any) -> list[tuple[int, int]]:
+  """(rows, columns) of the windows that the networks see."""
+  return [(side, side) for side in config.lesion.sides]
+
+
+def check(config: Any) -> None:
+  """Nothing more: any valid values go together."""
+
+
+def readings(config: Any) -> Iterator[Departure]:
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
+
+  Args:
+    config: the values of the group.
+  """
+  yield Departure(
+    "what SinGAN is given",
+    "a lesion's image",
+    "a square window at native resolution, three times the lesion, and its soft mask as a channel",
+    "a sample then brings its own outline along, and nothing is resized in silence",
+  )
+  yield Departure(
+    "pyramid",
+    "SinGAN's: coarsest side 25 px",
+    f"coarsest side {config.min_size:g} px or half the window, three levels or more",
+    "a window of 32 px would have one level, and a lesion of 8 px no coarse form",
+  )
+  yield Departure(
+    "levels of grey",
+    "8 bit between levels, three channels",
+    "float, the images' own channels",
+    "rounding between levels is noise that the next level learns",
+  )
+  yield Departure(
+    "generator's steps",
+    f"{config.generator_steps} with one evaluation",
+    "the generator is evaluated anew at each",
+    "the published code steps along a gradient that is no longer that of its weights",
+  )
+  yield Departure(
+    "noise of the reconstruction",
+    "fixed (the published code draws it anew)",
+    "fixed",
+    "a lesion can only be repeated from what does not change",
+  )

@@ -129,7 +129,7 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
     physics=options.physics or "none",
     axis=options.axis,
     agree=options.agree,
-    free=options.nodule_free,
+    nodule_free=options.nodule_free,
   )
   beside = [p for p in (options.masks, options.forbidden, options.labels) if p and p.is_dir()]
   files = listing.list_files(root, options.kind, leave_out=tuple(beside))

@@ -7,7 +7,7 @@ from pathlib import Path
 from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.audit.pixels import jpeg_quality
 from hiresmed_jax.data.listing import Groups, folder_group
-from hiresmed_jax.data.readers import dicom, images, lidc, lidc_slices, volumes
+from hiresmed_jax.data.readers import dicom, images, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import Sample, Unreadable
 
@@ -32,7 +32,7 @@ class Intake:
     physics: of images that do not tell.
     axis: how volumes are sliced.
     agree: readers of `lidc` who must agree on a pixel.
-    free: slices without any nodule to take from each series of `lidc`.
+    nodule_free: slices without any nodule to take from each series of `lidc`.
   """
 
   kind: str
@@ -42,7 +42,7 @@ class Intake:
   physics: str = "none"
   axis: str = "axial"
   agree: int = lidc.AGREE
-  free: int = 0
+  nodule_free: int = 0
 
   def read(
     self,
@@ -90,8 +90,13 @@ class Intake:
       report.skipped[reason] += 1
       skipped.append(Skipped(below.as_posix(), reason))
 
-    samples = lidc_slices.read(
-      files, root=self.root, agree=self.agree, free=self.free, refuse=refuse, advance=advance
+    samples = lidc.read(
+      files,
+      root=self.root,
+      agree=self.agree,
+      nodule_free=self.nodule_free,
+      refuse=refuse,
+      advance=advance,
     )
     for sample in samples:
       path = self.root / sample.source

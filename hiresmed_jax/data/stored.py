@@ -12,7 +12,7 @@ import numpy as np
 from hiresmed_jax.data.sample import SIGNED_SHIFT, Unreadable
 
 LEVELS = 65535  # steps of a quantised image
-CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: what to show when nothing is said
+CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: the default range to show
 
 
 def to_stored(raw: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -66,7 +66,7 @@ def _quantised(raw: np.ndarray, low: float, high: float) -> tuple[np.ndarray, fl
 def rescale_with(
   slope: float, intercept: float, scale: float, offset: float
 ) -> tuple[float, float]:
-  """(slope, intercept) from stored values: the file's own rescale behind that of `to_stored`.
+  """(slope, intercept) of stored values: the file's own rescale after that of `to_stored`.
 
   Raises:
     Unreadable: numbers under which a stored image has no finite values, or only one.
@@ -97,7 +97,7 @@ def with_channels(stored: np.ndarray) -> np.ndarray:
 
 
 def full_range(raw: np.ndarray) -> tuple[float, float]:
-  """(low, high) that 8- and 16-bit unsigned data can hold; of other data what they do hold."""
+  """(low, high) that 8- and 16-bit unsigned data can hold; (least, greatest) of other data."""
   if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
     return 0.0, 255.0 if raw.dtype.itemsize == 1 else 65535.0
   return increasing(float(raw.min()), float(raw.max()))
@@ -110,7 +110,7 @@ def increasing(low: float, high: float) -> tuple[float, float]:
 
 
 def source_of(path: Path, root: Path | None) -> str:
-  """Path below `root` with forward slashes; without a root the bare file name."""
+  """Path below `root` with forward slashes; without a root the file's name alone."""
   return (path.relative_to(root) if root is not None else Path(path.name)).as_posix()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hiresmed_jax.data.readers.guard import check_growth, check_size, foreign
+from hiresmed_jax.data.readers.guard import check_growth, check_size, or_unreadable
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.data.stored import full_range, increasing, to_stored, with_channels
 
@@ -114,7 +114,7 @@ def test_what_a_library_says_stays_inside(
   capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
   before = logging.getLogger("pydicom").level
-  with pytest.raises(Unreadable, match=r"^damaged$") as caught, foreign("damaged"):
+  with pytest.raises(Unreadable, match=r"^damaged$") as caught, or_unreadable("damaged"):
     noisy_library()
   assert caught.value.__cause__ is None
   assert caught.value.__suppress_context__
@@ -124,5 +124,5 @@ def test_what_a_library_says_stays_inside(
 
 
 def test_a_reason_already_found_is_kept() -> None:
-  with pytest.raises(Unreadable, match=r"^mine$"), foreign("damaged"):
+  with pytest.raises(Unreadable, match=r"^mine$"), or_unreadable("damaged"):
     raise Unreadable("mine")

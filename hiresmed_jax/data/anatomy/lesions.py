@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from hiresmed_jax.data.anatomy.shapes import Window
+from hiresmed_jax.data.readers.boxes import tight_boxes
 from hiresmed_jax.errors import UserError
 
 _FINER = 8  # subpixels per pixel, along each side, in which an outline is drawn
@@ -93,19 +94,9 @@ def draw(
 def masks(lesions: list[Lesion], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
   """(uint16[H, W] instance ids, f32[N, 4] tight xyxy boxes) of the pixels that are half inside."""
   ids = np.zeros(shape, np.uint16)
-  boxes = np.zeros((len(lesions), 4), np.float32)
-  for index, lesion in enumerate(lesions):
-    inside = lesion.filled >= 0.5
-    ids[lesion.window][inside] = index + 1
-    rows, columns = np.nonzero(inside)
-    top, left = lesion.window[0].start, lesion.window[1].start
-    boxes[index] = (
-      left + columns.min(),
-      top + rows.min(),
-      left + columns.max() + 1,
-      top + rows.max() + 1,
-    )
-  return ids, boxes
+  for number, lesion in enumerate(lesions, 1):
+    ids[lesion.window][lesion.filled >= 0.5] = number
+  return ids, tight_boxes(ids)
 
 
 def _outline(rng: np.random.Generator, diameter: float, rough: float) -> np.ndarray:

@@ -1,42 +1,38 @@
-"""Boxes drawn by others: YOLO text, COCO JSON, Pascal VOC XML, all to f32[N, 4] xyxy pixels.
+"""Readers of box labels: YOLO text, COCO JSON and Pascal VOC XML, all to f32[N, 4] xyxy pixels.
 
 Pixel i covers [i, i + 1) and boxes are half-open, so a box around the whole image is (0, 0, W, H).
-A label file is believed or refused, never repaired in silence: one wrong box usually means that
-the whole file is meant in other units. Only an overhang of up to one pixel, which rounding and
-counting from 1 make, is clipped.
+A label file with one wrong box is refused as a whole: its other boxes are usually in wrong units,
+too. Only an overhang of up to one pixel, which rounding and counting from 1 make, is clipped.
 """
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
+from scipy import ndimage
 
 OVERHANG = 1.0  # pixels
 MAX_FILE_BYTES = 1 << 30
 
 
 class BadBoxes(ValueError):
-  """Labels that cannot be believed. The message is the reason, for a user; it names no file."""
+  """Labels that are refused. The message is the reason, for a user; it names no file."""
 
 
-def read_yolo(
-  path: Path, width: int, height: int, *, classes: Collection[int] | None = None
-) -> np.ndarray:
-  """Boxes of a YOLO text file, `class cx cy w h [confidence]` a line in shares of the image.
+def read_yolo(path: Path, width: int, height: int) -> np.ndarray:
+  """Boxes f32[N, 4] of a YOLO text file, in its order; an empty file has no lesions.
+
+  A line is `class cx cy w h [confidence]`, in shares of the image.
 
   Args:
-    path: the label file; an empty one means an image without lesions.
+    path: the label file.
     width: of the image, pixels.
     height: of the image, pixels.
-    classes: class numbers that may occur; None lets every whole number from 0 pass.
-
-  Returns:
-    f32[N, 4] xyxy pixels in the file's order.
 
   Raises:
     BadBoxes: with the number of the line.
@@ -52,8 +48,6 @@ def read_yolo(
     label, cx, cy, w, h = (_number(field, where) for field in fields[:5])
     if label < 0 or label != int(label):
       raise BadBoxes(f"{where} has the class {label:g}, which is not a whole number from 0")
-    if classes is not None and int(label) not in classes:
-      raise BadBoxes(f"{where} has the unknown class {int(label)}")
     if max(abs(cx), abs(cy), abs(w), abs(h)) > 2.0:
       raise BadBoxes(f"{where} is not in shares of the image (0 to 1); are these pixels?")
     corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
@@ -62,15 +56,11 @@ def read_yolo(
   return _array(boxes)
 
 
-def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str, np.ndarray]:
-  """Boxes of a COCO file, by the image's `file_name` as it is written there.
+def read_coco(path: Path) -> dict[str, np.ndarray]:
+  """Boxes f32[N, 4] of a COCO file, by the `file_name` of the image; N = 0 without annotations.
 
   Args:
     path: the JSON file, with `images`, `annotations` and, for named classes, `categories`.
-    classes: category names that may occur; None lets every declared category pass.
-
-  Returns:
-    {file name: f32[N, 4] xyxy pixels}; an image without annotations has N = 0.
 
   Raises:
     BadBoxes: with the position of the annotation or image in its list.
@@ -79,7 +69,7 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
   try:
     content = json.loads(text)
     images, annotations = list(content["images"]), list(content["annotations"])
-    categories = {item["id"]: str(item["name"]) for item in content.get("categories", [])}
+    categories = {item["id"] for item in content.get("categories", [])}
     names = {item["id"]: str(item["file_name"]) for item in images}
     sizes = {item["id"]: (item["width"], item["height"]) for item in images}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -96,8 +86,6 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
       raise BadBoxes(f"{where} belongs to no image of the file")
     if categories and category not in categories:
       raise BadBoxes(f"{where} has an unknown category")
-    if classes is not None and categories.get(category) not in classes:
-      raise BadBoxes(f"{where} has a category that was not asked for")
     if item.get("iscrowd"):
       raise BadBoxes(f"{where} is a crowd, not one lesion")
     box = item.get("bbox")
@@ -109,7 +97,7 @@ def read_coco(path: Path, *, classes: Collection[str] | None = None) -> dict[str
 
 
 def _ids(annotation: object) -> tuple[Any, Any]:
-  """(image id, category id), None in the place of what can be neither."""
+  """(image id, category id) of an annotation; None for what cannot be an id."""
   if not isinstance(annotation, dict):
     return None, None
   found = (annotation.get("image_id"), annotation.get("category_id"))
@@ -117,18 +105,11 @@ def _ids(annotation: object) -> tuple[Any, Any]:
   return image, category
 
 
-def read_voc(path: Path, *, classes: Collection[str] | None = None) -> np.ndarray:
-  """Boxes of a Pascal VOC file: whole pixels counted from 1, the last one included.
+def read_voc(path: Path) -> np.ndarray:
+  """Boxes f32[N, 4] of a Pascal VOC file with `size` and `object/bndbox`, in its order.
 
-  So (xmin, xmax) becomes [xmin - 1, xmax). Tools that count from 0 write boxes that come out one
-  pixel larger to the left and top, which is clipped at the border.
-
-  Args:
-    path: the XML file, with `size` and `object/bndbox`.
-    classes: object names that may occur; None lets every name pass.
-
-  Returns:
-    f32[N, 4] xyxy pixels in the file's order.
+  Its pixels are counted from 1, the last one included, so (xmin, xmax) becomes [xmin - 1, xmax).
+  The boxes of tools that count from 0 become one pixel larger to the left and top.
 
   Raises:
     BadBoxes: with the number of the object.
@@ -139,9 +120,6 @@ def read_voc(path: Path, *, classes: Collection[str] | None = None) -> np.ndarra
   boxes = []
   for number, item in enumerate(root.findall("object"), start=1):
     where = f"object {number}"
-    name = (item.findtext("name") or "").strip()
-    if classes is not None and name not in classes:
-      raise BadBoxes(f"{where} has an unknown class")
     corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
     xmin, ymin, xmax, ymax = (_number(corner, where) for corner in corners)
     boxes.append(_inside((xmin - 1, ymin - 1, xmax, ymax), width, height, where))
@@ -151,15 +129,7 @@ def read_voc(path: Path, *, classes: Collection[str] | None = None) -> np.ndarra
 def check_boxes(
   boxes: Sequence[Sequence[float]] | np.ndarray, width: int, height: int
 ) -> np.ndarray:
-  """Boxes that lie in an image, an overhang of up to `OVERHANG` pixels clipped.
-
-  Args:
-    boxes: N rows of xyxy pixels.
-    width: of the image they are said to belong to; call again with the true size of the file.
-    height: likewise.
-
-  Returns:
-    f32[N, 4].
+  """Boxes f32[N, 4] in an image of `width` x `height`, an overhang of `OVERHANG` pixels clipped.
 
   Raises:
     BadBoxes: NaN, no area, inverted corners, or further outside than that.
@@ -169,12 +139,18 @@ def check_boxes(
   return _array(inside)
 
 
+def tight_boxes(mask: np.ndarray) -> np.ndarray:
+  """Boxes f32[N, 4] around the ids 1 to N of a mask [H, W]."""
+  found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(mask)]
+  return np.array(found, np.float32).reshape(-1, 4)
+
+
 def _array(boxes: list[np.ndarray]) -> np.ndarray:
   return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
 
 def _inside(box: Sequence[float] | np.ndarray, width: int, height: int, where: str) -> np.ndarray:
-  """f32[4]: one box, clipped to the image it lies in."""
+  """One box f32[4], clipped to its image."""
   corners = np.asarray(box, np.float64)
   limits = np.array([width, height, width, height], np.float64)
   if not np.isfinite(corners).all():

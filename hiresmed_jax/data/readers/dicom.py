@@ -1,7 +1,7 @@
-"""DICOM images: one sample a frame. pydicom and its plugins decode; the header's meaning is kept.
+"""DICOM images, decoded by pydicom and its plugins: one sample a frame.
 
-Stored values stay what they are (MONOCHROME1 is flagged, not inverted; the VOI window is noted, not
-applied), so that every choice of display stays open until an image is loaded.
+Stored values stay as they are: MONOCHROME1 is noted, not inverted; the VOI window is noted, not
+applied. Both take effect when an image is loaded.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from hiresmed_jax.data.readers import dicom_header as header
-from hiresmed_jax.data.readers.guard import PIXEL_KEYWORDS, check_file, check_pixels, foreign
+from hiresmed_jax.data.readers.guard import PIXEL_KEYWORDS, check_file, check_pixels, or_unreadable
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import (
   full_range,
@@ -62,7 +62,7 @@ def read(path: Path, *, root: Path | None = None) -> Iterator[Sample]:
   coding = syntax.name if not syntax.is_private else "a private coding"
   frames = iter_pixels(dataset)
   for index in itertools.count():
-    with foreign(f"has pixels that cannot be decoded ({coding})"):
+    with or_unreadable(f"has pixels that cannot be decoded ({coding})"):
       pixels = next(frames, None)
     if pixels is None:
       break
@@ -71,10 +71,10 @@ def read(path: Path, *, root: Path | None = None) -> Iterator[Sample]:
 
 
 def _opened(path: Path) -> Dataset:
-  """The parsed file, once it is known to be an image, with its transfer syntax settled."""
-  with foreign("cannot be opened"), path.open("rb") as file:
+  """The parsed file, with a transfer syntax. Raises Unreadable unless it is an image."""
+  with or_unreadable("cannot be opened"), path.open("rb") as file:
     marked = file.read(132)[128:] == b"DICM"
-  with foreign("has a damaged header" if marked else "is not a DICOM file"):
+  with or_unreadable("has a damaged header" if marked else "is not a DICOM file"):
     dataset = pydicom.dcmread(path, force=True)
     known = marked or "SOPClassUID" in dataset or "Rows" in dataset
     keywords = [keyword for keyword in PIXEL_KEYWORDS if keyword in dataset]
@@ -88,13 +88,13 @@ def _opened(path: Path) -> Dataset:
     raise Unreadable("is a radiotherapy object, not an image")
   if not keywords:
     raise Unreadable("holds no pixels, or ends before them")
-  with foreign("does not say how its pixels are coded"):
+  with or_unreadable("does not say how its pixels are coded"):
     _settle_transfer_syntax(dataset, keywords[0])
   return dataset
 
 
 def _settle_transfer_syntax(dataset: Dataset, keyword: str) -> None:
-  """Files without the header group: native pixels are coded as the elements around them were."""
+  """Gives a file without a header group the encoding of its other elements."""
   if not hasattr(dataset, "file_meta"):
     dataset.file_meta = FileMetaDataset()
   if syntax := dataset.file_meta.get("TransferSyntaxUID"):
@@ -146,7 +146,7 @@ def _has_lut(dataset: Dataset) -> bool:
 def _modality_values(
   dataset: Dataset, pixels: np.ndarray
 ) -> tuple[np.ndarray, tuple[float, float]]:
-  """Grey values behind the modality LUT, if there is one, and the range they can have."""
+  """Grey values after the modality LUT, if there is one, and the range that they can have."""
   wide = pixels.dtype.itemsize > 2 or pixels.dtype.kind == "f"
   bits = int(dataset.get("BitsStored") or 16)
   if wide:
@@ -157,7 +157,7 @@ def _modality_values(
     possible = (0.0, float((1 << bits) - 1))
   if not _has_lut(dataset):
     return pixels, possible
-  with foreign("has a modality LUT that cannot be applied"):
+  with or_unreadable("has a modality LUT that cannot be applied"):
     # int32: the subtraction of the first mapped value would wrap around in 16 bits
     raw = apply_modality_lut(pixels.astype(np.int32), dataset)
     ends = np.arange(int(possible[0]), int(possible[1]) + 1, dtype=np.int32)
@@ -167,7 +167,7 @@ def _modality_values(
 
 def _colours(dataset: Dataset, pixels: np.ndarray, photometric: str) -> np.ndarray:
   if photometric == "PALETTE COLOR":
-    with foreign("has a palette that cannot be applied"):
+    with or_unreadable("has a palette that cannot be applied"):
       pixels = apply_color_lut(pixels, dataset)
   elif photometric not in _COLOUR:
     raise Unreadable("has colours that are neither grey nor RGB")

@@ -1,7 +1,8 @@
-"""What a DICOM header says about its numbers: whose they are, their unit, scale, range and spacing.
+"""What a DICOM header holds of an image: patient group, modality, unit, scale, range and spacing.
 
 Multi-frame objects keep these in functional groups, one per frame or shared by all: every function
-asks the frame's group first, then the shared one, then the top of the header (PS3.3 C.7.6.16).
+looks in the frame's group first, then in the shared one, then in the top of the header (PS3.3
+C.7.6.16).
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_voi
 
-from hiresmed_jax.data.readers.guard import foreign
+from hiresmed_jax.data.readers.guard import or_unreadable
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.data.stored import CT_RANGE, increasing
 
@@ -42,14 +43,14 @@ def modality_of(dataset: Dataset) -> str:
 
 
 def physics_of(dataset: Dataset, frame: int) -> str:
-  """How a lesion adds to this image: "ct" for slices in HU, "projection" for radiographs."""
+  """How a lesion adds to the image: "ct" for slices in HU, "projection" for radiographs."""
   modality = modality_of(dataset)
   image_type = [str(value).upper() for value in _values(dataset, "ImageType")]
   if modality == "CT" and "LOCALIZER" in image_type:
     return "projection"
   if modality == "CT":
     transformation = _part(dataset, "PixelValueTransformationSequence", frame)
-    # Perfusion maps and the like carry the modality CT, too, and another unit.
+    # Perfusion maps, too, have the modality CT, and another unit.
     return "ct" if _text(transformation, "RescaleType").upper() in ("", "HU") else "none"
   reconstructed = _text(dataset, "SOPClassUID").startswith(_RECONSTRUCTED)
   return "projection" if modality in PROJECTIONS and not reconstructed else "none"
@@ -70,7 +71,7 @@ def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
 
 
 def spacing_of(dataset: Dataset, frame: int) -> tuple[float, float]:
-  """(row, column) mm between pixel centres, in the detector's plane if nothing better is said."""
+  """(row, column) mm between pixel centres, else those in the detector's plane, else NaN."""
   part = _part(dataset, "PixelMeasuresSequence", frame)
   for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
     values = _numbers(part, keyword)
@@ -89,7 +90,7 @@ def value_range_of(
   Args:
     dataset: the header.
     frame: index of the frame.
-    physics: as `physics_of` says.
+    physics: of `physics_of`.
     possible: the range of the stored bits in rescaled units.
   """
   part = _part(dataset, "FrameVOILUTSequence", frame)
@@ -102,13 +103,13 @@ def value_range_of(
 def _lut_span(part: Dataset, signed: bool) -> tuple[float, float] | None:
   """Input values between which the first VOI LUT changes (PS3.3 C.11.2.1.1)."""
   try:
-    with foreign(""):
+    with or_unreadable(""):
       if not part.get("VOILUTSequence"):
         return None
       count, first, _ = (int(value) for value in part.VOILUTSequence[0].LUTDescriptor)
       values = np.arange(first, first + (count or 1 << 16), dtype=np.int32)
       changes = np.flatnonzero(np.diff(apply_voi(values, part).astype(np.int32)))
-  except Unreadable:  # a LUT that makes no sense is no reason to lose the image
+  except Unreadable:  # the image is kept without an invalid LUT
     return None
   if changes.size == 0:
     return None
@@ -134,21 +135,21 @@ def _window(part: Dataset) -> tuple[float, float] | None:
 def _part(dataset: Dataset, group: str, frame: int) -> Dataset:
   """The functional group `group` of a frame, else the shared one, else the dataset itself."""
   try:
-    with foreign(""):
+    with or_unreadable(""):
       frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
       shared = dataset.get("SharedFunctionalGroupsSequence") or []
       for item in (*frames[frame : frame + 1], *shared[:1]):
         if item.get(group):
           return item[group].value[0]
-  except Unreadable:  # a damaged functional group: what the top of the header says must do
+  except Unreadable:  # a damaged functional group: the top of the header is used
     return dataset
   return dataset
 
 
 def _values(dataset: Dataset, keyword: str) -> list[object]:
-  """The values of an element as a list, [] where it is absent or empty, [None] where unreadable."""
+  """The values of an element, [] where it is absent or empty, [None] where it is unreadable."""
   try:
-    with foreign(""):
+    with or_unreadable(""):
       value = dataset.get(keyword)
   except Unreadable:
     return [None]
@@ -158,7 +159,7 @@ def _values(dataset: Dataset, keyword: str) -> list[object]:
 
 
 def _numbers(dataset: Dataset, keyword: str) -> list[float]:
-  """The values as floats, NaN in the place of what is no number."""
+  """The values as floats, NaN where one is not a number."""
   numbers = []
   for value in _values(dataset, keyword):
     try:
@@ -174,5 +175,5 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def folder_of(path: Path, root: Path | None) -> str:
-  """The folder that groups a file without any identity: below `root`, else its bare name."""
+  """The folder of a file below `root`, else the name of its folder."""
   return path.parent.relative_to(root).as_posix() if root is not None else path.parent.name

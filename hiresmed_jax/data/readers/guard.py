@@ -1,4 +1,4 @@
-"""What is checked before a file from outside is decoded: bounds on size, and DICOM's own claims."""
+"""Checks of a file before it is decoded: bounds on its size, and what a DICOM header declares."""
 
 import contextlib
 import logging
@@ -21,15 +21,20 @@ MAX_IMAGE_BYTES = 1 << 30
 MAX_VOXELS = 1 << 30  # a whole-body CT has 400 million
 FREE_BYTES = 1 << 26  # what a file may unpack to, however small it is
 MAX_RATIO = 1100  # deflate cannot do better than 1,032
+MAX_FILE_BYTES = 1 << 32
+MAX_INFLATED_BYTES = 1 << 28
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
+# Start-of-frame markers of JPEG and JPEG-LS, which the size of the image follows.
+_SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "rle", "tifffile", "PIL", "nibabel")
 
 
 @contextlib.contextmanager
-def foreign(reason: str) -> Iterator[None]:
-  """A library at work on a stranger's file: silent, and what it raises is `Unreadable(reason)`.
+def or_unreadable(reason: str) -> Iterator[None]:
+  """Silences a library that decodes a file; any error it raises becomes `Unreadable(reason)`.
 
-  Never put a `yield` of a generator inside: the warning filters are process-wide while it lasts.
+  The block must not hold a `yield` of a generator: warning filters are process-wide.
   """
   levels = [(logger, logger.level) for logger in map(logging.getLogger, _LOGGERS)]
   try:
@@ -40,7 +45,7 @@ def foreign(reason: str) -> Iterator[None]:
       yield
   except (Unreadable, KeyboardInterrupt, SystemExit, GeneratorExit):
     raise
-  except BaseException:  # its text may quote the patient; a panic in Rust is not an Exception
+  except BaseException:  # the text may quote the patient; a panic in Rust is not an Exception
     raise Unreadable(reason) from None
   finally:
     for logger, level in levels:
@@ -65,31 +70,23 @@ def check_volume(shape: tuple[int, ...]) -> None:
 
 
 def check_growth(unpacked_bytes: float, packed_bytes: int) -> None:
-  """Raises Unreadable where a file claims more content than its bytes can hold when unpacked."""
+  """Raises Unreadable where a file declares more content than its bytes can unpack to."""
   if unpacked_bytes > max(FREE_BYTES, MAX_RATIO * packed_bytes):
     megabytes = unpacked_bytes / 1e6
     raise Unreadable(f"declares {megabytes:.0f} MB of pixels in {packed_bytes} bytes")
 
 
-MAX_FILE_BYTES = 1 << 32
-MAX_INFLATED_BYTES = 1 << 28
-PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-
-# start-of-frame markers of JPEG and JPEG-LS: those that a size follows
-_SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
-
-
 def check_file(path: Path) -> None:
-  """Raises Unreadable for an empty or giant file, and for a deflated one that unpacks too far."""
-  with foreign("cannot be opened"):
+  """Raises Unreadable for an empty or giant file, and for a deflated one that unpacks to one."""
+  with or_unreadable("cannot be opened"):
     size = path.stat().st_size
   if size == 0:
     raise Unreadable("is empty")
   if size > MAX_FILE_BYTES:
     raise Unreadable(f"is larger than {MAX_FILE_BYTES >> 30} GB")
-  with foreign("is not a DICOM file"), path.open("rb") as file:
+  with or_unreadable("is not a DICOM file"), path.open("rb") as file:
     read_preamble(file, force=True)
-    # The header group is explicit little endian in every file; reading stops behind it.
+    # The header group is explicit little endian in every file; reading stops after it.
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
       return
@@ -101,7 +98,7 @@ def check_file(path: Path) -> None:
 def check_pixels(dataset: Dataset) -> None:
   """Raises Unreadable where rows x columns x frames cannot be what the pixel element holds."""
   element = next(keyword for keyword in PIXEL_KEYWORDS if keyword in dataset)
-  with foreign("declares the size of its image in a way that is not understood"):
+  with or_unreadable("declares the size of its image in a way that is not understood"):
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     samples = int(dataset.get("SamplesPerPixel") or 1)
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -127,7 +124,7 @@ def check_pixels(dataset: Dataset) -> None:
 
 
 def _check_frames(data: bytes, rows: int, columns: int, frames: int) -> None:
-  with foreign("has damaged compressed pixels"):
+  with or_unreadable("has damaged compressed pixels"):
     for frame in generate_frames(data, number_of_frames=frames):
       size = codestream_size(frame)
       if size is not None and size != (rows, columns):
@@ -135,7 +132,7 @@ def _check_frames(data: bytes, rows: int, columns: int, frames: int) -> None:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-  """(rows, columns) in the header of a JPEG, JPEG-LS or JPEG 2000 stream; None where there is none.
+  """(rows, columns) in the header of a JPEG, JPEG-LS or JPEG 2000 stream, None if not found.
 
   Sources: ITU-T T.81 B.2.2 (SOF), T.87 C.2.2, T.800 A.5.1 (SIZ).
   """

@@ -1,6 +1,5 @@
-"""PNG, JPEG and TIFF files of 8 or 16 bits, grey or RGB; content decides, not the file's name."""
+"""PNG, JPEG and TIFF files of 8 or 16 bits, grey or RGB, told apart by their content."""
 
-import dataclasses
 import io
 import math
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import tifffile
 from PIL import Image, ImageOps
 from tifffile import PHOTOMETRIC, TiffPage
 
-from hiresmed_jax.data.readers.guard import check_growth, check_size, foreign
+from hiresmed_jax.data.readers.guard import check_growth, check_size, or_unreadable
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import (
   CT_RANGE,
@@ -29,6 +28,8 @@ _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY = {"1": "L", "L": "L", "LA": "L", "I;16": "I;16", "I;16B": "I;16B", "I": "I"}
 _COLOUR = ("RGB", "RGBA", "P", "PA")
+_TIFF_GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+_TIFF_KINDS = (*_TIFF_GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
 _DAMAGED = "is damaged or cut short"
 
 
@@ -44,10 +45,9 @@ def read(
 
   Args:
     path: a PNG, JPEG or TIFF file.
-    root: folder that `source` is relative to; None gives the bare file name.
-    group: patient or series name; None takes the file's stem, which makes every file its own
-      group: say more where several images belong to one patient.
-    physics: "projection", "ct" or "none"; nothing in such a file tells.
+    root: folder that `source` is relative to; None gives the file's name alone.
+    group: patient or series name; None takes the file's stem.
+    physics: "projection", "ct" or "none".
     spacing_mm: (row, column) distance of pixel centres, NaN when unknown.
 
   Yields:
@@ -57,39 +57,25 @@ def read(
   Raises:
     Unreadable: not such a file, damaged, too large, or values that are not finite.
   """
-  with foreign("cannot be opened"):
+  with or_unreadable("cannot be opened"):
     data = path.read_bytes()
   source = source_of(path, root)
-  known = Sample(
-    image=np.zeros((1, 1, 1), np.uint8),
-    group=path.stem if group is None else group,
-    source=source,
-    physics=physics,
-    spacing_mm=spacing_mm,
-  )
-  if data.startswith(_TIFF):
-    count, pages = read_pages(data)
-    for index, (raw, photometric) in enumerate(pages):
-      name = f"{source}#{index}" if count > 1 else source
-      yield _filled(dataclasses.replace(known, source=name), raw, photometric)
-    return
-  if not data.startswith((_PNG, _JPEG)):
-    raise Unreadable(_what_it_is(data))
-  yield _filled(known, _decoded(data), "MONOCHROME2")
-
-
-def _filled(known: Sample, raw: np.ndarray, photometric: str) -> Sample:
-  stored, scale, offset = to_stored(raw)
-  image = with_channels(stored)
-  signed = raw.dtype.kind in "if"
-  return dataclasses.replace(
-    known,
-    image=image,
-    rescale_slope=scale,
-    rescale_intercept=offset,
-    value_range=CT_RANGE if known.physics == "ct" and signed else full_range(raw),
-    photometric="RGB" if image.shape[-1] == 3 else photometric,
-  )
+  count, pages = _pages(data) if data.startswith(_TIFF) else (1, iter([_decoded(data)]))
+  for index, (raw, photometric) in enumerate(pages):
+    stored, scale, offset = to_stored(raw)
+    image = with_channels(stored)
+    is_hounsfield = physics == "ct" and raw.dtype.kind in "if"
+    yield Sample(
+      image=image,
+      group=path.stem if group is None else group,
+      source=f"{source}#{index}" if count > 1 else source,
+      rescale_slope=scale,
+      rescale_intercept=offset,
+      value_range=CT_RANGE if is_hounsfield else full_range(raw),
+      photometric="RGB" if image.shape[-1] == 3 else photometric,
+      physics=physics,
+      spacing_mm=spacing_mm,
+    )
 
 
 def _what_it_is(data: bytes) -> str:
@@ -100,9 +86,11 @@ def _what_it_is(data: bytes) -> str:
   return "is not a PNG, JPEG or TIFF image" + (" but text" if is_text else "")
 
 
-def _decoded(data: bytes) -> np.ndarray:
-  """Pixels of a PNG or JPEG: [H, W] or [H, W, 3]."""
-  with foreign(_DAMAGED):
+def _decoded(data: bytes) -> tuple[np.ndarray, str]:
+  """(pixels [H, W] or [H, W, 3], "MONOCHROME2") of a PNG or JPEG."""
+  if not data.startswith((_PNG, _JPEG)):
+    raise Unreadable(_what_it_is(data))
+  with or_unreadable(_DAMAGED):
     try:
       image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
@@ -111,14 +99,14 @@ def _decoded(data: bytes) -> np.ndarray:
     check_growth(image.height * image.width * len(image.getbands()), len(data))
     is_png = data.startswith(_PNG)
     if is_png:
-      image.verify()  # decoders pass over a wrong checksum; a verified image must be opened anew
+      image.verify()  # decoders ignore a wrong checksum; a verified image must be opened again
       image = Image.open(io.BytesIO(data), formats=("PNG",))
     if is_png and data[24] == 16 and data[25] != 0:  # 16-bit, not plain grey
       pixels = _by_opencv(data)
     else:
       image.load()
       pixels = _by_pillow(ImageOps.exif_transpose(image))
-  return pixels
+  return pixels, "MONOCHROME2"
 
 
 def _by_opencv(data: bytes) -> np.ndarray:
@@ -138,25 +126,19 @@ def _by_pillow(image: Image.Image) -> np.ndarray:
   raise Unreadable(f"has colours of kind {image.mode}, neither grey nor RGB")
 
 
-_TIFF_GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
-_READ = (*_TIFF_GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
+def _pages(data: bytes) -> tuple[int, Iterator[tuple[np.ndarray, str]]]:
+  """(number of pages without previews, iterator over their pixels and photometric) of a TIFF.
 
-
-def read_pages(data: bytes) -> tuple[int, Iterator[tuple[np.ndarray, str]]]:
-  """Opens a TIFF file held in memory.
-
-  Returns:
-    (number of pages without previews, iterator over (pixels [H, W] or [H, W, C] of the file's own
-    type, "MONOCHROME1" or "MONOCHROME2")).
+  Pixels are [H, W] or [H, W, C] of the file's own type.
 
   Raises:
     Unreadable: here or from the iterator: damaged, too large, or neither grey nor RGB.
   """
-  with foreign(_DAMAGED):
+  with or_unreadable(_DAMAGED):
     pages: list[TiffPage] = []
     offsets: set[int] = set()
     for page in tifffile.TiffFile(io.BytesIO(data)).pages:
-      if page.offset in offsets:  # a directory that points back at an earlier one never ends
+      if page.offset in offsets:  # a directory that points back to an earlier one never ends
         raise Unreadable(_DAMAGED)
       offsets.add(page.offset)
       if isinstance(page, TiffPage) and not page.is_reduced:
@@ -168,10 +150,10 @@ def read_pages(data: bytes) -> tuple[int, Iterator[tuple[np.ndarray, str]]]:
 
 
 def _check(page: TiffPage) -> int:
-  """Bytes of the decoded page, once it is known to be a plain image of a sane size."""
+  """Bytes of the decoded page. Raises Unreadable unless it is a plain image of allowed size."""
   if page.dtype is None or page.axes not in ("YX", "YXS", "SYX"):
     raise Unreadable("holds a volume or unknown samples, not a plain image")
-  if page.photometric not in _READ:
+  if page.photometric not in _TIFF_KINDS:
     raise Unreadable("has colours that are neither grey nor RGB")
   bytes_per_pixel = page.samplesperpixel * page.dtype.itemsize
   check_size(page.imagelength, page.imagewidth, bytes_per_pixel)
@@ -181,11 +163,11 @@ def _check(page: TiffPage) -> int:
 def _page(data: bytes, page: TiffPage) -> tuple[np.ndarray, str]:
   inverted = page.photometric == PHOTOMETRIC.MINISWHITE
   photometric = "MONOCHROME1" if inverted else "MONOCHROME2"
-  with foreign(_DAMAGED):
+  with or_unreadable(_DAMAGED):
     pixels = _by_tifffile(page)
     if pixels is None:
       pixels = _page_by_opencv(data, page.index)
-      if pixels.dtype == np.uint8:  # OpenCV turned it over; it leaves deeper images as they are
+      if pixels.dtype == np.uint8:  # OpenCV has inverted it; it does not invert deeper images
         photometric = "MONOCHROME2"
   return pixels, photometric
 

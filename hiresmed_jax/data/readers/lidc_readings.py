@@ -1,4 +1,4 @@
-"""LIDC-IDRI readings: the XML of what up to four radiologists drew, and the mask they agree on."""
+"""LIDC-IDRI readings: the XML of what up to four radiologists drew, and the mask of consensus."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,22 +12,23 @@ from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
 from hiresmed_jax.data.readers.boxes import BadBoxes, parse_xml
-from hiresmed_jax.data.readers.guard import foreign
+from hiresmed_jax.data.readers.guard import or_unreadable
 from hiresmed_jax.data.sample import Unreadable
 
 MAX_FILE_BYTES = 1 << 27  # the largest of the collection has 3 MB
 MAX_SIDE = 1 << 15  # pixels of a slice
 
 _RADIOGRAPH = "idrireadmessage"
+_CRUMB = 0.1  # of a nodule's largest part in a slice: smaller parts are where outlines barely meet
 
 
 class Contour(NamedTuple):
   """An outline in one slice.
 
   Attributes:
-    sop_uid: SOP instance UID of the slice, "" when it is not said.
-    z: z position of the slice in mm, NaN when it is not said.
-    inclusion: False for a hole: what it encloses is no part of the nodule.
+    sop_uid: SOP instance UID of the slice, "" when unknown.
+    z: z position of the slice in mm, NaN when unknown.
+    inclusion: False for a hole in the nodule.
     points: int32[N, 2] (column, row), in order; the first is often repeated as the last.
   """
 
@@ -43,27 +44,25 @@ class Contour(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """All readers' marks in one series.
+  """All readers' nodules in one series.
 
   Attributes:
     series_uid: series instance UID.
     readers: per reader, per nodule, its contours. A reader who found nothing has no nodules.
-    non_nodules: marks of other things (scars, and the like), of all readers: places alone.
   """
 
   series_uid: str
   readers: tuple[tuple[tuple[Contour, ...], ...], ...]
-  non_nodules: tuple[Contour, ...]
 
 
 def read(path: Path) -> Reading:
-  """Reads the message of one CT series.
+  """Reads the XML of one CT series.
 
   Raises:
     Unreadable: not such XML, a document type declaration, the reading of a radiograph, no series,
-      or a contour that makes no sense. No reason quotes the file.
+      or an invalid contour. No reason quotes the file.
   """
-  with foreign("cannot be opened"):
+  with or_unreadable("cannot be opened"):
     if path.stat().st_size > MAX_FILE_BYTES:
       raise Unreadable(f"is XML of more than {MAX_FILE_BYTES >> 20} MB")
     data = path.read_bytes()
@@ -79,11 +78,9 @@ def read(path: Path) -> Reading:
   series = _text(header, "seriesinstanceuid")
   if not series:
     raise Unreadable("is an LIDC reading that does not say of which series")
-  sessions = list(_children(root, "readingsession"))
+  sessions = _children(root, "readingsession")
   return Reading(
-    series,
-    tuple(tuple(map(_nodule, _children(s, "unblindedreadnodule"))) for s in sessions),
-    tuple(_contour(mark, "locus") for s in sessions for mark in _children(s, "nonnodule")),
+    series, tuple(tuple(map(_nodule, _children(s, "unblindedreadnodule"))) for s in sessions)
   )
 
 
@@ -97,11 +94,12 @@ def is_reading(path: Path) -> bool:
 
 
 def _nodule(element: Element) -> tuple[Contour, ...]:
-  return tuple(_contour(roi, "edgemap") for roi in _children(element, "roi"))
+  return tuple(map(_contour, _children(element, "roi")))
 
 
-def _contour(element: Element, points: str) -> Contour:
-  found = [(_pixel(edge, "xcoord"), _pixel(edge, "ycoord")) for edge in _children(element, points)]
+def _contour(element: Element) -> Contour:
+  edges = _children(element, "edgemap")
+  found = [(_pixel(edge, "xcoord"), _pixel(edge, "ycoord")) for edge in edges]
   if not found:
     raise Unreadable("is an LIDC reading with a contour without points")
   inclusion = _text(element, "inclusion").upper()
@@ -128,7 +126,7 @@ def _pixel(element: Element, name: str) -> int:
 
 
 def _name(element: Element) -> str:
-  """Without its namespace and in small letters: messages differ in both."""
+  """The tag without its namespace and in small letters, since files differ in both."""
   return element.tag.rpartition("}")[2].lower()
 
 
@@ -139,9 +137,6 @@ def _children(element: Element, name: str) -> "filter[Element]":
 def _text(element: Element, name: str) -> str:
   child = next(_children(element, name), None)
   return (child.text or "").strip() if child is not None else ""
-
-
-_CRUMB = 0.1  # of a nodule's largest part in a slice: smaller parts are where outlines barely meet
 
 
 class Nodule(NamedTuple):
@@ -157,15 +152,14 @@ class Nodule(NamedTuple):
 
 
 def interior(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """What an outline encloses, without the outline itself.
+  """The pixels that an outline encloses, without the outline itself.
 
   Args:
     points: int32[N, 2] (column, row) in order, closed or not; steps of more than a pixel are
       bridged by straight lines.
 
   Returns:
-    (inside bool[h, w], corner (row, column) of that window in the slice): an 8-connected ring holds
-    what cannot be left in steps to the four neighbours.
+    (inside bool[h, w], corner (row, column) of that window in the slice).
   """
   low = points.min(0)
   size = points.max(0) - low + 1
@@ -175,7 +169,7 @@ def interior(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def enclosed(contours: Iterable[tuple[int, Contour]], shape: tuple[int, int]) -> np.ndarray:
-  """The voxels of one reader's nodule: inside of its outlines and not inside or on its holes'.
+  """The voxels of one reader's nodule: inside its outlines, and neither inside nor on its holes.
 
   Args:
     contours: each with the number of its slice.
@@ -207,10 +201,10 @@ def _voxels(rows_columns: np.ndarray, number: int, shape: tuple[int, int]) -> np
 
 
 def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
-  """Matches the readers' nodules and keeps what enough of them enclosed.
+  """Matches the readers' nodules and keeps the voxels that enough readers enclosed.
 
-  Drawings that share a voxel are of one nodule, and so are those that share one with the same third
-  drawing. A reader counts once at a voxel, however many drawings enclose it.
+  Drawings that share a voxel, directly or by way of others, are of one nodule. A reader counts once
+  at a voxel, however many drawings enclose it.
 
   Args:
     drawn: per reader, per drawing, sorted voxels.
@@ -243,8 +237,7 @@ def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
 def lesion_mask(nodules: Iterable[Nodule], number: int, shape: tuple[int, int]) -> np.ndarray:
   """The nodules in one slice: uint16[H, W] ids from 1, 0 elsewhere.
 
-  A nodule that the slice meets in several parts is as many lesions, crumbs left out: in this image
-  they are apart.
+  Each connected part of a nodule in the slice is a lesion of its own; tiny parts are left out.
   """
   ids = np.zeros(shape, np.uint16)
   size = shape[0] * shape[1]

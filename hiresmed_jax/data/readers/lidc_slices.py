@@ -1,19 +1,21 @@
-"""LIDC-IDRI as PNG slices with masks, and which of the two layouts a folder has."""
+"""LIDC-IDRI as PNG or .npy slices with masks: of all readers together, or one per reader.
+
+Images lie in a folder `images`, masks in a folder `masks` beside it or in several, as `mask-0`.
+"""
 
 import dataclasses
 import hashlib
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.readers import images, lidc, lidc_readings
-from hiresmed_jax.data.readers.guard import check_size, foreign
-from hiresmed_jax.data.readers.lidc import tight_boxes
+from hiresmed_jax.data.readers import images
+from hiresmed_jax.data.readers.boxes import tight_boxes
+from hiresmed_jax.data.readers.guard import check_size, or_unreadable
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import full_range, source_of, to_stored, with_channels
 
@@ -29,9 +31,9 @@ class Pair(NamedTuple):
 
   Attributes:
     image: path of the image.
-    masks: one that was agreed upon, or one per reader who drew something.
-    by_reader: which of the two.
-    patient: raw name of the patient, as the folders have it.
+    masks: one of all readers, or one per reader who drew something.
+    by_reader: whether there is one per reader.
+    patient: raw name of the patient, taken from the folders.
   """
 
   image: Path
@@ -41,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def pairs(files: Iterable[Path], root: Path, refuse: Callable[[Path, str], None]) -> list[Pair]:
-  """Finds the images among files of both layouts, and their masks, sorted by patient and path.
+  """Finds the images and their masks among files, sorted by patient and path.
 
   Args:
     files: PNG and .npy files below `root`.
@@ -81,14 +83,14 @@ def _patient(above: tuple[str, ...], below: tuple[str, ...]) -> str:
   if len(below) > 1:
     return "/".join(below[:-1])
   folders = [part for part in above if not _NODULE.match(part)]
-  # Without any folder the name begins with the patient's number.
+  # Without a folder: the name of the file begins with the patient's number.
   return folders[-1] if folders else Path(below[-1]).stem.split("_")[0]
 
 
 def read_patient(
   group: list[Pair], *, root: Path, agree: int, refuse: Callable[[Path, str], None]
 ) -> Iterator[Sample]:
-  """The slices of one patient, each once: a slice that shows two nodules often lies there twice.
+  """The slices of one patient. A slice that is there once per nodule is read once, with all masks.
 
   Args:
     group: all pairs of the patient.
@@ -97,8 +99,8 @@ def read_patient(
     refuse: called with each image that cannot be read, or whose mask cannot.
 
   Yields:
-    Sample, physics "ct", its nodules the connected parts of the masks. PNG keeps its 8 or 16 bits,
-    .npy what it holds. A mask without a pixel says that there is no nodule.
+    Sample, physics "ct"; its nodules are the connected parts of the masks, none for empty masks.
+    Values are those of the file.
   """
   slices: dict[str, tuple[Sample, np.ndarray]] = {}
   for pair in group:
@@ -108,7 +110,6 @@ def read_patient(
     except Unreadable as reason:
       refuse(pair.image, str(reason))
       continue
-    # The same pixels under another nodule: their masks belong together.
     digest = hashlib.sha256(repr(sample.image.shape).encode() + sample.image.tobytes()).hexdigest()
     first, known = slices.get(digest, (sample, np.zeros_like(mask)))
     slices[digest] = first, known | mask
@@ -153,105 +154,11 @@ def _agreed(pair: Pair, shape: tuple[int, ...], agree: int) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-  """A slice [H, W] of a .npy file, which may hold no pickled object."""
-  with foreign("is not a .npy file of numbers, or is damaged or cut short"):
-    # Mapped, so that a header that claims more than the file holds is found out first.
+  """The slice [H, W] of a .npy file without pickled objects."""
+  with or_unreadable("is not a .npy file of numbers, or is damaged or cut short"):
+    # Mapped: a header that declares more than the file holds fails before memory is taken.
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != 2:
       raise Unreadable(f"holds an array of {array.ndim} dimensions, not a slice")
     check_size(array.shape[0], array.shape[1], 8)
     return np.array(array)
-
-
-Refuse = Callable[[Path, str], None]
-Advance = Callable[[], None]
-
-
-def read(
-  files: Sequence[Path], *, root: Path, agree: int, free: int, refuse: Refuse, advance: Advance
-) -> Iterator[Sample]:
-  """Every slice with a nodule, and some without.
-
-  Args:
-    files: DICOM slices and readers' XML, or PNG and .npy slices with masks (see `lidc_slices`), or
-      both. All but the XML lie below `root`.
-    root: folder that `source` is relative to.
-    agree: readers who must agree on a pixel.
-    free: slices without any nodule to add per DICOM series; of the other layouts all come.
-    refuse: called with each file that gives nothing, or not all it holds, and the reason.
-    advance: called for each file once it is looked at.
-
-  Yields:
-    Sample with lesion mask and tight boxes, see `lidc` and `lidc_slices`; `source` is the path of
-    its file below `root`.
-  """
-  xml = [path for path in files if path.suffix.lower() == ".xml"]
-  cut = [path for path in files if path.suffix.lower() in SUFFIXES]
-  known = {*xml, *cut}
-  dicom = [path for path in files if path not in known]
-  yield from _series(xml, dicom, root, agree, free, refuse, advance)
-  yield from _slices(cut, root, agree, refuse, advance)
-
-
-def _series(
-  xml: list[Path],
-  dicom: list[Path],
-  root: Path,
-  agree: int,
-  free: int,
-  refuse: Refuse,
-  advance: Advance,
-) -> Iterator[Sample]:
-  readings: dict[str, tuple[Path, lidc_readings.Reading]] = {}
-  for path in _told(xml, advance):
-    try:
-      reading = lidc_readings.read(path)
-    except Unreadable as reason:
-      refuse(path, str(reason))
-      continue
-    if reading.series_uid in readings:
-      refuse(path, "is a second reading of one series")
-    else:
-      readings[reading.series_uid] = path, reading
-  series = lidc.series_of(_told(dicom, advance), refuse)
-  for uid, slices in series.items():
-    if uid not in readings:
-      refuse(slices[0].path, "is of a series without a reading")
-      continue
-    path, reading = readings[uid]
-    try:
-      labelled, lost = lidc.label(slices, reading, agree=agree, free=free)
-    except Unreadable as reason:
-      refuse(path, str(reason))
-      continue
-    if lost:
-      refuse(path, "has contours on slices that are not there")
-    if not labelled:
-      refuse(path, "has no nodule that enough readers agree on")
-    for one in labelled:
-      try:
-        yield lidc.read(one, root=root)
-      except Unreadable as reason:
-        refuse(one.path, str(reason))
-  for uid, (path, _) in readings.items():
-    if uid not in series:
-      refuse(path, "is the reading of a series that is not there")
-
-
-def _slices(
-  files: list[Path], root: Path, agree: int, refuse: Refuse, advance: Advance
-) -> Iterator[Sample]:
-  found = pairs(files, root, refuse)
-  for _ in range(len(files) - len(found)):  # masks, and what was refused
-    advance()
-  for _, patient in itertools.groupby(found, key=lambda pair: pair.patient):
-    group = list(patient)
-    yield from read_patient(group, root=root, agree=agree, refuse=refuse)
-    for _ in group:
-      advance()
-
-
-def _told(files: Iterable[Path], advance: Advance) -> Iterator[Path]:
-  for path in files:
-    yield path
-    advance()

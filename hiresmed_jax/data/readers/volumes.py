@@ -1,8 +1,8 @@
 """Slices of CT and MR volumes in NIfTI (nibabel) and MetaImage (SimpleITK) files.
 
-Both are brought to patient axes first (x to the left, y to the back, z to the head), so that slices
-look as radiologists read them: the patient's right on the left of the image, the front or the head
-on top, and in sagittal slices the front on the left.
+Volumes are turned to patient axes first (x to the left, y to the back, z to the head), so that
+slices look as radiologists read them: the patient's right on the left of the image, the front or
+the head on top, and in sagittal slices the front on the left.
 """
 
 import gzip
@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from hiresmed_jax.data.readers.guard import check_growth, check_volume, foreign
+from hiresmed_jax.data.readers.guard import check_growth, check_volume, or_unreadable
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import (
   CT_RANGE,
@@ -29,8 +29,18 @@ from hiresmed_jax.data.stored import (
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 AXES = ("axial", "coronal", "sagittal")
+MAX_HEADER_BYTES = 1 << 16
 
 _DAMAGED = "is not such a volume, or is damaged or cut short"
+# Of MetaImage headers.
+_LINE = re.compile(r"[ \t]*(\w+)[ \t]*=[ \t]*([ -~]*)")
+_ELEMENT_BYTES = {
+  "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
+  "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
+_VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Origin", "Position",
+            "CenterOfRotation")  # fmt: skip
+_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
 class _Volume(NamedTuple):
@@ -52,16 +62,15 @@ def read(
 
   Args:
     path: a .nii, .nii.gz, .mha or .mhd file.
-    root: folder that `source` is relative to; None gives the bare file name.
+    root: folder that `source` is relative to; None gives the file's name alone.
     group: patient or series name; None takes the file's name without its suffix.
-    physics: "ct" where the values are HU; neither format says so.
+    physics: "ct" where the values are HU.
     axis: one of `AXES`.
 
   Yields:
     Sample per slice, [H, W, 1], `source` ending in `#index`: integers within 16 bits are kept
     exactly, others are quantised, with one slope and intercept for the whole volume. `value_range`
-    is `CT_RANGE` for "ct", else what the volume holds. Anisotropic voxels stay as they are: the
-    spacing tells.
+    is `CT_RANGE` for "ct", else that of the volume. Anisotropic voxels are not resampled.
 
   Raises:
     Unreadable: damaged, not a single scalar volume, too large, values that are not finite, or a
@@ -110,7 +119,7 @@ def _checked(volume: _Volume) -> _Volume:
 
 
 def _nifti(path: Path) -> _Volume:
-  with foreign(_DAMAGED):
+  with or_unreadable(_DAMAGED):
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image):
       raise Unreadable(_DAMAGED)
@@ -133,8 +142,8 @@ def _nifti(path: Path) -> _Volume:
 
 
 def _metaimage(path: Path) -> _Volume:
-  with foreign(_DAMAGED):
-    check(path)
+  with or_unreadable(_DAMAGED):
+    _check_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
@@ -150,26 +159,14 @@ def _metaimage(path: Path) -> _Volume:
 
 
 def _check_gzip(path: Path) -> None:
-  """Reads to the end, where the checksum is: nibabel stops before it and takes what it got."""
+  """Reads to the end, where the checksum is; nibabel stops before it."""
   with gzip.open(path) as file:
     while file.read(1 << 20):
       pass
 
 
-MAX_HEADER_BYTES = 1 << 16
-
-_LINE = re.compile(r"[ \t]*(\w+)[ \t]*=[ \t]*([ -~]*)")
-_ELEMENT_BYTES = {
-  "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-  "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
-}  # fmt: skip
-_VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Origin", "Position",
-            "CenterOfRotation")  # fmt: skip
-_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-
-
-def check(path: Path) -> None:
-  """Passes a header that SimpleITK can be given, and its voxels beside or behind it.
+def _check_metaimage(path: Path) -> None:
+  """Checks a header and its voxels before SimpleITK opens them.
 
   Raises:
     Unreadable: lines that are not understood, more or fewer dimensions than a volume has, another
@@ -200,7 +197,7 @@ def check(path: Path) -> None:
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
-  """The header's fields, of which `ElementDataFile` is the last, and its length in bytes."""
+  """The fields of the header, up to `ElementDataFile`, and its length in bytes."""
   fields: dict[str, str] = {}
   read = 0
   with path.open("rb") as file:
@@ -228,7 +225,7 @@ def _is_true(word: str) -> bool:
 
 
 def _numbers(text: str) -> list[float]:
-  """The finite numbers of a line, [] when one is not."""
+  """The numbers of a line, [] when one of them is not finite."""
   try:
     numbers = [float(word) for word in text.split()]
   except ValueError:
@@ -258,7 +255,7 @@ def _data_file(path: Path, name: str) -> Path:
 
 
 def _check_compressed(data: Path, start: int, size: int, needed: int) -> None:
-  """Unpacks to the end, where the checksum is, and keeps nothing."""
+  """Unpacks to the end, where the checksum is, without keeping the voxels."""
   inflate, unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
   with data.open("rb") as file:
     file.seek(start)

@@ -103,7 +103,6 @@ def test_yolo_allows_a_confidence_blank_lines_and_a_byte_order_mark(tmp_path: Pa
     ("stone 0.5 0.5 0.1 0.1", "not a finite"),
     ("0.5 0.5 0.5 0.1 0.1", "whole number"),
     ("-1 0.5 0.5 0.1 0.1", "whole number"),
-    ("4 0.5 0.5 0.1 0.1", "unknown class 4"),
     ("0 0.5 0.5 0 0.1", "no area"),
     ("0 0.5 0.5 -0.1 0.1", "no area"),
     ("0 0.99 0.5 0.1 0.1", "outside"),
@@ -113,7 +112,7 @@ def test_yolo_allows_a_confidence_blank_lines_and_a_byte_order_mark(tmp_path: Pa
 def test_yolo_says_which_line_is_wrong(tmp_path: Path, line: str, reason: str) -> None:
   path = write(tmp_path, f"0 0.5 0.5 0.1 0.1\n{line}\n")
   with pytest.raises(BadBoxes, match=r"^line 2 ") as caught:
-    read_yolo(path, W, H, classes=(0, 1))
+    read_yolo(path, W, H)
   assert reason in str(caught.value)
 
 
@@ -153,11 +152,9 @@ def test_coco_says_which_annotation_is_wrong(
   assert reason in str(caught.value)
 
 
-def test_coco_asks_for_classes_and_plain_structure(tmp_path: Path) -> None:
+def test_coco_has_a_plain_structure(tmp_path: Path) -> None:
   path = write(tmp_path, json.dumps(coco([(1, 2, 3, 4)])))
-  assert len(read_coco(path, classes=("stone",))["a/one.png"]) == 1
-  with pytest.raises(BadBoxes, match="not asked for"):
-    read_coco(path, classes=("nodule",))
+  assert len(read_coco(path)["a/one.png"]) == 1
   twice = coco([])
   twice["images"] = [twice["images"][0]] * 2  # type: ignore[index]
   for text in (
@@ -178,7 +175,6 @@ def test_coco_asks_for_classes_and_plain_structure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
   ("text", "reason"),
   [
-    (voc_text([(0, 0, 9, 9)], name="vein"), "object 1 has an unknown class"),
     (voc_text([(0, 0, 9, 9), (9, 9, 3, 20)]), "object 2 has no area"),
     (voc_text([(0, 0, 900, 9)]), "object 1 lies outside"),
     (voc_text([(0, 0, 9, 9)]).replace("<xmax>9</xmax>", ""), "not a finite"),
@@ -193,7 +189,7 @@ def test_coco_asks_for_classes_and_plain_structure(tmp_path: Path) -> None:
 )
 def test_voc_says_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
   with pytest.raises(BadBoxes, match=reason):
-    read_voc(write(tmp_path, text), classes=("stone",))
+    read_voc(write(tmp_path, text))
 
 
 def test_voc_counted_from_zero_is_clipped_at_the_border(tmp_path: Path) -> None:

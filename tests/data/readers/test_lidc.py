@@ -7,7 +7,7 @@ import pytest
 
 from hiresmed_jax.data.readers import images, lidc, lidc_readings
 from hiresmed_jax.data.readers.boxes import read_yolo
-from hiresmed_jax.data.readers.lidc_slices import read as read_folder
+from hiresmed_jax.data.readers.lidc import read as read_folder
 from hiresmed_jax.data.sample import Sample, Unreadable
 from tests.data.readers.dicom_files import CR, SECRET
 from tests.data.readers.lidc_series import (
@@ -44,7 +44,7 @@ def all_of(
     files,
     root=root,
     agree=agree,
-    free=free,
+    nodule_free=free,
     refuse=lambda path, reason: refused.append((path.name, reason)),
     advance=lambda: seen.append(1),
   )
@@ -190,7 +190,7 @@ def test_readings_and_series_that_do_not_meet(tmp_path: Path) -> None:
 def test_slices_of_two_sizes_and_pixels_that_are_lost(tmp_path: Path) -> None:
   slices = [lidc.Slice(tmp_path / "a", "1", 0.0, shape) for shape in ((4, 4), (4, 5))]
   with pytest.raises(Unreadable, match="several sizes"):
-    lidc.label(slices, lidc_readings.Reading("1", (), ()))
+    lidc.label(slices, lidc_readings.Reading("1", ()))
   root = folder(tmp_path, [[nodule(rois)] for rois in THREE])
   paths = {level(s): p for p in root.rglob("*.dcm") for s in lidc.dicom.read(p)}
   paths[3].write_bytes(paths[3].read_bytes()[:-100])

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax.data.readers.lidc_slices import read
+from hiresmed_jax.data.readers.lidc import read
 from hiresmed_jax.data.sample import Sample
 from tests.data.readers.lidc_series import disc
 
@@ -33,7 +33,7 @@ def all_of(root: Path, agree: int = 2) -> tuple[dict[str, Sample], dict[str, str
     files,
     root=root,
     agree=agree,
-    free=0,
+    nodule_free=0,
     refuse=lambda path, reason: refused.update({path.relative_to(root).as_posix(): reason}),
     advance=lambda: None,
   )

@@ -29,7 +29,6 @@ def test_what_the_readers_drew(tmp_path: Path, namespace: str) -> None:
   np.testing.assert_array_equal(first.points, RING)
   assert not first.is_point
   assert reading.readers[1][0][0].is_point
-  np.testing.assert_array_equal(reading.non_nodules[0].points, [[9, 8]])
 
 
 def test_a_prefix_and_other_capitals(tmp_path: Path) -> None:
@@ -82,6 +81,5 @@ def test_the_real_files(shared: Path) -> None:
   assert len(nodules) == text.count("<unblindedReadNodule>") == 819
   assert len(contours) == text.count("<roi>") == 1586
   assert sum(not contour.inclusion for contour in contours) == text.count(">FALSE<") == 4
-  assert sum(len(reading.non_nodules) for reading in readings) == text.count("<nonNodule>") == 439
   assert sum(len(contour.points) for contour in contours) == text.count("<edgeMap>") == 35507
   assert sum(all(contour.is_point for contour in one) for one in nodules) == 531

@@ -6,6 +6,7 @@ import pathlib
 
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.ops import insertion
 from hiresmed_jax.runtime import cli, compilation, config
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.synthesis import folder, request, run
@@ -74,7 +75,9 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       help="make the images on B backgrounds in turn, so that each has --num / B samplings, as "
       "`evaluate` wants them (every image draws its own)")  # fmt: skip
   add("--seed", type=int, default=0, help="of all randomness (0)")
-  add("--blend", choices=request.MODES, help="how lesions are put in (the images' physics decide)")
+  add(
+    "--blend", choices=insertion.MODES, help="how lesions are put in (the images' physics decide)"
+  )
   add("--format", choices=request.FORMATS, default="png", help="of images and twins (png)")
   add("--paper", action="store_true", help="placement and insertion as in the paper")
   add("--shard", default="0/1", metavar="i/n", help="make every n-th image, from image i on")

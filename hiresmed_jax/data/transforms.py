@@ -138,6 +138,15 @@ def window_of(example: Mapping[str, Any], window: str | tuple[float, float]) -> 
   return low, max(high, low + 1e-6 * max(1.0, abs(low)))  # a constant image is black
 
 
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """f32[H, W, 1 or 3] -> f32[H, W, channels]: grey is repeated, colours are averaged."""
+  if image.shape[-1] == channels:
+    return image
+  if channels == 1:
+    return image.mean(axis=-1, keepdims=True)
+  return np.repeat(image, channels, axis=-1)
+
+
 def _mask(mask: np.ndarray, placement: "Placement") -> np.ndarray:
   if mask.size == 0:
     return mask
@@ -175,6 +184,15 @@ class Placement:
     if small != self.inner:
       image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
     return image.reshape(rows, columns, channels)
+
+  @property
+  def filled(self) -> tuple[slice, slice]:
+    """(rows, columns) of the output that the image fills; the rest is padding."""
+    rows, columns = (
+      slice(max(corner, 0), min(corner + inner, outer))
+      for corner, inner, outer in zip(self.corner, self.inner, self.outer)
+    )
+    return rows, columns
 
   def resize_labels(self, mask: np.ndarray) -> np.ndarray:
     """Resizes labels [H, W]: each output pixel has the label under its centre."""

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.evaluation.pictures import Entry, Picture, same_channels
+from hiresmed_jax.evaluation.pictures import Entry, Picture
 from hiresmed_jax.evaluation.real import Place, Real
 from hiresmed_jax.evaluation.sets import ImageSet
 from hiresmed_jax.inference import reconstruct, workdir
@@ -90,12 +90,9 @@ def _load(
   item = source[place.number]
   example = transforms.load(item, view)
   placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
-  rows, columns = (
-    slice(max(corner, 0), min(corner + inner, outer))
-    for corner, inner, outer in zip(placed.corner, placed.inner, placed.outer)
-  )
+  rows, columns = placed.filled
   seen = example["images_m11"]
-  made = same_channels(through(seen, device), seen.shape[-1])
+  made = transforms.with_channels(through(seen, device), seen.shape[-1])
   before, after = ((np.clip(x, -1, 1)[rows, columns] + 1.0) / 2.0 for x in (seen, made))
   mask = example["lesion_mask"]
   return Picture(

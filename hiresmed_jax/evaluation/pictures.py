@@ -116,16 +116,7 @@ def beside(reference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | str:
     return f"it is of {shape[1]} x {shape[0]} pixels and the real image of {columns} x {rows}"
   if (rows, columns) != tuple(shape[:2]):
     reference = transforms.place((rows, columns), (shape[0], shape[1]), "stretch").resize(reference)
-  return same_channels(reference, shape[2])
-
-
-def same_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Grey repeated, or colours averaged: f32[H, W, channels]."""
-  if image.shape[-1] == channels:
-    return image
-  if channels == 1:
-    return image.mean(axis=-1, keepdims=True)
-  return np.repeat(image, channels, axis=-1)
+  return transforms.with_channels(reference, shape[2])
 
 
 def at_most(image: np.ndarray, longest: int | None) -> np.ndarray:

@@ -78,14 +78,9 @@ def viewed(
   """
   example = transforms.load(item, view)
   placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
-  rows, columns = (
-    slice(max(corner, 0), min(corner + inner, outer))
-    for corner, inner, outer in zip(placed.corner, placed.inner, placed.outer)
-  )
+  rows, columns = placed.filled
   seen = example["images_m11"]
-  made = through(seen)[rows, columns]
-  if seen.shape[-1] == 1 and made.shape[-1] == 3:  # grey that the network saw as three channels
-    made = made.mean(axis=-1, keepdims=True)
+  made = transforms.with_channels(through(seen)[rows, columns], seen.shape[-1])
   low, high = (float(v) for v in item["value_range"])
   values = _values(made, item, view)
   shift = np.array([columns.start, rows.start] * 2, np.float32)

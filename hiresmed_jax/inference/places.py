@@ -29,9 +29,7 @@ def over(scene: Canvas, view: transforms.View, through: Through, device: jax.Dev
   said = through(example["images_m11"], device)
   whole = cv2.resize(said, view.shape[::-1], interpolation=cv2.INTER_LINEAR)
   placed = transforms.place(scene.shape, view.shape, view.fit)
-  (row, column), (rows, columns) = placed.corner, placed.inner
-  part = whole[row : row + rows, column : column + columns]
-  return cv2.resize(part, scene.shape[::-1], interpolation=cv2.INTER_LINEAR)
+  return cv2.resize(whole[placed.filled], scene.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def through_network(
@@ -51,7 +49,7 @@ def through_network(
   def through(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
     if device not in copies:
       copies[device] = jax.device_put(variables, device)
-    shown = np.repeat(image_m11, channels // image_m11.shape[-1], axis=-1)[None]
+    shown = transforms.with_channels(image_m11, channels)[None]
     return np.asarray(program(copies[device], jax.device_put(shown, device)))
 
   return through

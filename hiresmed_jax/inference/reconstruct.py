@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hiresmed_jax.data import transforms
 from hiresmed_jax.routes.background import task as route
 
 # (images_m11 f32[S, T, C], device) -> what the model makes of them there, the same shape
@@ -33,7 +34,7 @@ def through_model(net: Any, params: Any, *, channels: int, options: dict[str, An
   def through(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
     if device not in copies:
       copies[device] = jax.device_put(params, device)
-    seen = np.repeat(image_m11, channels // image_m11.shape[-1], axis=-1)[None]
+    seen = transforms.with_channels(image_m11, channels)[None]
     return np.asarray(program(copies[device], jax.device_put(seen, device)))[0]
 
   return through

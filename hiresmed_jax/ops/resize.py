@@ -32,6 +32,16 @@ def resize(images: Array, height: int, width: int, method: str) -> Array:
   return jnp.einsum("oh,nhpc->nopc", rows, images, precision="highest")
 
 
+def to_channels(images: Array, channels: int) -> Array:
+  """Repeats grey images: [N, H, W, 1] -> [N, H, W, channels]; those of `channels` stay as they are.
+
+  Grey images come as one channel from the host, whatever the network takes.
+  """
+  if images.shape[-1] == channels:
+    return images
+  return jnp.repeat(images, channels, axis=-1)
+
+
 @functools.lru_cache(maxsize=32)
 def resize_matrix(before: int, after: int, method: str) -> np.ndarray:
   """f32[after, before], read-only, each row's sum 1. Raises ValueError: unknown method."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from hiresmed_jax.data.transforms import with_channels
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.canvas import Canvas
 from hiresmed_jax.lesions.patch import (
@@ -100,7 +101,7 @@ def _spacing_ratio(patch: LesionPatch, canvas: Canvas) -> float:
 
 def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: float | None) -> Fitted:
   values, surround = (
-    _with_channels(image, canvas.values.shape[-1]) for image in (patch.values, patch.surround)
+    with_channels(image, canvas.values.shape[-1]) for image in (patch.values, patch.surround)
   )
   own = tuple(target_px / patch.diameter_px / canvas.mean_scale * scale for scale in canvas.scale)
   alpha = patch.alpha
@@ -171,14 +172,6 @@ def _side(length: float) -> int:
     if side >= need:
       return side
   raise UserError(f"a lesion of {length:.0f} px is larger than this program can put in")
-
-
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  if image.shape[-1] == channels:
-    return image
-  if channels == 1:
-    return image.mean(axis=-1, keepdims=True, dtype=np.float32)
-  return np.repeat(image, channels, axis=-1)
 
 
 def _in_units_of(

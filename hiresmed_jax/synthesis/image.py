@@ -16,6 +16,7 @@ from hiresmed_jax.inference import canvas, places
 from hiresmed_jax.inference import survey as surveys
 from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.lesions import labels
+from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import body, candidates, paper
 from hiresmed_jax.synthesis import fitting, insert
 from hiresmed_jax.synthesis.background import Background, Maker
@@ -118,7 +119,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   with setting.clock("place"):
     sites = _sites(setting, rng, ground, lesions + seams, device)
   own_sites, seam_sites = sites[: len(lesions)], sites[len(lesions) :]
-  mode = "paper" if request.paper else request.blend or insert.MODES[item["physics"]]
+  mode = "paper" if request.paper else request.blend or insertion.DEFAULT_MODE[item["physics"]]
   with setting.clock("insert"):
     bare = insert.put_in(ground.bare, seams, seam_sites, mode=mode)
     with_own = np.where(ground.canvas.values != ground.bare, ground.canvas.values, bare)

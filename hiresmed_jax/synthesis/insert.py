@@ -17,8 +17,6 @@ from hiresmed_jax.placement import atlas, body
 from hiresmed_jax.placement.candidates import Site, allowed_pixels, place
 from hiresmed_jax.synthesis.fitting import Fitted
 
-MODES = insertion.DEFAULT_MODE  # by physics
-
 
 def put_in(
   values: np.ndarray, lesions: Sequence[Fitted], sites: Sequence[Site], *, mode: str

@@ -9,7 +9,6 @@ from hiresmed_jax.errors import UserError
 
 BACKGROUNDS = ("reconstruction", "real")
 FORMATS = ("png", "dicom")
-MODES = ("paper", "feather", "poisson", "ct", "projection")
 SOURCES = ("singan", "copy", "parametric")
 
 
@@ -31,7 +30,7 @@ class Request(NamedTuple):
     at: (x, y) in output pixels, of the first lesions of every image.
     background: one of `BACKGROUNDS`.
     seed: of all randomness.
-    blend: one of `MODES`; None takes the one for the images' physics.
+    blend: one of `insertion.MODES`; None takes the one for the images' physics.
     format: one of `FORMATS`.
     paper: placement and insertion as in the paper.
     shard: (i, n): this run makes the images i, i + n, ...

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hiresmed_jax.data.transforms import FITS, keep_inside, place
+from hiresmed_jax.data.transforms import FITS, keep_inside, place, with_channels
 
 SIDES = st.integers(8, 60)
 
@@ -33,6 +33,24 @@ def test_one_axis_can_shrink_while_the_other_grows() -> None:
   image = np.random.default_rng(0).normal(size=(40, 10, 1)).astype(np.float32)
   changed = place((40, 10), (10, 30), "stretch").resize(image)
   np.testing.assert_allclose(changed[:, 1::3, 0], image.reshape(10, 4, 10).mean(1), atol=0.05)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(FITS))
+def test_what_the_image_fills_is_what_is_not_padding(shape, outer, fit):
+  placement = place(shape, outer, fit)
+  pasted = placement.paste(np.ones((*placement.inner, 1), bool), fill=False)[..., 0]
+  expected = np.zeros(outer, bool)
+  expected[placement.filled] = True
+  np.testing.assert_array_equal(pasted, expected)
+
+
+def test_grey_is_repeated_and_colours_are_averaged() -> None:
+  colours = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+  grey = with_channels(colours, 1)
+  np.testing.assert_array_equal(grey, colours.mean(-1, keepdims=True))
+  np.testing.assert_array_equal(with_channels(grey, 3), np.broadcast_to(grey, (4, 5, 3)))
+  assert with_channels(colours, 3) is colours
 
 
 @settings(deadline=None, max_examples=60)

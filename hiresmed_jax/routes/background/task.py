@@ -18,6 +18,7 @@ from hiresmed_jax.metrics import image
 from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
 from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.ops import quantize
+from hiresmed_jax.ops.resize import to_channels
 from hiresmed_jax.routes.background import codebook_care, losses
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import optim
@@ -171,7 +172,7 @@ def _warm_start(
   """The codebook becomes the k-means centres of the first batches' latents."""
   del frozen
   # One image that is not finite would spoil every centre; training leaves its batch out.
-  images = jnp.nan_to_num(_to_channels(jnp.concatenate(batches_m11), channels), nan=-1.0)
+  images = jnp.nan_to_num(to_channels(jnp.concatenate(batches_m11), channels), nan=-1.0)
   latents = net.apply({"params": state.gen["net"]}, images, train=False, method="encode")
   flat = latents.reshape(-1, latents.shape[-1])
   key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
@@ -195,7 +196,7 @@ def _train_step(
   steps_per_epoch: int,
 ) -> tuple[State, Metrics]:
   """One update of both players. batch: {"images_m11": f32[N, H, W, 1 or C]}."""
-  images = _to_channels(batch["images_m11"], channels)
+  images = to_channels(batch["images_m11"], channels)
   key = jax.random.fold_in(state.key, state.step)
   keys = [jax.random.fold_in(key, use) for use in (_DROP_PATH, _AUGMENT, _REVIVE)]
 
@@ -294,7 +295,7 @@ def _eval_step(
   """
   del frozen
   params = averaged(state)
-  images = _to_channels(batch["images_m11"], channels)
+  images = to_channels(batch["images_m11"], channels)
   pictures, indices = reconstruct(params, images, net=net)
   weight, valid = batch["weight"], batch["valid"]
   per_position = jnp.broadcast_to(weight[:, None, None], indices.shape)
@@ -311,13 +312,6 @@ def _eval_step(
 def _total(values: Array, weight: Array) -> Array:
   """Rows of weight 0 may hold anything, an infinite psnr too."""
   return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
-
-
-def _to_channels(images_m11: Array, channels: int) -> Array:
-  """Grey travels as one channel from the host and becomes `channels` equal ones here."""
-  if images_m11.shape[-1] == channels:
-    return images_m11
-  return jnp.repeat(images_m11, channels, axis=-1)
 
 
 def _update(tx: Any, grads: Any, params: Any, opt_state: Any, accept: Array) -> tuple[Any, Any]:

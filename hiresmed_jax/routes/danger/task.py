@@ -16,6 +16,7 @@ import optax
 from hiresmed_jax.losses import segmentation
 from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.nets import unet
+from hiresmed_jax.ops.resize import to_channels
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import optim
 from hiresmed_jax.runtime.optim import pack, unpack
@@ -117,7 +118,7 @@ def _train_step(
   lesions uint8[N, S, T], 1 in the boxes of real lesions.
   """
   del frozen
-  images_m11 = _to_channels(batch["images_m11"], channels)
+  images_m11 = to_channels(batch["images_m11"], channels)
   labels, valid = batch["labels"], batch["valid"]
   # Boxes are loose: what is forbidden in them, as a rib beside a stone, stays as it is.
   known = (batch["lesions"] > 0) & (labels == 0)
@@ -172,14 +173,7 @@ def _eval_step(
   batch: as for training but for lesions, and weight f32[N], 0 on rows that only fill the batch up.
   """
   del frozen
-  images_m11 = _to_channels(batch["images_m11"], channels)
+  images_m11 = to_channels(batch["images_m11"], channels)
   chances = forbidden(averaged(state), images_m11, net=net)
   totals = metric.count(chances > 0.5, batch["labels"] > 0, batch["valid"], batch["weight"])
   return totals, chances[..., None]
-
-
-def _to_channels(images_m11: Array, channels: int) -> Array:
-  """Grey travels as one channel from the host and becomes `channels` equal ones here."""
-  if images_m11.shape[-1] == channels:
-    return images_m11
-  return jnp.repeat(images_m11, channels, axis=-1)

@@ -18,6 +18,7 @@ from hiresmed_jax.losses import detection
 from hiresmed_jax.metrics import detection as metric
 from hiresmed_jax.nets import yolo
 from hiresmed_jax.ops import boxes as nms
+from hiresmed_jax.ops.resize import to_channels
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import optim
 from hiresmed_jax.runtime.optim import pack, unpack
@@ -166,7 +167,7 @@ def _train_step(
   batch: images_m11 f32[N, S, S, 1 or C]; boxes_xyxy f32[N, M, 4]; boxes_valid bool[N, M].
   """
   del frozen
-  images_m11 = _to_channels(batch["images_m11"], channels)
+  images_m11 = to_channels(batch["images_m11"], channels)
   truth = _truth(batch)
 
   def loss(params: Params) -> tuple[Array, Any]:
@@ -235,7 +236,7 @@ def _eval_step(
   batch: as for training, and weight f32[N], 0 on rows that only fill the batch up.
   """
   del frozen
-  images_m11 = _to_channels(batch["images_m11"], channels)
+  images_m11 = to_channels(batch["images_m11"], channels)
   found = detections(averaged(state), images_m11, net=net, iou=config.nms_iou)
   truth = _truth(batch)
   totals = metric.count(*found, *truth, batch["weight"])
@@ -250,10 +251,3 @@ def _truth(batch: Batch) -> detection.Truth:
 
 def _to_01(images_m11: Array) -> Array:
   return (images_m11 + 1.0) / 2.0
-
-
-def _to_channels(images_m11: Array, channels: int) -> Array:
-  """Grey travels as one channel from the host and becomes `channels` equal ones here."""
-  if images_m11.shape[-1] == channels:
-    return images_m11
-  return jnp.repeat(images_m11, channels, axis=-1)

@@ -198,7 +198,7 @@ def workdir(place, tmp_path_factory):
     f"{tiny.__file__}:background",
     ["data.phantom.kind=", "data.size=(96, 112)", "background.gan.weight=0.0", "seed=3"],
   )
-  who = identity(config, "background", data)
+  who = identity(config, "background", data, folder / "background")
   route = folder / "background"
   run_folder.claim(route, who)
   task = background.build(

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.location import task as location
@@ -86,13 +87,14 @@ def trained_on(
     instead: the option that does without the route, for the message.
 
   Returns:
-    {"config": nested values, "best_step": int, "results": what the route says of itself}.
+    {"config": nested values in the terms of this version, "config_hash": of the config as it was
+    trained, "best_step": int, "results": what the route says of itself}.
 
   Raises:
     UserError: the route is not trained, or on other data.
   """
   folder = workdir / route
-  made = _read(folder / "config.json", ("config", "data"))
+  made = _read(folder / "config.json", ("config", "config_hash", "data"))
   done = _read(folder / "DONE.json", ("best_step", "results"))
   if made is None or done is None:
     state = "is not finished" if made else "is not there"
@@ -103,7 +105,8 @@ def trained_on(
   if made["data"] != dataset.card["fingerprint"]:
     raise UserError(f"{folder} was trained on other data than {dataset.root}")
   return {
-    "config": made["config"],
+    "config": settings.stored(made["config"], folder),
+    "config_hash": made["config_hash"],
     "best_step": int(done["best_step"]),
     "results": done["results"],
   }

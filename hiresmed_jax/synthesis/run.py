@@ -91,7 +91,7 @@ def _lesions(
     bank = bank_file.load(folder / "lesion" / "bank")
     for member in bank.members:
       survey.training_donor(member.donor_group, found.groups)
-    return bank, f"singan, {config.hash_values(run['config'])}"
+    return bank, f"singan, {run['config_hash']}"
   if request.source == "copy":
     return Copies(found.patches, flip_columns=flip), "copy"
   return Lumps.fit(found.patches), "parametric"

@@ -1,7 +1,7 @@
 """The shell around every command: how options look and how a command ends.
 
-Exit codes: 0 the work was done; 2 a user's mistake, told in one line; 130 interrupted; 1 with a
-traceback for a bug of ours.
+Exit codes: 0 the work was done; 2 a user's mistake, or a full disk or memory, in one line; 130
+interrupted; 1 with a traceback for a bug of ours.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from typing import NoReturn
 from hiresmed_jax.errors import UserError
 
 OVERRIDE = "--config."
+# How Python and NumPy, XLA and OpenCV say it.
+_OUT_OF_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Insufficient memory")
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,8 +96,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     argv: arguments; those of the process when None.
 
   Raises:
-    SystemExit: always, but for an exception that is neither the user's nor the disk's: that one
-      passes through with its traceback, since it is a bug and the traceback is what we need.
+    SystemExit: always, but for an exception that is neither the user's nor one of a full disk or
+      memory: that one passes through with its traceback, since it is a bug.
   """
   try:
     code = main(list(sys.argv[1:] if argv is None else argv)) or 0
@@ -114,6 +116,11 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
       raise
     where = f" for {error.filename}" if error.filename else ""
     code = _fail(f"no space left on the disk{where}: free some and run the same command again")
+  except Exception as error:
+    if not any(sign in f"{type(error).__mro__} {error}" for sign in _OUT_OF_MEMORY):
+      raise
+    first = str(error).strip().split("\n")[0]
+    code = _fail(f"out of memory: use smaller images, batches or networks ({first})")
   sys.exit(code)
 
 

@@ -2,6 +2,8 @@ import errno
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hiresmed_jax.errors import UserError
@@ -52,6 +54,14 @@ def test_full_disk_is_one_line(capsys):
   assert text.count("\n") == 1
   assert "no space left" in text
   assert "runs/a.npz" in text
+
+
+@pytest.mark.parametrize("make", [lambda: jnp.zeros(1 << 42), lambda: np.ones(1 << 45)])
+def test_memory_that_no_machine_has_is_one_line(make, capsys):
+  code, text = ends_with(lambda argv: make(), capsys)
+  assert code == 2
+  assert text.startswith("error: out of memory: use smaller images")
+  assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "bad disk"), ValueError("a bug")])

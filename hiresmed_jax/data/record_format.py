@@ -18,6 +18,9 @@ from hiresmed_jax.data.sample import Sample
 
 CARD = "card.json"
 SCHEMA_VERSION = 1
+# What records and cards of lower versions lack, with the values that mean "as it was".
+FIELDS_AS_THEY_WERE: dict[str, Any] = {}
+CARD_AS_IT_WAS: dict[str, Any] = {}
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 
@@ -87,7 +90,7 @@ def decode(
   Returns:
     An item of `records.Records`.
   """
-  item = dict(item)
+  item = FIELDS_AS_THEY_WERE | item
   item["image"] = stored.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
   for name in ("image_id", "group", "photometric", "physics"):
     item[name] = item[name].decode()

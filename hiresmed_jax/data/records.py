@@ -20,6 +20,7 @@ from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.record_format import (
   AS_BYTES,
   CARD,
+  CARD_AS_IT_WAS,
   SCHEMA_VERSION,
   Encoded,
   SourceReport,
@@ -144,7 +145,7 @@ def open_dataset(root: Path | str) -> Dataset:
   """Opens a prepared dataset.
 
   Raises:
-    UserError: the folder is missing, empty, of another schema, or not prepared; then the message
+    UserError: the folder is missing, empty, of a newer version, or not prepared; then the message
       holds the command that prepares it.
   """
   root = Path(root).absolute()
@@ -160,11 +161,12 @@ def open_dataset(root: Path | str) -> Dataset:
     version = int(card["schema_version"])
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} is damaged: prepare the dataset again") from error
-  if version != SCHEMA_VERSION:
+  if version > SCHEMA_VERSION:
     raise UserError(
-      f"{root} has records of version {version}, this program reads {SCHEMA_VERSION}: prepare again"
+      f"{root} has records of version {version}, this program reads up to {SCHEMA_VERSION}: "
+      "prepare again, or use the newer program"
     )
-  return Dataset(root=root, card=card)
+  return Dataset(root=root, card=CARD_AS_IT_WAS | card)
 
 
 def source(dataset: Dataset, split: Split) -> "Records":

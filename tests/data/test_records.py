@@ -289,7 +289,22 @@ def test_open_says_how_to_prepare(tmp_path: Path) -> None:
     records.open_dataset(volumes)
 
 
-def test_open_refuses_other_schemas_and_damage(tmp_path: Path) -> None:
+def test_a_dataset_of_an_older_version_opens(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  _write(tmp_path / "out", [_sample(0)])
+  monkeypatch.setattr(records, "SCHEMA_VERSION", 2)
+  monkeypatch.setitem(record_format.CARD_AS_IT_WAS, "modality", "unknown")
+  monkeypatch.setitem(record_format.FIELDS_AS_THEY_WERE, "laterality", "both")
+  dataset = records.open_dataset(tmp_path / "out")
+  assert dataset.card["modality"] == "unknown"
+  assert dataset.card["images"] == 1
+  (item,) = (item for split in SPLITS for item in records.source(dataset, split))
+  assert item["laterality"] == "both"
+  assert item["photometric"] == "MONOCHROME2"
+
+
+def test_open_refuses_newer_schemas_and_damage(tmp_path: Path) -> None:
   _write(tmp_path / "out", [_sample(0)])
   path = tmp_path / "out" / "card.json"
   card = json.loads(path.read_text())

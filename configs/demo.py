@@ -3,12 +3,12 @@
   python -m hiresmed_jax.train --config demo.py
   python -m hiresmed_jax.synthesize --config demo.py --background real --num 8 --out runs/demo/out
 
-It prepares its own phantom in the workdir (runs/demo), uses no perceptual weights, and shows every
-part of the route at work. The model is far too small and too briefly trained for anything else.
+It draws its own phantoms in the workdir (runs/demo), uses no perceptual weights, and runs every
+route. The models are far too small and too briefly trained for anything else.
 Measured on 2026-11-28, 2 cores otherwise idle, no programs kept, one seed: 6 min 32 s from the
 first phantom to the contact sheet; without the routes location and danger 5 min 15 s.
 19 held-out phantoms: PSNR 26.0 dB (floors: training mean 18.9, nearest 21.6), all codes in use.
-Body, spine and pelvis are to be seen, but softly: no vertebra or rib is sharp. Lesions of 2 to 5 px
+Body, spine and pelvis are visible but blurred: no vertebra or rib is sharp. Lesions of 2 to 5 px
 are too small for the detector, which finds none of them, and the bank's samples are crude.
 """
 
@@ -27,7 +27,7 @@ def get_config(arg: str = "all"):
   config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})
   config.location.update({"size": 128, "batch_size": 8, "steps": 120, "close_mosaic": 5})
   config.location.update({"log_every": 40, "eval_every": 60})
-  # The default share of uniform places would put every third stone near the skin: a poor picture.
+  # With the default, every third stone would lie anywhere in the body, mostly near the skin.
   config.synthesize.floor = 0.05
   config.danger.update({"size": (128, 128), "width": 4, "batch_size": 8, "steps": 60})
   config.danger.update({"log_every": 20, "eval_every": 60})

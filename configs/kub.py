@@ -6,8 +6,8 @@
 
 Preset `paper` (the default) is Tang et al. 2025, Table 1: 16 x 16 latents, batch 8, Adam 2.25e-5,
 3,500 epochs, VGG16 perceptual loss (`python -m hiresmed_jax.weights fetch vgg16` first). `best`
-keeps 64 x 64 latents and trains with what later work found; for small lesions it is the one to use.
-Cost and result at full size: not measured. `explain --config kub.py` tells FLOPs and memory.
+keeps 64 x 64 latents and trains with what later work made standard; use it for small lesions.
+Cost and result at full size: not measured. `explain --config kub.py` shows FLOPs and memory.
 """
 
 from hiresmed_jax.routes import settings

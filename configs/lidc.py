@@ -6,7 +6,7 @@
 
 The lung window is -1,000 to 400 HU. Preset `paper` enlarges every slice to 1,024 x 1,024, as the
 paper does; that adds pixels and no information. `best` stays at the scanner's 512 x 512.
-Cost and result at full size: not measured. `explain --config lidc.py` tells FLOPs and memory.
+Cost and result at full size: not measured. `explain --config lidc.py` shows FLOPs and memory.
 """
 
 from hiresmed_jax.routes import settings

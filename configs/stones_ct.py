@@ -13,14 +13,15 @@ PSNR 26.2 dB, SD 0.6 (floors: training mean 12.7, nearest training image 12.0), 
 kept, median: 65 % of stones below 5 px, 79 % of 5 to 8, 83 % of 8 to 12, 90 % above. With residual
 blocks 27.0 dB, SD 0.3: run against run no difference was found (HDFB less residual -0.8 dB, 95 %
 interval -2.0 to 0.4).
-Route location, measured on 2026-11-28, one seed: 12 epochs, some 5 minutes on 2 idle cores; held
-out mAP50 0.41; the product of atlas and detector is used (benchmarks/results/placement_cpu.json).
-Route danger, measured on 2026-11-28, one seed (benchmarks/results/danger_cpu.json): 6 minutes,
-cores in use by others; against 20 masks corrected by hand a mean Dice of 0.900, the rule that it
-learns from 0.987 (flattering, tests/data/danger/README.md). It misses ribs, and takes clear fat for
-lung; 0 of 232 real held-out stones are forbidden (0 by the rule; by the rule 13 of 416 in 200
-images of other groups). Without the weight on real lesions (300 steps of 8) 162 of 232 were, at a
-Dice of 0.920 against the rule's masks; with it 0.908.
+Route location, measured on 2026-11-28, one seed: 12 epochs, some 5 minutes on 2 idle cores;
+held-out mAP50 0.41; the product of atlas and detector is used
+(benchmarks/results/placement_cpu.json).
+Route danger, measured on 2026-11-28, one seed (benchmarks/results/danger_cpu.json): 6 minutes on
+cores that were also used otherwise. Mean Dice against 20 masks corrected by hand: 0.900; of the
+rule that it learns from 0.987, which is flattering (tests/data/danger/README.md). It misses ribs
+and takes clear fat for lung. 0 of 232 real held-out stones lie in what it forbids (0 by the rule;
+by the rule 13 of 416 in 200 images of other groups). Without the weight on real lesions (300 steps
+of 8) it was 162 of 232, at a Dice of 0.920 against the rule's masks; with it 0.908.
 """
 
 from hiresmed_jax.routes import settings
@@ -29,8 +30,8 @@ from hiresmed_jax.routes import settings
 def get_config(arg: str = "all"):
   route, _ = settings.route_and_preset(arg, presets=("best",))
   config = settings.base("stones_ct", route=route, preset="best")
-  # Native resolution: a stone of 7 px would be 2 px at a third of it. The network is convolutional,
-  # so it trains on crops and is judged on whole slices.
+  # Native resolution: a stone of 7 px would be 2 px at a third of it. The network is convolutional:
+  # it trains on crops and is evaluated on whole slices.
   config.data.update({"size": (320, 392), "crop": 96})
   small_ct(config.background)
   config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour

@@ -19,7 +19,7 @@ from hiresmed_jax.routes.dataset import identity
 from hiresmed_jax.runtime import cli, run_folder
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
-from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.runtime.config import hash_values, load_config
 from tests import tiny
 
 TINY = f"{tiny.__file__}:background"
@@ -185,6 +185,25 @@ def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place, tmp_path):
     assert hash_of(other) != plain
   found = identity(load_config(TINY), "background", data, tmp_path)
   assert found["data"] == data.card["fingerprint"]
+
+
+def test_a_run_begun_before_a_setting_existed_is_the_same_run(place, tmp_path):
+  data = records.open_dataset(place / "data")
+
+  def who(*overrides):
+    config = load_config(LOCATION, ["data.phantom.kind=", *overrides])
+    return identity(config, "location", data, tmp_path)
+
+  made = who("location.near=0.0")
+  del made["config"]["location"]["near"]
+  made["config_hash"] = hash_values(made["config"])
+  run_folder.claim(tmp_path, made)
+  # Boxes began wide then, and checkpoints hold the hash of then.
+  assert who("location.near=0.0")["config_hash"] == made["config_hash"]
+  assert run_folder.claim(tmp_path, who("location.near=0.0")) is None
+  for other in (["location.near=1.0"], ["location.near=0.0", "seed=1"]):
+    with pytest.raises(UserError, match="holds a run of another config"):
+      run_folder.claim(tmp_path, who(*other))
 
 
 def test_the_type_to_compute_in():

@@ -14,21 +14,9 @@ from hiresmed_jax.data import phantom
 from hiresmed_jax.data.transforms import FITS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions.labels import BOXES
-from hiresmed_jax.runtime import mesh, optim, settings
+from hiresmed_jax.runtime import mesh, optim, rules, settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
-from hiresmed_jax.runtime.settings import (
-  Departure,
-  Setting,
-  Table,
-  flag,
-  interval,
-  number,
-  one_of,
-  rows_columns,
-  share,
-  text,
-  whole,
-)  # fmt: skip
+from hiresmed_jax.runtime.settings import Departure, Setting, Table
 
 PRESETS = ("paper", "best")
 PRIORS = ("uniform", "atlas", "yolo", "atlas x yolo")  # over places, beside "auto"
@@ -36,53 +24,56 @@ PRIORS = ("uniform", "atlas", "yolo", "atlas x yolo")  # over places, beside "au
 _PHANTOM = "a phantom needs no patients"
 _AUGMENT = "few images: small changes of pose and gain keep them from being learnt by heart"
 _OWN = "this config's own choice"
-_SEED = whole(0, 2**32 - 1)
-_WORKERS = whole(0, 1024)
+_SEED = rules.whole(0, 2**32 - 1)
+_WORKERS = rules.whole(0, 1024)
 _MOST_BYTES = 1 << 36  # of the pixels of a batch: 64 GiB
 
+# Key, value in `paper`, in `best`, what it may be, why another value than the paper's is taken.
 # fmt: off
 DATA = Table("data", (
-  Setting("phantom.kind", "", "", one_of("", *phantom.KINDS), _PHANTOM),  # "": needs --data
-  Setting("phantom.num", 0, 0, whole(0, 1_000_000), _PHANTOM),
-  Setting("phantom.size", 0, 0, whole(0, 4096, "px"), _PHANTOM),
+  Setting("phantom.kind", "", "", rules.one_of("", *phantom.KINDS), _PHANTOM),  # "": needs --data
+  Setting("phantom.num", 0, 0, rules.whole(0, 1_000_000), _PHANTOM),
+  Setting("phantom.size", 0, 0, rules.whole(0, 4096, "px"), _PHANTOM),
   Setting("phantom.seed", 0, 0, _SEED, _PHANTOM),
-  Setting("size", (1024, 1024), (1024, 1024), rows_columns(8, 16_384),
+  Setting("size", (1024, 1024), (1024, 1024), rules.rows_columns(8, 16_384),
           "the images' own resolution: enlarging them adds work and no detail"),
-  Setting("fit", "stretch", "pad", one_of(*FITS),
+  Setting("fit", "stretch", "pad", rules.one_of(*FITS),
           "stretching changes the shape of a lesion and makes millimetres meaningless"),
-  Setting("window", "stored", "stored", interval("stored", "percentile"),  # rescaled units
+  Setting("window", "stored", "stored", rules.interval("stored", "percentile"),
           "the intensities that matter in this modality fill the range"),
-  Setting("channels", 3, 1, one_of(1, 3), "grey three times over costs memory and adds nothing"),
-  Setting("crop", 0, 0, whole(0, 16_384, "px of a side of random crops; 0: whole images"),
+  Setting("channels", 3, 1, rules.one_of(1, 3),
+          "grey three times over costs memory and adds nothing"),
+  Setting("crop", 0, 0, rules.whole(0, 16_384, "px of a side of random crops; 0: whole images"),
           "crops at native resolution fit the memory, and few images become many"),
   Setting("workers", 0, 0, _WORKERS),
-  Setting("augment.degrees", 0.0, 5.0, number(0, 180), _AUGMENT),
-  Setting("augment.scale", 0.0, 0.05, number(0, 10, "greatest change of size"), _AUGMENT),
-  Setting("augment.shift", 0.0, 0.03, share("of the side"), _AUGMENT),
-  Setting("augment.gain", 0.0, 0.1, share("greatest change of contrast"), _AUGMENT),
-  Setting("augment.offset", 0.0, 0.05, share("of the full range"), _AUGMENT),
+  Setting("augment.degrees", 0.0, 5.0, rules.number(0, 180), _AUGMENT),
+  Setting("augment.scale", 0.0, 0.05, rules.number(0, 10, "greatest change of size"), _AUGMENT),
+  Setting("augment.shift", 0.0, 0.03, rules.share("of the side"), _AUGMENT),
+  Setting("augment.gain", 0.0, 0.1, rules.share("greatest change of contrast"), _AUGMENT),
+  Setting("augment.offset", 0.0, 0.05, rules.share("of the full range"), _AUGMENT),
   # Situs: left and right of a patient are not exchangeable.
-  Setting("augment.flip", False, False, flag("True: left and right may change places"), _AUGMENT),
+  Setting("augment.flip", False, False, rules.FLIP, _AUGMENT),
 ))
 MESH = Table("mesh", (
-  Setting("data", -1, -1, whole(-1, 65_536, "-1: what `fsdp` leaves of the devices")),
-  Setting("fsdp", 1, 1, whole(1, 65_536, "devices over which large parameters are split")),
+  Setting("data", -1, -1, rules.whole(-1, 65_536, "-1: what `fsdp` leaves of the devices")),
+  Setting("fsdp", 1, 1, rules.whole(1, 65_536, "devices over which large parameters are split")),
 ))
 # How lesions are put into backgrounds; `synthesize --paper` overrides what the paper says.
 SYNTHESIZE = Table("synthesize", (
   # "dataset": padded as the real boxes are.
-  Setting("labels.box", "tight", "tight", one_of(*BOXES), _OWN),
+  Setting("labels.box", "tight", "tight", rules.one_of(*BOXES), _OWN),
   # A background's own lesions are taken out, or labelled where they survived.
-  Setting("existing", "inpaint", "inpaint", one_of("inpaint", "label"), _OWN),
+  Setting("existing", "inpaint", "inpaint", rules.one_of("inpaint", "label"), _OWN),
   Setting("least_contrast", 0.5, 0.5,
-          share("of an own lesion's contrast that must be left for it to be labelled"), _OWN),
-  Setting("margin_px", 2.0, 2.0, number(0, 16_384, "between a lesion and forbidden tissue"), _OWN),
-  Setting("min_gap_px", 6.0, 6.0, number(0, 16_384, "between two lesions"), _OWN),
-  Setting("prior", "auto", "auto", one_of("auto", *PRIORS), _OWN, as_it_was="atlas"),
-  Setting("danger", "auto", "auto", one_of("auto", "on", "off"), _OWN, as_it_was="off"),
-  Setting("floor", 0.3, 0.3, share("of places drawn uniformly from what is allowed"), _OWN),
-  Setting("flip", False, False, flag("True: a copied lesion may be mirrored"), _OWN),
-  Setting("workers", 0, 0, whole(0, 1024, "threads; 0: one a core")),
+          rules.share("of an own lesion's contrast that must be left for it to be labelled"), _OWN),
+  Setting("margin_px", 2.0, 2.0, rules.number(0, 16_384, "between a lesion and forbidden tissue"),
+          _OWN),
+  Setting("min_gap_px", 6.0, 6.0, rules.number(0, 16_384, "between two lesions"), _OWN),
+  Setting("prior", "auto", "auto", rules.one_of("auto", *PRIORS), _OWN, as_it_was="atlas"),
+  Setting("danger", "auto", "auto", rules.one_of("auto", "on", "off"), _OWN, as_it_was="off"),
+  Setting("floor", 0.3, 0.3, rules.share("of places drawn uniformly from what is allowed"), _OWN),
+  Setting("flip", False, False, rules.flag("True: a copied lesion may be mirrored"), _OWN),
+  Setting("workers", 0, 0, rules.whole(0, 1024, "threads; 0: one a core")),
 ))
 # fmt: on
 
@@ -184,9 +175,9 @@ def stored(values: Mapping[str, Any], where: Any = "it") -> dict[str, Any]:
 def _run() -> Table:
   """What stands at the top of a config."""
   return Table("", (
-    Setting("name", "", "", text("a name, for the default workdir")),
-    Setting("route", "all", "all", one_of("all", *routes.ROUTES)),
-    Setting("preset", "paper", "best", one_of(*PRESETS)),
+    Setting("name", "", "", rules.text("a name, for the default workdir")),
+    Setting("route", "all", "all", rules.one_of("all", *routes.ROUTES)),
+    Setting("preset", "paper", "best", rules.one_of(*PRESETS)),
     Setting("seed", 0, 0, _SEED),
   ))  # fmt: skip
 

@@ -4,29 +4,16 @@ A row is written once. Knows no route: the tables themselves lie in `routes`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime.overrides import alternatives, leaves, nearest_keys, nearest_word
+from hiresmed_jax.runtime.rules import Rule
 
 _ALWAYS = object()  # of a setting that is as old as its table
-
-
-class Rule(NamedTuple):
-  """What a value may be.
-
-  Attributes:
-    use: completes "use ...".
-    allows: whether a value is one; it raises nothing, whatever the value is.
-    words: the known ones, for near misses.
-  """
-
-  use: str
-  allows: Callable[[Any], bool]
-  words: tuple[str, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -166,100 +153,8 @@ def upgraded(tables: Iterable[Table], stored: Mapping[str, Any]) -> dict[str, An
   return nested
 
 
-def one_of(*known: Any) -> Rule:
-  """One of a few words or numbers; None may be among them."""
-  words = tuple(word for word in known if isinstance(word, str))
-  return Rule(alternatives(map(repr, known)), lambda value: _among(value, known), words)
-
-
-def some_of(*known: Any, least: int = 0) -> Rule:
-  """A tuple of some of a few words or numbers, at least `least` of them."""
-  words = tuple(word for word in known if isinstance(word, str))
-  number = "one or more" if least else "any"
-  return Rule(
-    f"{number} of {', '.join(map(repr, known))}",
-    lambda value: _is_tuple(value, least) and all(_among(item, known) for item in value),
-    words,
-  )
-
-
-def whole(low: int, high: int, note: str = "", *, multiple: int = 1) -> Rule:
-  """A whole number within bounds that `multiple` divides."""
-  kind = f"a multiple of {multiple}" if multiple > 1 else "a whole number"
-  return Rule(
-    f"{kind} from {low:,} to {high:,}{_noted(note)}",
-    lambda value: _is_whole(value, low, high, multiple),
-  )
-
-
-def wholes(low: int, high: int, note: str = "") -> Rule:
-  """A tuple of one or more whole numbers within bounds."""
-  return Rule(
-    f"one or more whole numbers from {low:,} to {high:,}{_noted(note)}",
-    lambda value: _is_tuple(value, 1) and all(_is_whole(item, low, high) for item in value),
-  )
-
-
-def rows_columns(low: int, high: int, note: str = "", *, multiple: int = 1) -> Rule:
-  """(rows, columns), both within bounds, that `multiple` divides."""
-  kind = f"multiples of {multiple}" if multiple > 1 else "each"
-  return Rule(
-    f"(rows, columns), {kind} from {low:,} to {high:,} px{_noted(note)}",
-    lambda value: (
-      _is_tuple(value, 2)
-      and len(value) == 2
-      and all(_is_whole(side, low, high, multiple) for side in value)
-    ),
-  )
-
-
-def number(low: float, high: float, note: str = "", *, below: bool = False) -> Rule:
-  """A number within bounds; `below`: less than the upper one."""
-  most = f"less than {high:,}" if below else f"{high:,}"
-  return Rule(
-    f"a number from {low:,} to {most}{_noted(note)}",
-    lambda value: _is_number(value) and low <= value <= high and not (below and value == high),
-  )
-
-
-def share(note: str = "", *, below: bool = False) -> Rule:
-  """A number from 0 to 1; `below`: less than 1."""
-  return number(0, 1, note, below=below)
-
-
-def flag(note: str = "") -> Rule:
-  """True or False."""
-  return Rule(f"True or False{_noted(note)}", lambda value: isinstance(value, bool))
-
-
-def text(note: str) -> Rule:
-  """Any text."""
-  return Rule(note, lambda value: isinstance(value, str))
-
-
-def interval(*words: str) -> Rule:
-  """One of some words, or a pair of numbers of which the first is less than the second."""
-  return Rule(
-    f"{', '.join(map(repr, words))} or (low, high) with low below high",
-    lambda value: (
-      _among(value, words)
-      or (
-        _is_tuple(value, 2)
-        and len(value) == 2
-        and all(map(_is_number, value))
-        and -float("inf") < value[0] < value[1] < float("inf")
-      )
-    ),
-    words,
-  )
-
-
 def _key(table: Table, key: str) -> str:
   return f"{table.name}.{key}" if table.name else key
-
-
-def _noted(note: str) -> str:
-  return f" ({note})" if note else ""
 
 
 def _meant(near: Iterable[str]) -> str:
@@ -273,21 +168,3 @@ def _shown(value: Any) -> str:
   except ValueError:  # Python does not print integers of thousands of digits
     return "..."
   return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
-def _among(value: Any, known: Iterable[Any]) -> bool:
-  # 1 is not True here.
-  return any(type(value) is type(one) and value == one for one in known)
-
-
-def _is_tuple(value: Any, least: int) -> bool:
-  return isinstance(value, list | tuple) and len(value) >= least
-
-
-def _is_whole(value: Any, low: int, high: int, multiple: int = 1) -> bool:
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  return whole and low <= value <= high and value % multiple == 0
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)

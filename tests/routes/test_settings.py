@@ -10,7 +10,8 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import explain, settings
 from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.runtime.overrides import apply_override, leaves
-from hiresmed_jax.runtime.settings import Setting, keyed, whole
+from hiresmed_jax.runtime.rules import whole
+from hiresmed_jax.runtime.settings import Setting, keyed
 from tests import tiny
 
 CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct")

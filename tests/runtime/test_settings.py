@@ -8,24 +8,24 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import settings
+from hiresmed_jax.runtime import rules, settings
 from hiresmed_jax.runtime.overrides import leaves
 from hiresmed_jax.runtime.settings import Setting, Table
 
 RULES = {
-  "one_of": settings.one_of("hdfb", "residual", None),
-  "numbers": settings.one_of(1, 3),
-  "some_of": settings.some_of("color", "cutout"),
-  "least": settings.some_of(32, 48, least=1),
-  "whole": settings.whole(1, 512),
-  "multiple": settings.whole(0, 512, multiple=32),
-  "wholes": settings.wholes(1, 64),
-  "rows_columns": settings.rows_columns(16, 512, multiple=16),
-  "number": settings.number(0, 10),
-  "below": settings.share(below=True),
-  "flag": settings.flag(),
-  "text": settings.text("any text"),
-  "interval": settings.interval("stored", "percentile"),
+  "one_of": rules.one_of("hdfb", "residual", None),
+  "numbers": rules.one_of(1, 3),
+  "some_of": rules.some_of("color", "cutout"),
+  "least": rules.some_of(32, 48, least=1),
+  "whole": rules.whole(1, 512),
+  "multiple": rules.whole(0, 512, multiple=32),
+  "wholes": rules.wholes(1, 64),
+  "rows_columns": rules.rows_columns(16, 512, multiple=16),
+  "number": rules.number(0, 10),
+  "below": rules.share(below=True),
+  "flag": rules.flag(),
+  "text": rules.text("any text"),
+  "interval": rules.interval("stored", "percentile"),
 }
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text())
 ANYTHING = st.recursive(PLAIN, lambda inner: st.lists(inner).map(tuple), max_leaves=5)
@@ -69,15 +69,15 @@ def test_no_value_is_too_strange_for_a_check(value):
     assert len(str(refused.value)) < 400
 
 
-TOP = Table("", (Setting("seed", 0, 0, settings.whole(0, 9)),))
+TOP = Table("", (Setting("seed", 0, 0, rules.whole(0, 9)),))
 NET = Table(
   "net",
   (
-    Setting("width", 64, 32, settings.whole(1, 512), "the width that this budget allows"),
+    Setting("width", 64, 32, rules.whole(1, 512), "the width that this budget allows"),
     Setting("block.kind", "hdfb", "hdfb", RULES["one_of"], "another block"),
-    Setting("epochs", 9, 9, settings.whole(0, 99), "another length"),
-    Setting("steps", 0, 0, settings.whole(0, 99), "another length"),
-    Setting("log_every", 10, 10, settings.whole(1, 99)),
+    Setting("epochs", 9, 9, rules.whole(0, 99), "another length"),
+    Setting("steps", 0, 0, rules.whole(0, 99), "another length"),
+    Setting("log_every", 10, 10, rules.whole(1, 99)),
   ),
 )
 
@@ -132,8 +132,8 @@ def test_what_a_later_version_added_renamed_and_removed():
   table = NET._replace(
     rows=(
       *NET.rows,
-      Setting("p2", True, True, settings.flag(), as_it_was=False),
-      Setting("block.rate", 0.1, 0.1, settings.share(), as_it_was=0.0),
+      Setting("p2", True, True, rules.flag(), as_it_was=False),
+      Setting("block.rate", 0.1, 0.1, rules.share(), as_it_was=0.0),
     ),
     renamed={"channels": "width"},
     removed={"norm": [32, "group"], "bias": True},

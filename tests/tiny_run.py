@@ -100,6 +100,11 @@ def quick() -> dict[str, Any]:
   return options
 
 
+def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`jax.jit` for a program that runs once."""
+  return jax.jit(function, compiler_options=quick())
+
+
 @contextlib.contextmanager
 def quick_compiler() -> Iterator[None]:
   """What is compiled within is soon ready, and slow."""

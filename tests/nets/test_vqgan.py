@@ -155,7 +155,12 @@ def test_wrong_sizes_are_named():
     abstract(VQGAN(**{**SMALL, "block": "resnet"}), (1, 24, 24, 3))
 
 
-def test_kernel_init_std():
-  net = VQGAN(**SMALL, kernel_init_std=0.02)
-  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-  assert shapes == jax.eval_shape(VQGAN(**SMALL).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+def test_every_kernel_begins_at_the_deviation_asked_for():
+  net = VQGAN(**{**TINY, "upsampling": "resize"}, kernel_init_std=0.02)
+  params = quick_jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  kernels = {path: leaf for path, leaf in flatten_dict(params).items() if path[-1] == "kernel"}
+  assert len(kernels) > 20
+  for path, kernel in kernels.items():
+    # A deviation from n numbers is sure to one part in sqrt(2 n).
+    spread = 4 / np.sqrt(2 * kernel.size)
+    assert np.std(kernel) == pytest.approx(0.02, rel=spread), path

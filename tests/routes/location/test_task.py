@@ -20,6 +20,7 @@ from tests import tiny_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny detector")]
 SIDE, BATCH, ROOM, STEPS = 64, 8, 3, 6
+LEARNT = 40  # steps in which a tiny network learns something of squares
 CADENCE = loop.Cadence(log=2, evaluate=3, keep=2, max_skipped=4)
 TINY = {"width": 1 / 16, "most": 1024, "deep": False}
 
@@ -34,7 +35,9 @@ def config():
 @functools.cache
 def task():
   with mock.patch.dict(yolo.SIZES, {"n": TINY}):
-    return location.build(config(), channels=1, size=SIDE, steps=STEPS, steps_per_epoch=3)
+    whole = location.build(config(), channels=1, size=SIDE, steps=LEARNT, steps_per_epoch=3)
+  # `fit` ends after a few steps, at the learning rates of the longer run.
+  return whole._replace(phases=(whole.phases[0]._replace(steps=STEPS),))
 
 
 def batch(number: int = 0) -> dict[str, np.ndarray]:
@@ -76,10 +79,12 @@ def programs(data: int) -> loop.Programs:
     return compile_programs(task(), tiny_run.mesh(data), batch(), val_batches())
 
 
-def run(data: int, *, broken: int | None = None) -> tuple[Any, list[dict[str, float]]]:
+def run(
+  data: int, *, steps: int = 5, broken: int | None = None
+) -> tuple[Any, list[dict[str, float]]]:
   program = programs(data)
   state, history = tiny_run.begin(task(), program), []
-  for number in range(4):
+  for number in range(steps):
     given = batch(number)
     if number == broken:
       given["images_m11"][2, 3, 4] = np.nan
@@ -99,15 +104,39 @@ def test_eight_devices_make_the_steps_of_one():
   for step, (a, b) in enumerate(zip(history, other, strict=True)):
     for name in ("box", "bins", "classes"):
       assert abs(a[name] - b[name]) <= 1e-5 * max(1.0, abs(a[name])), (step, name, a[name], b[name])
-  assert int(one.step) == 4
+  assert int(one.step) == 5
   assert history[0]["positives"] > 1
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(one)} == {"float32", "int32", "key<fry>"}
 
 
+def test_the_losses_fall():
+  _, history = run(1, steps=LEARNT)
+  for name, share in (("box", 0.85), ("bins", 0.8), ("classes", 0.95)):
+    first, last = (np.mean([line[name] for line in rows]) for rows in (history[:4], history[-4:]))
+    assert last < share * first, name
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 1.0), (0.4, 0.0)])
+def test_boxes_are_judged_by_where_they_are(monkeypatch, shift, expected):
+  """What the network finds is replaced by the truth, or by the truth moved by a share of a side."""
+  given = val_batches()[0]
+  boxes, valid = given["boxes_xyxy"].copy(), given["boxes_valid"]
+  boxes += shift * (boxes[..., 2:] - boxes[..., :2])[..., [0, 1, 0, 1]] * [1, 0, 1, 0]
+  boxes[given["weight"] == 0] += 5.0  # of images that only fill the batch up
+  found = location.nms.Detections(boxes, valid * 0.9, np.zeros(valid.shape, np.int32), valid)
+  monkeypatch.setattr(location, "detections", lambda *_, **__: jax.tree.map(jax.numpy.array, found))
+  state = tiny_run.begin(task(), programs(1))
+  arrays = {name: value for name, value in given.items() if name != "boxes"}
+  totals, _ = tiny_run.quick_jit(lambda batch: task().eval_step(state, batch, {}))(arrays)
+  numbers = task().summarise(jax.device_get(totals))
+  for name in ("map50", "map50_95"):
+    assert numbers[name] == pytest.approx(expected, abs=1e-6), name
+
+
 def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_count():
   state, history = run(1, broken=3)
-  before, _ = run(1, broken=None)
-  assert [line["skipped"] for line in history] == [0, 0, 0, 1]
+  before, _ = run(1)
+  assert [line["skipped"] for line in history] == [0, 0, 0, 1, 1]
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(leaves(state)))
   assert int(state.step) == int(before.step)
 

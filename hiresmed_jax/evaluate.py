@@ -1,7 +1,8 @@
-"""`python -m hiresmed_jax.evaluate`: images against real ones, in tables that can be defended."""
+"""Command `evaluate`: images compared with real ones, in tables with their protocols."""
 
 import argparse
 import pathlib
+from collections.abc import Callable
 
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.convert.inception import RESIZES
@@ -20,32 +21,14 @@ _EXAMPLE = """\
 
 def main(argv: list[str]) -> None:
   """Writes report.md, report.json and figures."""
-  options = _options(argv)
+  request = run.Request(**vars(_options(argv)))
+  if request.samplings is not None and request.samplings < 1:
+    raise UserError(f"--samplings {request.samplings}: use 1 or more")
+  lpips = dict.fromkeys(request.lpips or ["alexnet", "vgg16"])
+  request = request._replace(lpips=[name for name in lpips if name != "none"])
   compilation.keep_programs(cache_folder())
-  asked = run.Asked(
-    out=options.out,
-    real=options.real,
-    data=options.data,
-    synthetic=_named(options.synthetic, "synthetic"),
-    workdirs=_named(options.workdir, "ours"),
-    baselines=_named(options.baseline, None, option="--baseline"),
-    runs=_named(options.run, None, option="--run"),
-    reader_study=options.reader_study,
-    lpips=[n for n in dict.fromkeys(options.lpips or ["alexnet", "vgg16"]) if n != "none"],
-    network=options.features,
-    tap=options.tap,
-    how=options.resize,
-    file=options.inception,
-    samplings=options.samplings,
-    thresholds=options.threshold,
-    quantity=options.quantity,
-    seed=options.seed,
-    overwrite=options.overwrite,
-  )
-  if asked.samplings is not None and asked.samplings < 1:
-    raise UserError(f"--samplings {asked.samplings}: use 1 or more")
-  run.evaluate(asked, mesh.make_mesh())
-  print(f"report: {(options.out / 'report.md').absolute()}")
+  run.evaluate(request, mesh.make_mesh())
+  print(f"report: {(request.out / 'report.md').absolute()}")
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -59,28 +42,31 @@ def _options(argv: list[str]) -> argparse.Namespace:
   path = pathlib.Path
   add("--real", type=path, metavar="DIR",
       help="prepared dataset (its held-out images count) or a folder of images")  # fmt: skip
-  add("--synthetic", action="append", default=[], metavar="[NAME=]DIR",
+  add("--synthetic", action="append", default=[], type=_named("synthetic"), metavar="[NAME=]DIR",
       help="what `synthesize` wrote, or a folder of images; may be repeated")  # fmt: skip
-  add("--workdir", action="append", default=[], metavar="[NAME=]DIR",
+  add("--workdir", action="append", default=[], type=_named("ours"), dest="workdirs",
+      metavar="[NAME=]DIR",
       help="trained run: its reconstructions of held-out images; may be repeated")  # fmt: skip
-  add("--baseline", action="append", default=[], metavar="NAME=DIR",
+  add("--baseline", action="append", default=[], type=_named(), dest="baselines",
+      metavar="NAME=DIR",
       help="another method's images, named as the real ones, or with _0, _1 ..")  # fmt: skip
   add("--data", type=path, metavar="DIR", help="dataset of the workdirs (where they noted it)")
-  add("--run", action="append", default=[], metavar="NAME=DIR",
+  add("--run", action="append", default=[], type=_named(), dest="runs", metavar="NAME=DIR",
       help="run whose metrics.jsonl is drawn beside others'; may be repeated")  # fmt: skip
   add("--quantity", default=convergence.QUANTITY, metavar="KEY",
       help="of metrics.jsonl, for --run (reconstruction)")  # fmt: skip
-  add("--threshold", action="append", default=[], type=float, metavar="X",
+  add("--threshold", action="append", default=[], type=float, dest="thresholds", metavar="X",
       help="error to be reached; may be repeated (three that all runs reach)")  # fmt: skip
   add("--reader-study", type=path, metavar="CSV", help=readers.FORMAT)
   add("--lpips", nargs="+", action="extend", choices=[*networks.LPIPS_NETS, "none"],
       metavar="NET", help="alexnet, vgg16, squeezenet or none (alexnet vgg16)")  # fmt: skip
-  add("--features", choices=networks.FEATURE_NETS, default="inception",
+  add("--features", choices=networks.FEATURE_NETS, default="inception", dest="network",
       help="network of FID, KID, precision and recall (inception)")  # fmt: skip
-  add("--inception", type=path, metavar="FILE", help="weights of that network (cache folder)")
+  add("--inception", type=path, dest="file", metavar="FILE",
+      help="weights of that network (cache folder)")  # fmt: skip
   add("--tap", type=int, choices=(64, 192, 768, 2048), default=2048,
       help="features of Inception; a number of fewer than 2048 carries its tap (2048)")  # fmt: skip
-  add("--resize", choices=tuple(RESIZES), default="legacy",
+  add("--resize", choices=tuple(RESIZES), default="legacy", dest="how",
       help="of Inception's input: pytorch-fid's, TensorFlow's or clean-fid's (legacy)")  # fmt: skip
   add("--samplings", type=int, metavar="N", help="images of each background (as fit best)")
   add("--seed", type=int, default=0, help="of subsets, halves and resamples (0)")
@@ -89,19 +75,18 @@ def _options(argv: list[str]) -> argparse.Namespace:
   return parser.parse(argv)[0]
 
 
-def _named(
-  given: list[str], default: str | None, *, option: str = ""
-) -> list[tuple[str, pathlib.Path]]:
-  """NAME=DIR, or DIR under the default name."""
-  found = []
-  for text in given:
+def _named(default: str = "") -> Callable[[str], run.Named]:
+  """Parses NAME=DIR, or DIR alone where there is a default name."""
+
+  def parse(text: str) -> run.Named:
     name, equals, folder = text.partition("=")
-    if not equals and default is not None:
+    if not equals and default:
       name, folder = default, text
     if not name or not folder:
-      raise UserError(f"{option} {text}: write NAME=DIR")
-    found.append((name, pathlib.Path(folder)))
-  return found
+      raise argparse.ArgumentTypeError(f"{text}: write NAME=DIR")
+    return name, pathlib.Path(folder)
+
+  return parse
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How soon runs reach an error: curves over steps, epochs and seconds, of metrics.jsonl files."""
+"""When runs reach an error: curves over steps, epochs and seconds from metrics.jsonl files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import writer
 
 QUANTITY = "reconstruction"  # the loss of the paper's Figure 8
-SMOOTH = 5  # measurements of a running mean; validation numbers are taken as they are
+SMOOTH = 5  # measurements of a running mean; validation numbers are not smoothed
 _AXES = (("step", "step"), ("epoch", "epoch"), ("seconds", "seconds of the run"))
 _COLOURS = ("#1f5fa8", "#d1610c", "#3a8a3a", "#8a3a8a", "#7a6a00", "#444444")
 _LEVELS = (2.0, 1.25, 1.05)  # of the greatest of the lowest errors
 
 
 class Curve(NamedTuple):
-  """One run: f64[K] each; epochs are NaN where nobody knows how many images there are."""
+  """One run: f64[K] each; epochs are NaN where the number of images is unknown."""
 
   step: np.ndarray
   epoch: np.ndarray
@@ -30,10 +30,10 @@ class Curve(NamedTuple):
 
 
 def read(folder: Path, quantity: str = QUANTITY) -> Curve:
-  """The curve of a workdir, of one of its route's folders, or of any that holds a metrics.jsonl.
+  """The curve of a workdir, or of any folder with a metrics.jsonl.
 
   Args:
-    folder: of these.
+    folder: of the run.
     quantity: key of a line; lower is better. A number of single batches is smoothed: each value is
       the mean of the last 5 measurements, of fewer at the beginning.
 
@@ -87,7 +87,7 @@ def compare(
   """For each threshold and name: when its runs came to stay below.
 
   Args:
-    runs: name -> its seeds.
+    runs: the curves of all seeds by name.
     thresholds: of the quantity; none: 2, 1.25 and 1.05 times the greatest of the lowest errors,
       which all runs reach.
 
@@ -118,7 +118,7 @@ def compare(
 def draw(
   path: Path, runs: Mapping[str, Sequence[Curve]], thresholds: Sequence[float], quantity: str
 ) -> None:
-  """Writes the curves over each axis that is known, thresholds in grey, one colour a name."""
+  """Draws the curves over each known axis, with thresholds in grey and one colour a name."""
   axes = [
     (axis, title)
     for axis, title in _AXES
@@ -154,7 +154,7 @@ def _runs(count: int) -> str:
 
 
 def _steps_per_epoch(folder: Path) -> float | None:
-  """From what `train` has noted of the run and its data; None where that is not there."""
+  """Steps of an epoch, from the files that `train` writes; None where they are missing."""
   try:
     config = json.loads((folder / "config.json").read_text())["config"]
     noted = folder.parent / "data.json"

@@ -1,6 +1,7 @@
-"""Distances between the real images and a method's, each with its floor, its interval and protocol.
+"""Distances between the real images and a method's, each with floor, interval and protocol.
 
-KID first: it is not biased by few images. FID stands beside what equal distributions have.
+KID is first, since few images do not bias it. FID is shown beside its floor, the distance of two
+halves of the real images.
 """
 
 import math
@@ -14,12 +15,12 @@ from hiresmed_jax.metrics.protocol import FeatureNet, label, protocol
 
 _K = 5  # neighbours of precision and recall
 _RESAMPLES, _LEAST_RESAMPLES = 200, 20
-_AT_FULL = 500  # images up to which all resamples are drawn: the time grows with their cube
+_AT_FULL = 500  # images up to which all resamples are drawn; fewer beyond, for time
 _SUBSETS = 100
 
 
 class Side(NamedTuple):
-  """One set of feature vectors f32[N, D], with whose image and which sampling each is."""
+  """One set of feature vectors f32[N, D], with the group, sampling and key of each."""
 
   features: np.ndarray
   groups: np.ndarray
@@ -37,7 +38,7 @@ def side(
 
 
 def floors(real: Side, net: FeatureNet, *, seed: int) -> dict[str, Any]:
-  """What two halves of the real images, split by patient, are apart."""
+  """Distances between two halves of the real images, split by patient."""
   found: dict[str, Any] = {}
   for name, distance in (("KID", kid.mmd2), ("FID", fid.fid)):
     title = label(name, net.name, net.tap)
@@ -116,7 +117,7 @@ def distances(
 
 
 def without_network(reason: str) -> dict[str, Any]:
-  """The same numbers, missing."""
+  """The rows of `distances`, missing for a reason."""
   return {name: {"name": name, "missing": reason} for name in ("KID", "FID", *kid.Prdc._fields)}
 
 
@@ -138,14 +139,14 @@ def _interval(
   groups, keys = parts[0].groups, parts[0].keys
   together = all(np.array_equal(part.keys, keys) for part in parts)
   parts = parts if together else parts[:1]
-  # Side by side, so that a patient is drawn with all of his samplings.
+  # Side by side, so that a patient is drawn with all samplings.
   features = np.concatenate([part.features for part in parts], axis=1)
 
   def mean(real: np.ndarray, beside: np.ndarray) -> float:
     split = np.split(beside, len(parts), axis=1)
     return float(np.mean([distance(real, part) for part in split]))
 
-  # The same images on both sides: the same patients are drawn.
+  # With the same images on both sides the same patients are drawn.
   ordered = real._replace(samplings=np.zeros(len(real.keys), int))
   ordered = _by_key(ordered, 0)
   paired = np.array_equal(keys, ordered.keys)

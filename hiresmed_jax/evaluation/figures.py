@@ -23,7 +23,7 @@ _RANKED = ("ssim", "psnr", "l1")
 
 
 class Cell(NamedTuple):
-  """A picture f32[H, W, C], the box to magnify f32[4] of it, and a line below."""
+  """A picture f32[H, W, C], the box f32[4] that is magnified, and the text below."""
 
   image: np.ndarray
   box: np.ndarray
@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 
 
 def ranked(entries: Sequence[Entry], measured: Measured) -> tuple[list[str], str]:
-  """(keys of a method's images from worst to best, the metric that says so); ([], "") unpaired."""
+  """(keys of a method's images from worst to best, the metric of the order); ([], "") unpaired."""
   for metric in _RANKED:
     if metric in measured.numbers:
       values, _ = per_key(entries, measured.numbers[metric])
@@ -54,9 +54,9 @@ def page(
   metric: str,
   title: str,
 ) -> bool:
-  """Draws cases of the first method, the real image above, other methods' images of it below.
+  """Draws cases of the first method: the real image above, the methods' images of it below.
 
-  A method that has no image of a case shows another one of its own, and says so.
+  A method without an image of a case shows another one, marked as such.
 
   Returns:
     Whether there was anything to draw.
@@ -91,7 +91,7 @@ def page(
 def _load(
   method: tuple[Sequence[Entry], Measured], key: str | None, number: int = 0
 ) -> tuple[int, Picture] | None:
-  """The first image of a key, or one of a set's own, evenly spread; None where there is none."""
+  """The first image of a key, or for None image `number` of a spread; None where there is none."""
   entries, measured = method
   good = [i for i in range(len(entries)) if i not in measured.failed]
   if key is not None:
@@ -113,7 +113,7 @@ def _text(metric: str, values: np.ndarray | None, index: int) -> str:
 
 
 def _box(picture: Picture) -> np.ndarray:
-  """The lesion of the middle size; without one, where image and reference differ most."""
+  """The box of the lesion of middle size; without one, of the place of greatest difference."""
   if len(picture.boxes):
     areas = np.prod(picture.boxes[:, 2:] - picture.boxes[:, :2], axis=1)
     return np.asarray(picture.boxes[np.argsort(areas)[len(areas) // 2]], np.float64)
@@ -125,7 +125,7 @@ def _box(picture: Picture) -> np.ndarray:
 
 
 def _window(cell: Cell) -> tuple[int, int, int, int]:
-  """x1, y1, x2, y2 of what is magnified: three times the box, inside the picture."""
+  """x1, y1, x2, y2 of the magnified window: three times the box, inside the picture."""
   x1, y1, x2, y2 = cell.box
   side = max(3.0 * max(x2 - x1, y2 - y1), _CONTEXT)
   side = min(round(side), *cell.image.shape[:2])

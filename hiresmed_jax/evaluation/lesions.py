@@ -1,4 +1,4 @@
-"""Lesions one by one: how visible they are, and what a reconstruction keeps of them.
+"""Single lesions: how visible they are, and how much contrast a reconstruction keeps of them.
 
 L lesions, h x w pixels of the window around each, C channels. Intensities in [0, 1].
 """
@@ -14,14 +14,14 @@ from hiresmed_jax.metrics import ssim
 from hiresmed_jax.metrics.image import contrast_kept
 from hiresmed_jax.types import Array
 
-MARGIN = 4.0  # pixels of the ring that tells the background, as in metrics/contrast.py
+MARGIN = 4.0  # pixels of the ring of background around a box
 WINDOW = 64  # pixels a side at least, for LPIPS
 BINS = (0.0, 5.0, 8.0, 12.0, np.inf)  # diameter, pixels
 USABLE, UNUSABLE = 0.8, 0.5  # median share of the contrast that a latent should, and must, keep
 
 
 class Retention(NamedTuple):
-  """Contrast kept by the lesions of a bin of diameters."""
+  """Share of the contrast kept, of the lesions of a bin of diameters."""
 
   diameter_px: str
   lesions: int
@@ -35,7 +35,7 @@ def windows(picture: Picture) -> list[dict[str, np.ndarray]]:
 
   Returns:
     For each lesion image and reference f32[h, w, C], mask bool[h, w], box f32[4] in the window.
-    Without a reference the image stands for it. A lesion without a mask is what its box holds
+    Without a reference the image takes its place. Without a mask a lesion is the part of its box
     above half of its contrast in the reference. Boxes without a pixel, or without contrast, are
     left out.
   """
@@ -56,7 +56,7 @@ def windows(picture: Picture) -> list[dict[str, np.ndarray]]:
 
 
 def core(window: np.ndarray, box: np.ndarray) -> np.ndarray:
-  """bool[h, w]: what a box of f32[h, w, C] holds above half of its highest contrast."""
+  """bool[h, w]: the pixels in a box of f32[h, w, C] above half of its highest contrast."""
   grey = window.mean(axis=-1)
   inside, ring = _box(box, grey.shape), _box(box + MARGIN * np.array([-1, -1, 1, 1]), grey.shape)
   ring &= ~inside
@@ -67,7 +67,7 @@ def core(window: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def fidelity(images: Array, references: Array, masks: Array, boxes: Array) -> dict[str, Array]:
-  """Of each lesion, on the device.
+  """Numbers of each lesion, on the device.
 
   Args:
     images: f32[L, h, w, C].
@@ -76,8 +76,8 @@ def fidelity(images: Array, references: Array, masks: Array, boxes: Array) -> di
     boxes: f32[L, 4] xyxy pixels.
 
   Returns:
-    f32[L] each: kept (share of the contrast, metrics/contrast.py), diameter_px, ssim (inside the
-    mask), cnr and cnr_reference (contrast over the SD of a ring of 4 px around the box).
+    f32[L] each: kept (share of the contrast, see `metrics.image.contrast_kept`), diameter_px, ssim
+    (inside the mask), cnr and cnr_reference (see `cnr`).
   """
   grey, real = images.mean(axis=-1), references.mean(axis=-1)
   kept, diameter = contrast_kept(real, grey, boxes[:, None], margin=MARGIN)
@@ -98,7 +98,7 @@ def fidelity(images: Array, references: Array, masks: Array, boxes: Array) -> di
 def cnr(grey: Array, masks: Array, boxes: Array) -> Array:
   """Contrast-to-noise ratio f32[L]: (mean in the mask - mean of the ring) / SD of the ring.
 
-  The ring is what lies within 4 px of the box and in no lesion's mask; NaN where it is constant.
+  The ring lies within 4 px of the box and outside the mask; NaN where it is constant.
   """
   height, width = grey.shape[1:]
   rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
@@ -129,7 +129,7 @@ def retention(kept: np.ndarray, diameter_px: np.ndarray) -> list[Retention]:
 
 
 def verdict(median: float) -> str:
-  """What a median share of contrast kept means for the images of a model."""
+  """What a median share of contrast kept means for a model."""
   if median >= USABLE:
     return "usable"
   if median >= UNUSABLE:
@@ -138,7 +138,7 @@ def verdict(median: float) -> str:
 
 
 def _span(low: float, high: float, length: int) -> slice:
-  """A window around a box on one axis: a power of two, inside the image as far as it goes."""
+  """A window around a box on one axis: a power of two wide, where the image is large enough."""
   need = float(high - low) + 2 * (MARGIN + ssim.RADIUS + 1)
   side = WINDOW
   while side < need:

@@ -1,14 +1,14 @@
-"""Every image of a set through every metric, in bounded memory, split over the devices.
+"""Every metric of every image of a set, in bounded memory, split over the devices.
 
-N images, H x W pixels, C channels, in [0, 1]. Each image is judged by itself, so that neither the
-batch that it falls into nor the number of devices counts.
+N images, H x W pixels, C channels, in [0, 1]. Each image is measured by itself: neither its batch
+nor the number of devices changes its numbers.
 """
 
 import collections
 import functools
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,33 +18,36 @@ from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.evaluation import lesions, networks
 from hiresmed_jax.evaluation.pictures import Entry, Picture, at_most
-from hiresmed_jax.metrics import image, ssim
+from hiresmed_jax.metrics import image as image_metrics
+from hiresmed_jax.metrics import ssim
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.types import Array
 
 _PIXELS = 1 << 20  # of a device's share of a batch
-_MOST = 16  # images of it
+_MOST = 16  # images of a device's share of a batch
+_LEAST = 32  # pixels a side that the networks of LPIPS need
 
-_T = TypeVar("_T")
+Key = tuple[str, tuple[int, ...]]  # (kind of measurement, shape of the images)
+Row = tuple[int, dict[str, Any]]  # (index of the entry, numbers by name)
 
 
 class Item(NamedTuple):
-  """One row of a batch: whose it is, and its arrays by name."""
+  """One row of a batch: the index of its entry, and its arrays by name."""
 
   entry: int
   arrays: dict[str, np.ndarray]
 
 
 def in_batches(
-  items: Iterable[tuple[Hashable, _T]], size: Any
-) -> Iterator[tuple[Hashable, list[_T]]]:
-  """Gathers items by key; yields (key, `size(key)` items), and at the end what is left.
+  items: Iterable[tuple[Key, Item]], size: Callable[[Key], int]
+) -> Iterator[tuple[Key, list[Item]]]:
+  """Gathers items by key; yields (key, `size(key)` items), and at the end the rest.
 
   At most one batch of each key waits; the order within a key is that of `items`.
   """
-  waiting: dict[Hashable, list[_T]] = collections.defaultdict(list)
+  waiting: dict[Key, list[Item]] = collections.defaultdict(list)
   for key, item in items:
     waiting[key].append(item)
     if len(waiting[key]) == size(key):
@@ -53,7 +56,7 @@ def in_batches(
 
 
 def batch_size(pixels: int, devices: int, count: int) -> int:
-  """Images of a batch: what a device's memory bears, no more than `count` asks for."""
+  """Images of a batch: bounded by the memory of a device, and by `count`."""
   share = max(1, min(_MOST, _PIXELS // max(pixels, 1), -(-count // devices)))
   return share * devices
 
@@ -65,19 +68,16 @@ def on_devices(rows: Sequence[Item], size: int, mesh: jax.sharding.Mesh) -> dict
   return dict(meshes.put_batch(stacked, meshes.batch_sharding(mesh)))
 
 
-_LEAST = 32  # pixels a side that LPIPS' trunks need
-
-
 class Tools(NamedTuple):
-  """Compiled once, used for every set.
+  """Compiled functions, used for every set.
 
   Attributes:
     networks: with their weights on the host.
-    weights: on the devices.
+    weights: {"features", "lpips": by network}, on the devices.
     pixels: (image, reference, mask) -> numbers f32[N] by name.
-    lpips: network -> (weights, image, reference) -> f32[N].
+    lpips: by network: (weights, image, reference) -> f32[N].
     features: (weights, image 0 .. 255) -> f32[N, D].
-    fidelity: of lesions, see lesions.py.
+    fidelity: `lesions.fidelity`.
     mesh: of devices.
   """
 
@@ -91,15 +91,15 @@ class Tools(NamedTuple):
 
 
 class Measured(NamedTuple):
-  """What was found of a set.
+  """The numbers of a set.
 
   Attributes:
-    numbers: metric -> f64[N], NaN where it cannot be had.
+    numbers: f64[N] by metric, NaN where it is missing.
     features: f32[N, D]; NaN rows for images that were not read; None without a network.
-    lesions: name -> f64[L]: of `lesions.fidelity`, "lpips_<net>", and "image", the entry's index.
-    failed: index of an entry -> why it was not read.
-    unpaired: why images have no reference -> how many.
-    shapes: how many sizes there were.
+    lesions: f64[L] by name: of `lesions.fidelity`, "lpips_<net>", and "image", the entry's index.
+    failed: the reason by index of each entry that was not read.
+    unpaired: number of images without a reference, by reason.
+    shapes: number of sizes.
   """
 
   numbers: dict[str, np.ndarray]
@@ -113,8 +113,10 @@ class Measured(NamedTuple):
 def tools(found: networks.Networks, mesh: jax.sharding.Mesh) -> Tools:
   """Puts the weights on the devices of a mesh; nothing is compiled before it is used."""
   jit = functools.partial(jax.jit, compiler_options=compilation.options())
-  replicated = meshes.replicated(mesh)
-  weights = networks.placed(found, lambda w: jax.device_put(w, replicated))
+  weights = {
+    "features": found.features.net.weights if found.features else None,
+    "lpips": {name: weights for name, (_, weights) in found.lpips.items()},
+  }
 
   def perceptual(distance: Any) -> Callable[..., Any]:
     return lambda weights, images, references: distance(
@@ -123,7 +125,7 @@ def tools(found: networks.Networks, mesh: jax.sharding.Mesh) -> Tools:
 
   return Tools(
     networks=found,
-    weights=weights,
+    weights=jax.device_put(weights, meshes.replicated(mesh)),
     pixels=jit(pixel_metrics),
     lpips={name: jit(perceptual(distance)) for name, (distance, _) in found.lpips.items()},
     features=jit(found.features.net.features) if found.features else None,
@@ -133,20 +135,20 @@ def tools(found: networks.Networks, mesh: jax.sharding.Mesh) -> Tools:
 
 
 def pixel_metrics(images: Array, references: Array, masks: Array) -> dict[str, Array]:
-  """All that needs no network: f32[N] by name.
+  """The metrics without a network: f32[N] by name.
 
   Args:
     images: f32[N, H, W, C].
     references: the same.
-    masks: bool[N, H, W], the lesions. Outside counts pixels whose whole SSIM window lies off them
-      or not: a window reaches 5 px into what is beside its pixel.
+    masks: bool[N, H, W], the lesions. An SSIM window reaches 5 px beyond its pixel, across the edge
+      of the mask.
 
   Returns:
     psnr, l1; ssim, ssim_outside, ssim_inside from 11 px a side on; ms_ssim from 176.
   """
   found = {
-    "psnr": image.psnr(images, references, data_range=1.0),
-    "l1": image.l1(images, references),
+    "psnr": image_metrics.psnr(images, references, data_range=1.0),
+    "l1": image_metrics.l1(images, references),
   }
   if min(images.shape[1:3]) >= ssim.WINDOW:
     similarity = ssim.ssim_map(images, references, data_range=1.0).mean(axis=-1)
@@ -174,92 +176,90 @@ def measure(
     entries: its images.
     tool: of `tools`.
     name: for the progress.
-    paired: whether references count; otherwise features and the visibility of lesions alone.
+    paired: False measures features and the visibility of lesions alone.
     same_lesions: whether a reference shows the lesions of its image.
     longest: side in pixels to which larger images are reduced before features are taken.
     workers: threads that read.
   """
   count = len(entries)
-  numbers: dict[str, np.ndarray] = {}
-  rows: list[dict[str, float]] = []
-  features: np.ndarray | None = None
   failed: dict[int, str] = {}
-  unpaired: dict[str, int] = {}
+  unpaired: collections.Counter[str] = collections.Counter()
   shapes: set[tuple[int, ...]] = set()
-  devices = tool.mesh.size
+  rows: dict[str, list[Row]] = {"features": [], "pairs": [], "lesions": []}
 
-  def one(pair: tuple[int, Entry]) -> tuple[int, Picture | str, Any]:
+  def load(pair: tuple[int, Entry]) -> tuple[int, Picture | str, Any]:
     index, entry = pair
     try:
       picture = entry.load()
     except Unreadable as error:
       return index, str(error), None
-    feed = None
-    if tool.networks.features is not None:
-      feed = tool.networks.features.feed(at_most(picture.image, longest))
-    return index, picture, feed
+    net = tool.networks.features
+    return index, picture, None if net is None else net.feed(at_most(picture.image, longest))
 
-  def items(progress: Progress) -> Iterator[tuple[Hashable, Item]]:
+  def items(progress: Progress) -> Iterator[tuple[Key, Item]]:
     threads = workers or min(8, os.cpu_count() or 1)
-    for index, picture, feed in ordered_map(one, enumerate(entries), workers=threads):
+    for index, picture, feed in ordered_map(load, enumerate(entries), workers=threads):
       progress.advance()
       if isinstance(picture, str):
         failed[index] = picture
         progress.print(f"{name}: {entries[index].key} {picture}")  # names go to the terminal only
         continue
-      shapes.add(picture.image.shape)
+      image, reference = picture.image, picture.reference
+      shapes.add(image.shape)
       if feed is not None:
         yield ("features", feed.shape), Item(index, {"image": feed})
-      if not paired:
-        pass
-      elif picture.reference is None:
-        unpaired[picture.no_reference] = unpaired.get(picture.no_reference, 0) + 1
-      else:
-        yield (
-          ("pairs", picture.image.shape),
-          Item(
-            index,
-            {"image": picture.image, "reference": picture.reference, "mask": _mask(picture)},
-          ),
-        )
+      if paired and reference is None:
+        unpaired[picture.no_reference] += 1
+      elif paired and reference is not None:
+        arrays = {"image": image, "reference": reference, "mask": _mask(picture)}
+        yield ("pairs", image.shape), Item(index, arrays)
       if not (paired and same_lesions):
         picture = picture._replace(reference=None)
       for window in lesions.windows(picture):
         yield ("lesions", window["image"].shape), Item(index, window)
 
-  def size(key: Any) -> int:
-    return batch_size(int(np.prod(key[1][:2])), devices, count)
+  def size(key: Key) -> int:
+    return batch_size(int(np.prod(key[1][:2])), tool.mesh.size, count)
 
+  programs = {"features": _features, "pairs": _pairs, "lesions": _lesions}
   with Progress(count, f"evaluate {name}", unit="image") as progress:
     for key, batch in in_batches(items(progress), size):
-      kind = key[0]  # type: ignore[index]
-      arrays = on_devices(batch, size(key), tool.mesh)
-      indices = [item.entry for item in batch]
-      if kind == "features":
-        found = np.asarray(_features(tool, arrays))[: len(batch)]
-        if features is None:
-          features = np.full((count, found.shape[1]), np.nan, np.float32)
-        features[indices] = found
-        continue
-      found = jax.device_get(_pairs(tool, arrays) if kind == "pairs" else _lesions(tool, arrays))
-      if kind == "pairs":
-        for metric, values in found.items():
-          column = numbers.setdefault(metric, np.full(count, np.nan))
-          column[indices] = values[: len(batch)]
-      else:
-        for row, index in enumerate(indices):
-          rows.append({"image": index, **{k: float(v[row]) for k, v in found.items()}})
+      kind = key[0]
+      found = jax.device_get(programs[kind](tool, on_devices(batch, size(key), tool.mesh)))
+      rows[kind] += [
+        (item.entry, {k: v[i] for k, v in found.items()}) for i, item in enumerate(batch)
+      ]
+  numbers = _columns(rows["pairs"], count)
   if "psnr" in numbers:
-    numbers["psnr_paper"] = numbers["psnr"] + image.PAPER_OFFSET_DB
-  rows.sort(key=lambda row: row["image"])
-  names = dict.fromkeys(key for row in rows for key in row)
-  table = {key: np.array([row.get(key, np.nan) for row in rows]) for key in names}
-  return Measured(numbers, features, table, failed, unpaired, len(shapes))
+    numbers["psnr_paper"] = numbers["psnr"] + image_metrics.PAPER_OFFSET_DB
+  features = None
+  if rows["features"]:
+    width = len(rows["features"][0][1]["features"])
+    features = np.full((count, width), np.nan, np.float32)
+    for index, row in rows["features"]:
+      features[index] = row["features"]
+  return Measured(numbers, features, _table(rows["lesions"]), failed, dict(unpaired), len(shapes))
 
 
-def _features(tool: Tools, arrays: Mapping[str, Any]) -> Any:
+def _columns(rows: Sequence[Row], count: int) -> dict[str, np.ndarray]:
+  """f64[count] by name, NaN for entries without a row."""
+  found: dict[str, np.ndarray] = {}
+  for index, row in rows:
+    for name, value in row.items():
+      found.setdefault(name, np.full(count, np.nan))[index] = value
+  return found
+
+
+def _table(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+  """f64[L] by name, in the order of the images; "image" is the index of the entry."""
+  ordered = [{"image": index, **row} for index, row in sorted(rows, key=lambda row: row[0])]
+  names = dict.fromkeys(name for row in ordered for name in row)
+  return {name: np.array([row.get(name, np.nan) for row in ordered], np.float64) for name in names}
+
+
+def _features(tool: Tools, arrays: Mapping[str, Any]) -> dict[str, Any]:
   assert tool.features is not None
-  return tool.features(tool.weights["features"], arrays["image"])
+  return {"features": tool.features(tool.weights["features"], arrays["image"])}
 
 
 def _pairs(tool: Tools, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _lesions(tool: Tools, arrays: Mapping[str, Any]) -> dict[str, Any]:
   images, references, masks = arrays["image"], arrays["reference"], arrays["mask"]
   found = dict(tool.fidelity(images, references, masks, arrays["box"]))
   if min(images.shape[1:3]) >= _LEAST:
-    # Outside the mask both show the reference: what differs is the lesion.
+    # Outside the mask both show the reference, so that only the lesion differs.
     pasted = jnp.where(masks[..., None], images, references)
     for net, distance in tool.lpips.items():
       found[f"lpips_{net}"] = distance(tool.weights["lpips"][net], pasted, references)

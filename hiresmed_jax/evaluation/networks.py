@@ -1,8 +1,8 @@
-"""The frozen networks that a report needs; one that is not there leaves a reason, no number."""
+"""The frozen networks of a report. One without weights is noted as missing, with the reason."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ LPIPS_NETS = ("alexnet", "vgg16", "squeezenet")
 
 
 class Features(NamedTuple):
-  """A network whose features are compared, and the input that its own resize ends at."""
+  """A network whose features are compared, and the size and method of its resize."""
 
   net: FeatureNet
   size: int
@@ -28,8 +28,8 @@ class Features(NamedTuple):
   def feed(self, image: np.ndarray) -> np.ndarray:
     """f32[H, W, C] in [0, 1] -> f32[size, size, C] in 0 .. 255, resized as the network does it.
 
-    On the host, with the same matrices: the network's own resize then changes nothing, and images
-    of any size share one program.
+    The resize is done on the host, with the same matrices, so that images of any size share one
+    program; the network's own resize then changes nothing.
     """
     rows = resize_matrix(image.shape[0], self.size, self.method)
     columns = resize_matrix(image.shape[1], self.size, self.method)
@@ -38,12 +38,12 @@ class Features(NamedTuple):
 
 
 class Networks(NamedTuple):
-  """What can be had.
+  """The networks that have weights.
 
   Attributes:
-    lpips: network -> (distance, weights).
+    lpips: (distance, weights) by network.
     features: for distances between sets; None where missing.
-    missing: name of a number, or "features" -> why it is missing.
+    missing: the reason by name of a missing number, or "features".
   """
 
   lpips: Mapping[str, tuple[Distance, Params]]
@@ -59,7 +59,7 @@ def load(
   how: str = "legacy",
   file: Path | None = None,
 ) -> Networks:
-  """Opens the networks; weights that are not there are noted, each with the command that gets them.
+  """Opens the networks. A reason for missing weights holds the command that gets them.
 
   Args:
     lpips: of LPIPS_NETS.
@@ -100,13 +100,5 @@ def _features(network: str, tap: int, how: str, file: Path | None) -> Features:
 
 
 def _without_home(error: UserError) -> str:
-  """A reason for a report that others read: whose computer it was is not their business."""
+  """The message without the path of the user's home, for a report that others read."""
   return str(error).replace(str(Path.home()), "~")
-
-
-def placed(networks: Networks, put: Any) -> dict[str, Any]:
-  """Weights of every network where `put` puts them: {"features", "lpips": {name: ..}}."""
-  return {
-    "features": put(networks.features.net.weights) if networks.features else None,
-    "lpips": {name: put(weights) for name, (_, weights) in networks.lpips.items()},
-  }

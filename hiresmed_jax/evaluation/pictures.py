@@ -1,6 +1,7 @@
 """Pictures as a viewer shows them, and the entries of a set that they are loaded from.
 
-H, W rows and columns, C channels (1 grey, 3 RGB). Intensities are in [0, 1], dense is bright.
+H, W rows and columns, C channels (1 grey, 3 RGB). Intensities are in [0, 1]; dense tissue is
+bright.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,20 +15,20 @@ from hiresmed_jax.data.readers import dicom, images
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.inference import canvas
 
-ASPECT = 0.1  # sides may differ by so much before two pictures do not show the same region
+ASPECT = 0.1  # greatest difference of log(rows / columns) of two pictures of one region
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _NO_MASK = np.zeros((0, 0), np.uint16)
 
 
 class Picture(NamedTuple):
-  """An image to be judged and what belongs to it.
+  """An image to evaluate, with its reference and its lesions.
 
   Attributes:
     image: f32[H, W, C] in [0, 1].
     reference: the real image, of the same shape; None where there is none.
-    no_reference: why there is none.
+    no_reference: the reason why there is none.
     boxes: f32[N, 4] xyxy pixels, of the lesions in the image.
-    lesion_mask: uint16[H, W], id = box index + 1; (0, 0) where not known.
+    lesion_mask: uint16[H, W], id = box index + 1; (0, 0) when unknown.
   """
 
   image: np.ndarray
@@ -41,11 +42,11 @@ class Entry(NamedTuple):
   """An image that can be loaded.
 
   Attributes:
-    key: of the real image that it belongs to, or of its own.
-    group: whose image that is: what is drawn together in a bootstrap.
+    key: of the real image that it belongs to, or its own.
+    group: patient group of that image, the unit of a bootstrap.
     sampling: 0 for the first image of a key, 1 for the second, and so on.
-    donors: of the lesions that were put in.
-    load: reads it; raises Unreadable.
+    donors: of the inserted lesions.
+    load: reads the image; raises Unreadable.
   """
 
   key: str
@@ -56,38 +57,31 @@ class Entry(NamedTuple):
 
 
 class Scale(NamedTuple):
-  """How stored values are shown: rescaled, then `low` is black and `high` white."""
+  """How stored values are shown: the arguments of `canvas.shown`."""
 
-  low: float
-  high: float
+  item_range: tuple[float, float]
   slope: float
   intercept: float
   inverted: bool
 
 
 def scale_of(item: Mapping[str, Any], window: str | tuple[float, float]) -> Scale:
-  """Of a record, by a window of `transforms.View`."""
-  low, high = transforms.window_of(item, window)
+  """The scale of a record for a window of `transforms.View`."""
   slope, intercept = float(item["rescale_slope"]), float(item["rescale_intercept"])
-  return Scale(low, high, slope, intercept, item["photometric"] == "MONOCHROME1")
+  inverted = item["photometric"] == "MONOCHROME1"
+  return Scale(transforms.window_of(item, window), slope, intercept, inverted)
 
 
 def shown(stored: np.ndarray, scale: Scale) -> np.ndarray:
   """Stored values [H, W, C] -> f32[H, W, C] in [0, 1]."""
-  return canvas.shown(
-    stored,
-    (scale.low, scale.high),
-    slope=scale.slope,
-    intercept=scale.intercept,
-    inverted=scale.inverted,
-  )
+  return canvas.shown(stored, **scale._asdict())
 
 
 def read(path: Path) -> Sample:
-  """The image of a file, the first where it holds several.
+  """The first image of a file.
 
   Raises:
-    Unreadable: it is none, or damaged.
+    Unreadable: it holds none, or is damaged.
   """
   reader = dicom.read if path.suffix.lower() == ".dcm" else images.read
   for sample in reader(path):
@@ -97,19 +91,16 @@ def read(path: Path) -> Sample:
 
 def show_sample(sample: Sample, scale: Scale | None = None) -> np.ndarray:
   """A sample in [0, 1]: by its own range, or by that of `scale`."""
-  own = Scale(
-    *sample.value_range,
-    sample.rescale_slope,
-    sample.rescale_intercept,
-    sample.photometric == "MONOCHROME1",
-  )
-  return shown(sample.image, own if scale is None else scale)
+  if scale is None:
+    inverted = sample.photometric == "MONOCHROME1"
+    scale = Scale(sample.value_range, sample.rescale_slope, sample.rescale_intercept, inverted)
+  return shown(sample.image, scale)
 
 
 def beside(reference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | str:
-  """A real image brought to the size and channels of the one beside it, or why that cannot be.
+  """A real image resized to the shape of another, or the reason why that cannot be done.
 
-  What shrinks becomes the mean of its pixels, what grows is interpolated.
+  An axis that shrinks is averaged, one that grows is interpolated.
   """
   rows, columns = reference.shape[:2]
   if abs(np.log((rows / columns) / (shape[0] / shape[1]))) > ASPECT:

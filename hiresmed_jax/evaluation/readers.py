@@ -20,7 +20,7 @@ FORMAT = (
 
 
 def study(path: Path) -> dict[str, Any]:
-  """Everything that a file of counts or answers tells. Positive = real.
+  """The numbers of a file of counts or answers. Positive = real.
 
   Returns:
     {"readers": {name: {"reading": reader_study.Reading, "auc": of ratings or None}}, "pairs":
@@ -108,7 +108,7 @@ def _word(text: str, number: int) -> bool:
 
 
 def as_json(found: Mapping[str, Any]) -> dict[str, Any]:
-  """The same as plain values, for report.json."""
+  """Tuples with names as dicts and others as lists, for report.json."""
 
   def plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):

@@ -37,15 +37,15 @@ class Place(NamedTuple):
 
 
 class Real(NamedTuple):
-  """What everything is compared with.
+  """The real images that all methods are compared with.
 
   Attributes:
-    what: for the report: the kind and number of images, no names.
+    what: kind and number of the images, for the report.
     entries: the images that distributions are compared with: the held-out split, or the folder's.
     dataset: None for a folder.
     sources: records of each split; {} for a folder.
-    places: image id -> record; {} for a folder.
-    files: stem -> file; {} for a dataset.
+    places: of the record of each image id; {} for a folder.
+    files: by stem; {} for a dataset.
     window: how records are shown, as in `transforms.View`.
     bits: 8 or 16, of the stored images.
     longest: side of the largest image that distributions are compared with, pixels.
@@ -62,7 +62,7 @@ class Real(NamedTuple):
   longest: int
 
   def group_of(self, key: str) -> str:
-    """Whose image a key is; the key itself where nobody knows."""
+    """The group of a key; the key itself where the group is unknown."""
     return self.places[key].group if key in self.places else key
 
   def item(self, key: str) -> Mapping[str, Any] | None:
@@ -78,7 +78,7 @@ class Real(NamedTuple):
     return None if item is None else shown(item["image"], scale_of(item, self.window))
 
   def common_scale(self) -> Scale | None:
-    """How 16-bit images that say nothing of it are shown: as the first real one."""
+    """The scale of the first real image, for 16-bit images without one of their own."""
     for split in SPLITS:
       if self.sources and len(self.sources[split]):
         return scale_of(self.sources[split][0], self.window)
@@ -89,9 +89,9 @@ def open_real(path: Path, *, window: Any = "stored", workers: int = 1) -> Real:
   """Opens a prepared dataset or a folder of images.
 
   Args:
-    path: of either.
+    path: of a dataset or of a folder.
     window: how records are shown.
-    workers: threads that look through the records.
+    workers: threads that read the records.
 
   Raises:
     UserError: it is neither, or has no image to compare with.
@@ -112,7 +112,7 @@ def open_real(path: Path, *, window: Any = "stored", workers: int = 1) -> Real:
 
 
 def of_dataset(dataset: records.Dataset, *, window: Any, workers: int) -> Real:
-  """A dataset's held-out images as the reference; its other records for pairs.
+  """A dataset: its held-out images are the reference, all its records can be in pairs.
 
   Raises:
     UserError: nothing is held out.
@@ -125,12 +125,11 @@ def of_dataset(dataset: records.Dataset, *, window: Any, workers: int) -> Real:
     )
   places: dict[str, Place] = {}
   bits, longest = 8, 0
-  with Progress(sum(map(len, sources.values())), "who is who", unit="image") as progress:
+  with Progress(sum(map(len, sources.values())), "real images", unit="image") as progress:
     for split in SPLITS:
-      bare = sources[split].without_masks()
-      for index, item in enumerate(
-        ordered_map(bare.__getitem__, range(len(bare)), workers=workers)
-      ):
+      source = sources[split].without_masks()
+      items = ordered_map(source.__getitem__, range(len(source)), workers=workers)
+      for index, item in enumerate(items):
         places[item["image_id"]] = Place(split, index, item["group"])
         bits = 8 * item["image"].dtype.itemsize
         longest = max(longest, *item["image"].shape[:2]) if split == "test" else longest
@@ -174,7 +173,7 @@ def depth(path: Path, option: str) -> int:
 
 
 def longest_side(files: list[Path]) -> int:
-  """Pixels of the longest side of any of them, by their headers; files that have none are 0."""
+  """Pixels of the longest side of any of them, by their headers; unreadable files count 0."""
   longest = 0
   for file in files:
     try:
@@ -185,7 +184,7 @@ def longest_side(files: list[Path]) -> int:
         with Image.open(file) as image:
           sides = image.size
     except (OSError, ValueError, AttributeError, InvalidDicomError):
-      continue  # reading it tells why
+      continue  # the reason is given when the image is read
     longest = max(longest, *sides)
   return longest
 

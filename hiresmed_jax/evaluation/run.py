@@ -1,8 +1,8 @@
-"""From what was asked to a report: every number measured, or missing with its reason."""
+"""From a request to a report: every number measured, or missing with its reason."""
 
 import collections
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,28 +30,32 @@ from hiresmed_jax.evaluation.pictures import Entry
 from hiresmed_jax.inference import workdir
 
 Named = tuple[str, Path]  # a method's name and its folder
+Methods = dict[str, tuple[Sequence[Entry], measure.Measured]]
 FILES = ("report.md", "report.json", "typical.png", "worst.png", "convergence.png")
 _CASES = 3
 
 
-class Asked(NamedTuple):
-  """What is to be compared, and how.
+class Request(NamedTuple):
+  """What to compare, and how.
 
   Attributes:
     out: folder of the report.
     real: prepared dataset or folder; None: the data of the first workdir.
     data: prepared dataset of the workdirs, where it has moved.
     synthetic: folders of `synthesize`, or of images.
-    workdirs: trained runs, whose reconstructions of held-out images are judged.
+    workdirs: trained runs, whose reconstructions of held-out images are evaluated.
     baselines: folders of other methods' images.
     runs: folders with a metrics.jsonl, for convergence.
     reader_study: CSV file.
     lpips: networks.
-    network: whose features are compared, `tap` of which, resized `how`, with the weights of `file`.
+    network: of the features that are compared.
+    tap: of Inception.
+    how: Inception's resize.
+    file: weights of that network; None: those of the cache folder.
     samplings: of each background; None chooses.
     thresholds: of the convergence.
     quantity: whose convergence.
-    seed: of what is drawn.
+    seed: of subsets, halves and resamples.
     overwrite: replace a report.
   """
 
@@ -75,60 +79,55 @@ class Asked(NamedTuple):
   overwrite: bool = False
 
 
-def evaluate(asked: Asked, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-  """Measures all that was asked for and writes the report.
-
-  Returns:
-    What report.json holds.
+def evaluate(request: Request, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+  """Measures what the request names, writes the report and returns it.
 
   Raises:
     UserError: nothing to evaluate, folders that do not fit, held-out patients in synthetic images,
       a report that is there.
   """
-  wanted = [*asked.synthetic, *asked.workdirs, *asked.baselines]
-  if not (wanted or asked.runs or asked.reader_study):
+  wanted = [*request.synthetic, *request.workdirs, *request.baselines]
+  if not (wanted or request.runs or request.reader_study):
     raise UserError("name images (--synthetic, --workdir or --baseline), --run or --reader-study")
-  _refuse_to_replace(asked)
-  report: dict[str, Any] = {"seed": asked.seed}
-  if asked.reader_study:
-    report["reader_study"] = readers.study(asked.reader_study)
+  _refuse_to_replace(request)
+  report: dict[str, Any] = {"seed": request.seed}
+  if request.reader_study:
+    report["reader_study"] = readers.study(request.reader_study)
   curves: dict[str, list[convergence.Curve]] = collections.defaultdict(list)
-  for name, path in asked.runs:
-    curves[name].append(convergence.read(path, asked.quantity))
-  methods: dict[str, tuple[Sequence[Entry], measure.Measured]] = {}
+  for name, path in request.runs:
+    curves[name].append(convergence.read(path, request.quantity))
+  methods: Methods = {}
   if wanted:
-    methods = _images(asked, mesh, report)
-  asked.out.mkdir(parents=True, exist_ok=True)
-  if asked.overwrite:
+    methods = _images(request, mesh, report)
+  request.out.mkdir(parents=True, exist_ok=True)
+  if request.overwrite:
     for name in FILES:
-      (asked.out / name).unlink(missing_ok=True)
+      (request.out / name).unlink(missing_ok=True)
   if curves:
-    rows = convergence.compare(curves, asked.thresholds)
-    window = convergence.window_of(asked.quantity)
-    report["convergence"] = {"quantity": asked.quantity, "mean_of": window, "rows": rows}
+    rows = convergence.compare(curves, request.thresholds)
+    window = convergence.window_of(request.quantity)
+    report["convergence"] = {"quantity": request.quantity, "mean_of": window, "rows": rows}
     levels = list(dict.fromkeys(row["threshold"] for row in rows))
-    convergence.draw(asked.out / "convergence.png", curves, levels, asked.quantity)
-  report["figures"] = _figures(asked.out, methods)
-  files.write(asked.out / "report.md", markdown.page(report).encode())
+    convergence.draw(request.out / "convergence.png", curves, levels, request.quantity)
+  report["figures"] = _figures(request.out, methods)
+  files.write(request.out / "report.md", markdown.page(report).encode())
   plain = json.loads(writers.json_line(readers.as_json(report)))
-  files.write_json(asked.out / "report.json", plain, indent=1)
+  files.write_json(request.out / "report.json", plain, indent=1)
   return report
 
 
-def _images(
-  asked: Asked, mesh: jax.sharding.Mesh, report: dict[str, Any]
-) -> dict[str, tuple[Sequence[Entry], measure.Measured]]:
-  """Measures the real images and every method; fills the report."""
-  base = _reference(asked)
-  methods = _methods(asked, base, list(mesh.devices.flat))
+def _images(request: Request, mesh: jax.sharding.Mesh, report: dict[str, Any]) -> Methods:
+  """Measures the real images and every method; adds their numbers to the report."""
+  base = _reference(request)
+  methods = _methods(request, base, list(mesh.devices.flat))
   nets = networks.load(
-    asked.lpips, network=asked.network, tap=asked.tap, how=asked.how, file=asked.file
+    request.lpips, network=request.network, tap=request.tap, how=request.how, file=request.file
   )
   tool = measure.tools(nets, mesh)
   report["real"] = {"what": base.what, "bits": base.bits, "window": base.window}
   report["missing"] = dict(nets.missing)
   references: dict[int | None, measure.Measured] = {}
-  measured: dict[str, tuple[Sequence[Entry], measure.Measured]] = {}
+  measured: Methods = {}
   report["methods"] = {}
   for name, method in methods.items():
     found = measure.measure(method.entries, tool, name=name, same_lesions=method.same_lesions)
@@ -142,27 +141,27 @@ def _images(
       )
     about = _about(method, found, nets)
     about["distances"] = _distances(
-      base, references[longest], method, found, nets, longest=longest, seed=asked.seed
+      base, references[longest], method, found, nets, longest=longest, seed=request.seed
     )
     report["methods"][name] = about
   some = next(iter(references.values()))
   if nets.features is not None and some.features is not None:
     whole = _side(base.entries, some.features)
-    report["real"]["floors"] = distances.floors(whole, nets.features.net, seed=asked.seed)
+    report["real"]["floors"] = distances.floors(whole, nets.features.net, seed=request.seed)
   report["real"]["lesions"] = _visible(some)
   report["real"]["failed"] = dict(collections.Counter(some.failed.values()))
-  report["tests"] = tables.compare(measured, seed=asked.seed)
+  report["tests"] = tables.compare(measured, seed=request.seed)
   trained = {n: report["methods"][n]["numbers"] for n, method in methods.items() if method.facts}
   report["over_runs"] = tables.over_runs(trained)
   return measured
 
 
-def _reference(asked: Asked) -> real.Real:
-  path = asked.real or asked.data
+def _reference(request: Request) -> real.Real:
+  path = request.real or request.data
   window: Any = "stored"
-  if asked.workdirs:
-    folder = asked.workdirs[0][1]
-    given = asked.data or (path if path and (path / "card.json").is_file() else None)
+  if request.workdirs:
+    folder = request.workdirs[0][1]
+    given = request.data or (path if path and (path / "card.json").is_file() else None)
     dataset = workdir.dataset_of(folder, given)
     window, path = models.window_of(folder, dataset), path or dataset.root
   if path is None:
@@ -171,24 +170,24 @@ def _reference(asked: Asked) -> real.Real:
 
 
 def _methods(
-  asked: Asked, base: real.Real, devices: Sequence[jax.Device]
+  request: Request, base: real.Real, devices: Sequence[jax.Device]
 ) -> dict[str, sets.ImageSet]:
-  """Methods in the order: synthetic, workdirs, baselines; one name, one method."""
+  """Methods by name, in the order: synthetic, workdirs, baselines."""
   found: dict[str, list[sets.ImageSet]] = collections.defaultdict(list)
-  for name, path in asked.synthetic:
+  for name, path in request.synthetic:
     found[name].append(sets.open_set(name, path, base, option="--synthetic"))
-  for name, path in asked.workdirs:
+  for name, path in request.workdirs:
     found[name].append(models.model_set(name, path, base, devices=devices))
-  for name, path in asked.baselines:
+  for name, path in request.baselines:
     found[name].append(sets.open_set(name, path, base, option="--baseline"))
   merged = {name: sets.as_method(several) for name, several in found.items()}
-  return {name: sets.equal_samplings(one, asked.samplings) for name, one in merged.items()}
+  return {name: sets.equal_samplings(one, request.samplings) for name, one in merged.items()}
 
 
 def _about(
   method: sets.ImageSet, found: measure.Measured, nets: networks.Networks
 ) -> dict[str, Any]:
-  """What is known of a method, but for distances."""
+  """The part of the report on one method, without distances."""
   entries = method.entries
   numbers: dict[str, Any] = {}
   why = "; ".join(f"{reason} ({count} images)" for reason, count in found.unpaired.items())
@@ -256,14 +255,14 @@ def _distances(
 
 
 def _visible(found: measure.Measured) -> dict[str, Any]:
-  """How visible the lesions of a set are."""
+  """Contrast-to-noise of the lesions of a set."""
   if "cnr" not in found.lesions:
     return {"missing": "no lesion is known"}
   return {"lesions": len(found.lesions["cnr"]), "cnr": _middle(found.lesions["cnr"])}
 
 
 def _fidelity(found: measure.Measured) -> dict[str, Any]:
-  """What reconstructions keep of lesions."""
+  """The contrast that reconstructions keep of lesions, and their other numbers."""
   table = found.lesions
   if "kept" not in table:
     return {"missing": "no lesion of the real images is known"}
@@ -285,10 +284,8 @@ def _middle(values: np.ndarray) -> dict[str, Any]:
   return {"median": median, "quartiles": [low, high], "n": len(finite)}
 
 
-def _figures(
-  out: Path, methods: Mapping[str, tuple[Sequence[Entry], measure.Measured]]
-) -> list[str]:
-  """Draws typical and worst cases of the first method that has pairs; names what was drawn."""
+def _figures(out: Path, methods: Methods) -> list[str]:
+  """Draws typical and worst cases of the first method that has pairs; returns the files' names."""
   for name in methods:
     keys, metric = figures.ranked(*methods[name])
     if keys:
@@ -308,13 +305,13 @@ def _figures(
   return drawn
 
 
-def _refuse_to_replace(asked: Asked) -> None:
-  """A folder that holds something is not written into, but for an earlier report, when told to."""
-  if asked.out.is_file():
-    raise UserError(f"--out {asked.out} is a file")
-  if not asked.out.is_dir() or not any(asked.out.iterdir()):
+def _refuse_to_replace(request: Request) -> None:
+  """Raises UserError unless the folder is new, or holds a report that may be replaced."""
+  if request.out.is_file():
+    raise UserError(f"--out {request.out} is a file")
+  if not request.out.is_dir() or not any(request.out.iterdir()):
     return
-  if not (asked.out / "report.json").is_file():
-    raise UserError(f"{asked.out} is there and holds no report: name another --out")
-  if not asked.overwrite:
-    raise UserError(f"{asked.out} holds a report: name another --out, or add --overwrite")
+  if not (request.out / "report.json").is_file():
+    raise UserError(f"{request.out} is there and holds no report: name another --out")
+  if not request.overwrite:
+    raise UserError(f"{request.out} holds a report: name another --out, or add --overwrite")

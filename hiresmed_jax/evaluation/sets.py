@@ -1,4 +1,4 @@
-"""Sets of images to be judged: folders, and what `synthesize` made."""
+"""Sets of images to evaluate: folders of images, and output folders of `synthesize`."""
 
 import collections
 import functools
@@ -36,9 +36,9 @@ class ImageSet(NamedTuple):
     name: of the method.
     kind: in a few words, for the report.
     entries: its images.
-    same_lesions: whether an image shows the lesions of its reference: it was made from that.
-    notes: what a reader must know, without names of files.
-    facts: what is known of each trained run in it; () for folders.
+    same_lesions: whether an image shows the lesions of its reference, which it was made from.
+    notes: for the report, without names of files.
+    facts: of each trained run in it; () for folders.
     longest: side of its largest image, pixels.
   """
 
@@ -52,10 +52,10 @@ class ImageSet(NamedTuple):
 
 
 def open_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
-  """What lies in a folder: images with a manifest, or images.
+  """The set of a folder of images, with a manifest or without.
 
   Raises:
-    UserError: neither, another depth than the real images, or held-out patients in them.
+    UserError: no images, another depth than the real images, or held-out patients in them.
   """
   if (path / MANIFEST).is_file():
     return synthesis_set(name, path, real)
@@ -63,7 +63,7 @@ def open_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
 
 
 def folder_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
-  """Images that belong to real ones by their names: STEM, or STEM_<k> for several of one.
+  """Images that belong to the real image of their name: STEM, or STEM_<k> for several of one.
 
   Raises:
     UserError: no images, or of 16 bits where the real ones have 8.
@@ -99,7 +99,7 @@ def folder_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
 
 
 def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
-  """An output folder of `synthesize`: each image belongs to the one that its background shows.
+  """An output folder of `synthesize`: each image belongs to the image of its background.
 
   Raises:
     UserError: a damaged manifest, or a background or donor of a held-out group.
@@ -133,10 +133,10 @@ def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
 
 
 def refuse_held_out(path: Path, groups: set[str], real: Real) -> tuple[str, ...]:
-  """Nothing of a held-out patient may be in images that are compared with held-out ones.
+  """Refuses images with a background or lesion of a held-out patient.
 
   Returns:
-    What could not be checked, as notes.
+    Notes on what could not be checked.
 
   Raises:
     UserError: a group is held out.
@@ -159,7 +159,7 @@ def refuse_held_out(path: Path, groups: set[str], real: Real) -> tuple[str, ...]
 
 
 def as_method(sets: Sequence[ImageSet]) -> ImageSet:
-  """Several sets of one name as one method; each brings samplings (or seeds) of its own."""
+  """Several sets of one name as one method; the samplings (or seeds) of all are kept."""
   first = sets[0]
   if len(sets) == 1:
     return first
@@ -178,14 +178,14 @@ def as_method(sets: Sequence[ImageSet]) -> ImageSet:
 
 
 def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:
-  """Keeps as many samplings of each key as make the most images, so that means are over equal sets.
+  """Keeps the same number of samplings of each key, so that means are over equal sets.
 
-  Keys with fewer are left out, samplings beyond them too; both are noted. Where that would leave
+  Keys with fewer are left out, and so are further samplings; both are noted. Where that would leave
   one sampling, all images count as one.
 
   Args:
     method: of any number of samplings a key.
-    most: samplings to keep; None chooses.
+    most: samplings to keep; None: as many as keep the most images.
 
   Raises:
     UserError: no key has so many.

@@ -1,4 +1,4 @@
-"""The paper's tables from measured numbers. Every comparison is over the images that both have.
+"""The paper's tables from measured numbers. Methods are compared on the images that both have.
 
 A number is {"value", "sd" (over samplings, None for one), "sd_images", "n", ..}, or {"missing"}.
 """
@@ -25,11 +25,12 @@ METRICS: dict[str, tuple[str, int, int]] = {
   "lpips_squeezenet": ("LPIPS squeeze", -1, 3),
 }
 TESTED = ("psnr", "l1", "ssim", "ms_ssim", "lpips_alexnet", "lpips_vgg16", "lpips_squeezenet")
-_TABLE_5 = ("psnr", "ssim", "lpips_alexnet", "lpips_vgg16", "lpips_squeezenet")
+TABLE_5 = ("psnr", "ssim", "lpips_alexnet", "lpips_vgg16", "lpips_squeezenet")
+SIMILARITY = ("ssim", "ssim_outside", "ssim_inside")
 
 
 def number(entries: Sequence[Entry], values: np.ndarray) -> dict[str, Any]:
-  """Mean over the samplings' means, SD over them, and over images (a key's samplings averaged)."""
+  """Mean and SD over the samplings' means; SD over images, each averaged over its samplings."""
   by_sampling: dict[int, list[float]] = {}
   for entry, value in zip(entries, values):
     if not np.isnan(value):
@@ -50,7 +51,7 @@ def number(entries: Sequence[Entry], values: np.ndarray) -> dict[str, Any]:
 def per_key(
   entries: Sequence[Entry], values: np.ndarray
 ) -> tuple[dict[str, float], dict[str, str]]:
-  """({key: mean over its samplings}, {key: group}), of the keys that have a number."""
+  """(mean over its samplings, group) by key, of the keys that have a number."""
   gathered: dict[str, list[float]] = {}
   groups = {}
   for entry, value in zip(entries, values):
@@ -118,10 +119,10 @@ def _tested(
 
 
 def over_runs(numbers: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-  """Would a model that is trained anew be better? The first method's runs against each other's.
+  """The first method's runs against those of each other method, for claims about training.
 
   Args:
-    numbers: method -> metric -> `number`, whose samplings are runs of different seeds.
+    numbers: `number` by method and metric; its samplings are runs of different seeds.
 
   Returns:
     One row a metric and pair: metric, first, second, runs (of each), difference of the means with
@@ -149,7 +150,7 @@ def over_runs(numbers: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[dict[
 
 
 def table_5(entries: Sequence[Entry], measured: Measured) -> dict[str, Any]:
-  """How numbers vary with the lesion on one background, and with the background of one lesion.
+  """Spread of the numbers over lesions on one background, and over backgrounds of one lesion.
 
   Returns:
     {direction: {"groups", "images", metric: {"value", "sd": within a group, root mean square,
@@ -169,7 +170,7 @@ def table_5(entries: Sequence[Entry], measured: Measured) -> dict[str, Any]:
       found[direction] = {"missing": f"no {what}"}
       continue
     found[direction] = {"groups": len(several), "images": sum(map(len, several))}
-    for metric in _TABLE_5:
+    for metric in TABLE_5:
       if metric in measured.numbers:
         found[direction][metric] = _within(several, measured.numbers[metric])
   return found
@@ -201,5 +202,5 @@ def table_6(entries: Sequence[Entry], measured: Measured) -> dict[str, Any]:
   with_lesions = np.isfinite(inside)
   return {
     metric: number(entries, np.where(with_lesions, measured.numbers[metric], np.nan))
-    for metric in ("ssim", "ssim_outside", "ssim_inside")
+    for metric in SIMILARITY
   }

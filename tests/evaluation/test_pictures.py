@@ -31,7 +31,7 @@ def test_large_images_are_reduced_and_small_ones_are_not():
 
 def test_stored_values_are_shown_by_their_scale():
   stored = np.array([[[1000], [1500], [3000]]], np.uint16)
-  scale = pictures.Scale(low=0.0, high=1000.0, slope=1.0, intercept=-1000.0, inverted=False)
+  scale = pictures.Scale((0.0, 1000.0), slope=1.0, intercept=-1000.0, inverted=False)
   np.testing.assert_allclose(pictures.shown(stored, scale).ravel(), [0, 0.5, 1])
   inverted = pictures.shown(stored, scale._replace(inverted=True))
   np.testing.assert_allclose(inverted.ravel(), [1, 0.5, 0])

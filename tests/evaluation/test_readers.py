@@ -28,7 +28,7 @@ def test_the_papers_table(tmp_path, text):
   assert [round(r.sensitivity.value, 3) for r in (senior, other)] == [0.85, 0.65]
   assert [round(r.accuracy.value, 3) for r in (senior, other)] == [0.65, 0.55]
   assert [round(r.kappa.value, 3) for r in (senior, other)] == [0.3, 0.1]
-  page = "\n".join(sections.section(found))
+  page = "\n".join(sections.reader_study(found))
   assert "it is not shown that the reader can tell" in page
   assert "It compares two errors" in page
   assert "85.0%" in page

@@ -3,35 +3,34 @@
   python -m benchmarks.anchor --data data/stones_ct --work runs/anchor [--ways as_is p2] [--out F]
 
 `data` is stones_ct as its config prepares it. Validation: its held-out groups (int(sha256(name),
-16) % 5 == 0; 111 images); training: all others (511). Images as they are, lesions in place, 320 px,
-from random weights, 30 epochs of 16 images. The package gave mAP50 0.535 and mAP50-95 0.193 with
-its best checkpoint, which the same validation images chose, as here (one seed). Other than there,
-left and right are not exchanged. `as_is` is the preset `best` with boxes that begin as published;
-the other ways differ from it in one setting:
+16) % 5 == 0; 111 images); training: all others (511). Images with their lesions, 320 px, random
+initial weights, 30 epochs with batches of 16. The package reached mAP50 0.535 and mAP50-95 0.193
+with its best checkpoint, chosen on the same validation images as here (one seed). Unlike there,
+left and right are not exchanged. `as_is` is the preset `best` with initial boxes as published; each
+other way differs from it in one setting:
 
-  small_boxes   a box counts as large as it is when positions are sought, not as 16 px at least
-  near          boxes begin 1.2 strides wide, not 15
+  small_boxes   boxes keep their size when positions are assigned; otherwise they count as 16 px
+                wide at least
+  near          initial boxes are 1.2 strides wide, not 15
   gentle_place  a position's overlap with a box counts to the power 2, not 6
   p2            one more level of the head, of stride 4
   size256       images of 256 px
-  native        images as large as they come, in 416 px: nothing is shrunk
+  native        images at their own size, in 416 px: nothing is reduced
 
-A run that is cut off goes on with the same command. The JSON has the curve of every run; its
-images per second are no measure of speed, as several runs may share the machine.
+The same command continues an interrupted run. The result has the curve of every run. Its images per
+second do not measure speed, since several runs may share the machine.
 """
 
-import argparse
 import itertools
 import json
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.data import detection, records, transforms
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
@@ -41,7 +40,7 @@ from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 
-# Validation epoch by epoch: the figures by which a detector is judged, as the route writes them.
+# The validation figures of a detector, as the route writes them after each epoch.
 FIGURES = ("map50", "map50_95", "froc")
 PACKAGE = {"map50": 0.535, "map50_95": 0.193}
 WAYS: dict[str, dict[str, Any]] = {
@@ -56,7 +55,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class Joined:
-  """Several splits behind one another, in the order given."""
+  """Several splits as one, in the given order."""
 
   def __init__(self, *sources: records.Records):
     self._sources = sources
@@ -75,11 +74,11 @@ class Joined:
     raise IndexError(index)
 
   def __repr__(self) -> str:
-    return f"Joined{self._sources!r}"  # without paths: see records.Records
+    return f"Joined{self._sources!r}"  # without paths, like `records.Records`
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
   parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
   parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=["as_is"])
@@ -87,25 +86,21 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--epochs", type=int, default=30)
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument("--size", type=int, default=320, help="pixels, where the way does not say")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   if options.epochs < 1:
     raise UserError("--epochs must be at least 1")
   dataset = records.open_dataset(options.data)
-  result = {"benchmark": "anchor", **environment(), "package": PACKAGE}
+  result = {"benchmark": "anchor", **harness.environment(), "package": PACKAGE}
   result |= {"epochs": options.epochs, "batch": options.batch, "ways": {}}
   for way in options.ways:
     runs = [_run(way, seed, dataset, options) for seed in options.seeds]
     result["ways"][way] = {"size": runs[0].pop("size"), **_summary(runs), "runs": runs}
     print(json.dumps({way: _summary(runs)}), flush=True)
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def settings(way: str, *, size: int, batch: int, epochs: int) -> Any:
-  """Values of the route `location` for one way."""
+  """Settings of the route `location` for one way."""
   values = tables.values("location", "best")
   values.update({"size": size, "batch_size": batch, "epochs": epochs, "bare": 0.0, "near": 0.0})
   values.close_mosaic = min(values.close_mosaic, epochs // 3)
@@ -117,13 +112,13 @@ def _run(way: str, seed: int, dataset: records.Dataset, options: Any) -> dict[st
   values = settings(way, size=options.size, batch=options.batch, epochs=options.epochs)
   view = transforms.View(size=values.size, fit="pad", window="stored", channels=1)
   train = Joined(*(records.source(dataset, split).without_masks() for split in ("train", "val")))
-  held = records.source(dataset, "test").without_masks()
+  validation = records.source(dataset, "test").without_masks()
   per_epoch = max(1, len(train) // values.batch_size)
   steps = per_epoch * values.epochs
   task = location.build(
     values, channels=1, size=values.size, steps=steps, steps_per_epoch=per_epoch
   )
-  room = max(detection.most_boxes(train), detection.most_boxes(held))
+  room = max(detection.most_boxes(train), detection.most_boxes(validation))
   batches = detection.train_dataset(
     train,
     view=view,
@@ -149,7 +144,7 @@ def _run(way: str, seed: int, dataset: records.Dataset, options: Any) -> dict[st
     mesh=meshes.make_mesh(),
     train_data=batches,
     val_batches=list(
-      detection.eval_batches(held, view=view, room=room, batch_size=values.batch_size)
+      detection.eval_batches(validation, view=view, room=room, batch_size=values.batch_size)
     ),
     cadence=loop.Cadence(log=per_epoch, evaluate=per_epoch, keep=1, max_skipped=20),
     draw=lambda step, pictures: None,
@@ -159,26 +154,26 @@ def _run(way: str, seed: int, dataset: records.Dataset, options: Any) -> dict[st
 
 
 def curves(path: Path) -> dict[str, Any]:
-  """What a run wrote: each figure epoch by epoch, and the median of its images per second."""
+  """Each figure of a run after each epoch, and the median of its images per second."""
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  judged = [line for line in lines if "val_map50" in line]
+  epochs = [line for line in lines if "val_map50" in line]
   rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
-  told = {name: [round(line[f"val_{name}"], 4) for line in judged] for name in FIGURES}
-  return told | {"images_per_second": round(statistics.median(rates), 2)}
+  figures = {name: [round(line[f"val_{name}"], 4) for line in epochs] for name in FIGURES}
+  return figures | {"images_per_second": round(statistics.median(rates), 2)}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
   """Mean and standard deviation over seeds, of the best epoch (by mAP50-95) and of the last."""
-  told: dict[str, Any] = {}
+  summary: dict[str, Any] = {}
   for which in ("best", "last"):
     chosen = [int(np.argmax(run["map50_95"])) if which == "best" else -1 for run in runs]
-    told[which] = {}
+    summary[which] = {}
     for name in FIGURES:
       values = [run[name][at] for run, at in zip(runs, chosen, strict=True)]
       deviation = statistics.stdev(values) if len(values) > 1 else None
-      told[which][name] = {"mean": round(statistics.mean(values), 4), "sd": deviation}
-  return told
+      summary[which][name] = {"mean": round(statistics.mean(values), 4), "sd": deviation}
+  return summary
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

@@ -1,14 +1,14 @@
-"""Does the HDFB reconstruct better than the residual block, at equal steps and all else equal?
+"""Does the HDFB reconstruct better than the residual block, with equal steps and settings?
 
   python -m hiresmed_jax.prepare ... --out data/stones_ct          (see configs/stones_ct.py)
   python -m benchmarks.blocks --data data/stones_ct --out benchmarks/results/blocks_cpu.json
 
-Trains the config with either block for several seeds through the train command, one after another
-(runs that are done are not repeated), and compares held-out numbers seed by seed: mean difference
-and its 95 % t-interval. An interval that holds zero means that no difference was found.
+Trains the config with each block and several seeds by the train command, one after another (runs
+that are done are not repeated), and compares held-out numbers seed by seed: mean difference and its
+95 % t-interval. An interval with zero in it means that no difference was found. Further arguments
+are passed on to the train command.
 """
 
-import argparse
 import json
 import pathlib
 import subprocess
@@ -21,18 +21,18 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from benchmarks.environment import environment
+from benchmarks import harness
+from hiresmed_jax.runtime import cli
 
 BLOCKS = ("hdfb", "residual")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--config", default="stones_ct.py:background")
   parser.add_argument("--data", required=True)
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/blocks"))
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
   options, extra = parser.parse_known_args(argv)
   results = {
     block: [_train(options, block, seed, extra) for seed in range(options.seeds)]
@@ -48,12 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       b: float(np.median([r["seconds_per_step"] for r in results[b]])) for b in BLOCKS
     },
     "runs": results,
-    **environment(),
+    **harness.environment(),
   }
   _print(facts)
-  print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+  harness.publish(facts, options.out)
 
 
 def _train(options: Any, block: str, seed: int, extra: Sequence[str]) -> dict[str, Any]:
@@ -95,4 +93,4 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -1,8 +1,8 @@
-"""How much a compiled program communicates, read off its text: counts and bytes by kind.
+"""The communication of a compiled program, read from its text: counts and bytes by kind.
 
-The text is XLA's HLO after partitioning, the program of one device. What travels on the wires
+The text is XLA's HLO after partitioning, the program of one device. The traffic on the network
 depends on the algorithm (a ring all-reduce of n devices sends 2 (n - 1) / n of the operand's
-bytes), so operands are counted: the same figure whatever the network.
+bytes), so the bytes of the operands are counted.
 """
 
 import math
@@ -31,8 +31,8 @@ class Traffic(NamedTuple):
 def collectives(hlo: str) -> dict[str, Traffic]:
   """Collectives of a compiled program by kind, in the order of KINDS; absent kinds are left out.
 
-  An asynchronous pair counts once, by its start. The body of a loop counts once, whatever its trip
-  count; so does a computation however often it is called.
+  An asynchronous pair counts once, by its start. The body of a loop and a called computation count
+  once, however often they run.
 
   Args:
     hlo: `compiled.as_text()`.
@@ -40,7 +40,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
   sizes: dict[str, int] = {}
   found: dict[str, Traffic] = {}
   for name, shape, operation, operands in _instructions(hlo):
-    if name is None:  # another computation begins: names may come again
+    if name is None:  # another computation begins, which may use the same names
       sizes = {}
       continue
     sizes[name] = shape_bytes(shape)
@@ -53,7 +53,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
 
 
 def shape_bytes(shape: str) -> int:
-  """Bytes of an HLO shape such as "f32[3,8]{1,0}" or a tuple "(f32[], u8[4])", packed bits up."""
+  """Bytes of an HLO shape such as "f32[3,8]{1,0}" or a tuple "(f32[], u8[4])"."""
   return sum(
     math.ceil(math.prod(int(n) for n in sides.split(",") if n) * _bits(dtype) / 8)
     for dtype, sides in _ARRAY.findall(shape)

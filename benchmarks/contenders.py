@@ -1,7 +1,7 @@
-"""Recipes to compare, made alike: begin with a seed, take steps, reconstruct.
+"""The recipes that are compared, behind one interface: start with a seed, take steps, reconstruct.
 
-`ours` is the train command's own task, compiled ahead of time; `published` a VQGAN of
-torch_baseline. Both keep the training images on the device and are told the rows of each batch.
+`ours` is the train command's own task, compiled ahead of time; `published` is a VQGAN of
+torch_baseline. Both keep the training images on the device and get the rows of each batch.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import harness
 from hiresmed_jax.convert.features import load_perceptual
-from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import compilation, throughput
 from hiresmed_jax.runtime.compilation import compute_dtype
 
-WARM_BATCHES = 4  # of which k-means makes the first codebook, as the train command does
+WARM_BATCHES = 4  # for the k-means start of the codebook, as in the train command
 
 
 @dataclasses.dataclass
@@ -28,11 +28,12 @@ class Run:
   """A model being trained.
 
   Attributes:
-    take: one update with these rows of the training images, i32[B]; may return before it is done.
-    wait: until it is done.
-    reconstruct: images_m11 f32[B, H, W, C] -> the same.
-    begin: what comes before the first update, given the first batches' rows; counts as training.
-    compile_seconds: spent already.
+    take: makes one update with these rows of the training images, i32[B]; may return early.
+    wait: waits until all updates are done.
+    reconstruct: images_m11 f32[B, H, W, C] -> the same shape.
+    begin: the work before the first update, given the rows of the first batches; it counts as
+      training.
+    compile_seconds: spent before the first update.
     first_compiles: whether the first update compiles or warms up.
   """
 
@@ -61,14 +62,14 @@ def ours(
   channels: int,
   perceptual: str | None = None,
 ) -> Contender:
-  """HiResMed-VQGAN by `tasks.background`, as the train command runs it on one device.
+  """HiResMed-VQGAN by `routes.background.task`, as the train command runs it on one device.
 
   Args:
-    config: nested values of `routes.background.settings`; its perceptual network gives way to the
-      argument.
+    name: for the record.
+    config: settings of the route; `perceptual` replaces its perceptual network.
     train_m11: f32[N, H, W, 1 or channels], all training images.
     channels: of the network.
-    perceptual: name of a perceptual network whose weights are at hand, or None.
+    perceptual: name of a perceptual network whose weights are there, or None.
   """
   size, batch_size = train_m11.shape[1:3], config.batch_size
   distance, frozen = load_perceptual(perceptual, precision=None) if perceptual else (None, None)
@@ -106,9 +107,8 @@ def ours(
 
     lowered = jax.jit(step, donate_argnums=0).lower(shapes, on_device, frozen, rows)
     about["gflop_per_image"] = round(throughput.flops(lowered) / batch_size / 1e9, 2)
-    quick = {"xla_backend_optimization_level": 0}  # runs once, as in the loop
     made: dict[str, Any] = {
-      "init": jax.jit(task.init, compiler_options=quick).lower(jax.random.key(0)).compile(),
+      "init": jax.jit(task.init, compiler_options=harness.QUICK).lower(jax.random.key(0)).compile(),
       "step": lowered.compile(compilation.options()),
     }
     if task.warm_start is not None:
@@ -140,13 +140,14 @@ def ours(
       nonlocal state
       state = made["step"](state, on_device, frozen, rows)
 
-    def see(images_m11: np.ndarray) -> np.ndarray:
-      # The weights as they are: `state.ema`, which the train command reports by, stays out.
+    def reconstructed(images_m11: np.ndarray) -> np.ndarray:
+      # The current weights, not their average, by which the train command reports.
       return _grey_as(np.asarray(reconstruct(state.gen, images_m11)), images_m11)
 
-    return Run(
-      take, lambda: jax.block_until_ready(state), see, begin, compile_seconds=made["seconds"]
-    )
+    def wait() -> None:
+      jax.block_until_ready(state)
+
+    return Run(take, wait, reconstructed, begin, compile_seconds=made["seconds"])
 
   return Contender(name, start, about)
 
@@ -163,19 +164,20 @@ def published(
   perceptual: str | None = None,
   compiled: bool = False,
 ) -> Contender:
-  """A published VQGAN recipe in PyTorch, on the device and in the precision that jax takes.
+  """A published VQGAN recipe in PyTorch, on the device and in the precision that jax uses.
 
   Args:
+    name: for the record.
     recipe: "taming" or "dome272".
     train_m11: f32[N, H, W, 1 or channels].
     width: channels of the first level; 128 as published.
     levels: widths by resolution, finest first, in `width`s; None as published.
     rate_factor: of the published learning rate.
-    perceptual: name of a perceptual network whose weights are at hand, or None.
-    compiled: through torch.compile.
+    perceptual: name of a perceptual network whose weights are there, or None.
+    compiled: with torch.compile.
 
   Raises:
-    UserError: PyTorch is not installed, or sees no GPU where jax does.
+    UserError: PyTorch is not installed, or cannot use the GPU that jax uses.
   """
   torch, device, dtype = _torch_of_jax()
   from benchmarks.torch_baseline import lpips, published, vqgan
@@ -214,7 +216,7 @@ def ours_in_torch(
   perceptual: str | None = None,
   compiled: bool = False,
 ) -> Contender:
-  """The recipe of `ours` in PyTorch: what the framework alone makes of it. Arguments as there."""
+  """The recipe of `ours` in PyTorch: it shows what the framework alone changes."""
   torch, device, dtype = _torch_of_jax()
   from benchmarks.torch_baseline import lpips, step
 
@@ -250,16 +252,16 @@ def _torch_run(make: Callable[..., Any], train_m11: np.ndarray, seed: int, steps
   def take(rows: np.ndarray) -> None:
     model(on_device[torch.from_numpy(rows).long().to(device)])
 
-  def see(images_m11: np.ndarray) -> np.ndarray:
+  def reconstructed(images_m11: np.ndarray) -> np.ndarray:
     made = model.reconstruct(_nchw(images_m11))
     return _grey_as(made.permute(0, 2, 3, 1).cpu().numpy(), images_m11)
 
   wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-  return Run(take, wait, see, first_compiles=True)
+  return Run(take, wait, reconstructed, first_compiles=True)
 
 
 def _torch_gflop(model: Any, images_m11: np.ndarray) -> float:
-  """Of one image's whole update as PyTorch counts them: matrix products and convolutions."""
+  """GFLOP of one image's whole update, as PyTorch counts matrix products and convolutions."""
   from torch.utils.flop_counter import FlopCounterMode
 
   with FlopCounterMode(display=False) as counter:
@@ -271,17 +273,13 @@ def _torch_of_jax() -> tuple[Any, str, Any]:
   """(torch, device, dtype) like jax's.
 
   Raises:
-    UserError: PyTorch is not installed, or sees no GPU where jax does.
+    UserError: PyTorch is not installed, or cannot use the GPU that jax uses.
   """
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError("the published recipes need PyTorch: pip install torch") from error
-  gpu = jax.default_backend() == "gpu"
-  if gpu and not torch.cuda.is_available():
-    raise UserError("jax sees a GPU and PyTorch does not: install PyTorch for CUDA")
+  device = harness.torch_device()
+  import torch
+
   dtype = torch.bfloat16 if compute_dtype("auto") == jnp.bfloat16 else torch.float32
-  return torch, "cuda" if gpu else "cpu", dtype
+  return torch, device, dtype
 
 
 def _nchw(images_m11: np.ndarray) -> Any:

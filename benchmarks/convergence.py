@@ -4,13 +4,13 @@
     --out benchmarks/results/convergence_cpu.json
   python -m benchmarks.convergence --scale paper --data DATA --out convergence_gpu.json
 
-Ours (tasks.background, preset `best` at the scale) against `taming` and `dome272` in PyTorch, with
-their published learning rate and with the best of three, which the first seed chooses by the
-training error at its end. One yardstick (yardstick.py), the same images, batches and order for all,
-equal wall-clock budgets. Both sides begin from random weights, with the same batch size, precision,
-number of codes and latents (a 16th of the side), and no perceptual term unless --perceptual names
-one. The scale `cpu` divides every width of both by 8 and keeps the rest. Without --data it draws
-phantoms. --factors then changes one thing of ours at a time, at equal images seen.
+Ours (routes.background, preset `best` at the scale) against `taming` and `dome272` in PyTorch, with
+their published learning rate and with the best of three, chosen by the first seed's final training
+error. All have one measure (yardstick.py), the same images, batches and order, and equal wall-clock
+budgets. Both sides start from random weights, with the same batch size, precision, number of codes
+and latents (a 16th of the side), and without a perceptual term unless --perceptual names one. The
+scale `cpu` divides every width of both by 8 and keeps the rest. Without --data it draws phantoms.
+--factors then changes one setting of ours at a time, for the same number of images.
 
 Prints a table and one JSON line, and draws curves beside --out. 17 runs of --seconds (60) and
 some 6 minutes of compilation and evaluation: 23 minutes on 2 cores; --factors 15 more.
@@ -18,17 +18,20 @@ some 6 minutes of compilation and evaluation: 23 minutes on 2 cores; --factors 1
 
 import argparse
 import gc
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import convergence_data, convergence_factors, convergence_figure, convergence_run
-from benchmarks.environment import environment
+from benchmarks import (
+  convergence_data,
+  convergence_factors,
+  convergence_figure,
+  convergence_run,
+  harness,
+)
 from benchmarks.yardstick import compare
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> None:
   options = _options(argv)
   # Two frameworks share one device: jax must not take most of its memory at once.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  about = environment()
+  about = harness.environment()
   scale = convergence_run.scale_of(options)
   images = convergence_data.load(options.data, scale)
   runner = convergence_run.Runner(
@@ -74,15 +77,13 @@ def main(argv: list[str]) -> None:
       runner, recipes["ours"], options.factors, options.factor_seeds
     )
   _print(result)
-  line = json.dumps(result)
-  print(line)
+  harness.publish(result, options.out)
   if options.out:
-    options.out.write_text(line + "\n")
     convergence_figure.draw(result, options.out.with_suffix(".jpg"))
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--scale", choices=tuple(convergence_run.SCALES), default="cpu")
   parser.add_argument("--data", type=Path, help="prepared dataset; phantoms without it")
   parser.add_argument("--seconds", type=float, default=60.0, help="of training, per run")
@@ -96,17 +97,18 @@ def _options(argv: list[str]) -> argparse.Namespace:
     help="times the published learning rate",
   )
   parser.add_argument("--perceptual", help="vgg16, alexnet or squeezenet, for all; none without it")
-  parser.add_argument("--compiled", action="store_true", help="the baseline through torch.compile")
+  parser.add_argument("--compiled", action="store_true", help="the baseline with torch.compile")
   parser.add_argument("--batch-size", type=int)
   parser.add_argument("--images", type=int, help="to train on")
   parser.add_argument("--size", type=int, help="pixels a side")
   parser.add_argument("--width", type=int, help="channels of the first level")
   parser.add_argument("--points", type=int, help="measurements along a run")
-  parser.add_argument("--ours-steps", type=int, help="spares the compilation that finds them")
+  parser.add_argument(
+    "--ours-steps", type=int, help="length of our runs; found by a trial if not given"
+  )
   names = ["all", *convergence_factors.FACTORS]
   parser.add_argument("--factors", nargs="*", choices=names, metavar="NAME", help=", ".join(names))
   parser.add_argument("--factor-seeds", type=int, default=1)
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   if options.factors == []:
     options.factors = ["all"]
@@ -172,4 +174,4 @@ def _print(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

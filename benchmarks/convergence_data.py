@@ -12,7 +12,13 @@ from hiresmed_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """f32[N, H, W, 1] in [-1, 1]: what is trained on, some of it to judge by, and other patients."""
+  """Images f32[N, H, W, 1] in [-1, 1].
+
+  Attributes:
+    train: all training images.
+    judged: those of them on which the training error is measured.
+    held_out: images of other patients.
+  """
 
   train: np.ndarray
   judged: np.ndarray
@@ -43,7 +49,7 @@ def load(data: Path | None, scale: Any) -> Images:
 
 
 def describe(data: Path | None, scale: Any, images: Images) -> dict[str, Any]:
-  """Facts of the images, and the error of two reconstructions that know no network."""
+  """Facts of the images, and the errors of two constant reconstructions: mean and median image."""
   mean, median = images.train.mean(axis=0), np.median(images.train, axis=0)
   name, fingerprint = "KUB phantoms", None
   if data is not None:

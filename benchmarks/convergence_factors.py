@@ -1,4 +1,4 @@
-"""What gives how much: ours with one thing changed, at equal images seen."""
+"""The effect of single factors: ours with one setting changed, for the same number of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from rich.table import Table
 from benchmarks.convergence_run import Runner, ours_config
 from benchmarks.yardstick import compare
 
-# Values of the config, by path, or what `_changed` makes of a word.
+# Settings of the config by path; `_changed` interprets words such as "quarter".
 FACTORS: Mapping[str, Mapping[str, Any]] = {
   "residual": {"net.block": "residual"},
   "random-codes": {"codebook.init": "random"},
@@ -27,7 +27,7 @@ FACTORS: Mapping[str, Mapping[str, Any]] = {
   "double-batch": {"batch_size": "double"},
   "bfloat16": {"dtype": "bfloat16"},
   "float32": {"dtype": "float32"},
-  "torch": {},  # the same recipe in PyTorch: the speed of a step
+  "torch": {},  # the same recipe in PyTorch, for the speed of a step
 }
 _LONGEST = 3.0  # times the budget: equal steps may take longer than those of ours
 

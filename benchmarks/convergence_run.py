@@ -1,4 +1,4 @@
-"""Runs of the convergence benchmark: equal budgets, measured by one yardstick."""
+"""The runs of the convergence benchmark: equal budgets and one measure for all."""
 
 import argparse
 import dataclasses

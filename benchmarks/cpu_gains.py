@@ -1,19 +1,16 @@
-"""What does each of the CPU's own ways give, in the network where they were needed?
+"""What does each of the ways that only the CPU's compiler needs give, in a whole network?
 
   python -m benchmarks.cpu_gains --out benchmarks/results/cpu_gains_cpu.json
 
-Forward and backward pass of the network of `train_step.py --scale cpu`, HDFB, with everything and
-with one thing at a time taken away; all in one process, two calls of each in turn, of which the
-second is timed. Six minutes on two cores.
+Forward and backward pass of the network of `train_step.py --scale cpu`, HDFB, with all of them and
+with one at a time taken away; all in one process, two calls of each in turn, of which the second is
+timed. Six minutes on two cores.
 """
 
-import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,8 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import environment
-from benchmarks.timing import interleaved
+from benchmarks import harness
 from benchmarks.train_step import settings
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import activation, convolution, sums, upsample
@@ -45,34 +41,30 @@ TAKEN_AWAY: dict[str, tuple[Any, ...]] = {
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--rounds", type=int, default=12)
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--size", type=int, default=128, help="side of an image")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   if jax.default_backend() != "cpu":
-    raise UserError("these ways are the CPU's alone: JAX_PLATFORMS=cpu")
-  facts: dict[str, Any] = {"benchmark": "cpu_gains", **environment()}
+    raise UserError("only the CPU has these ways: set JAX_PLATFORMS=cpu")
+  facts: dict[str, Any] = {"benchmark": "cpu_gains", **harness.environment()}
   shape = (options.batch, options.size, options.size, 3)
   programs, compile_seconds = _programs(shape)
-  times = interleaved(programs, options.rounds)
+  times = harness.interleaved(programs, options.rounds)
   facts |= {"images": list(shape), "rounds": options.rounds, "without": {}}
   for name, seconds in times.items():
     row = {"median_ms": 1e3 * float(np.median(seconds)), "min_ms": 1e3 * min(seconds)}
     facts["without"][name] = row | {"compile_seconds": compile_seconds[name]}
   _show(facts)
-  print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+  harness.publish(facts, options.out)
 
 
 def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]:
   """What to call for each variant, and the seconds that compiling it took."""
   net, _ = task.networks(settings("cpu", "hdfb"), channels=shape[-1], dtype=jnp.float32)
   images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
-  quick = {"xla_backend_optimization_level": 0}
-  params = jax.jit(net.init, compiler_options=quick)(jax.random.key(0), images)["params"]
+  params = jax.jit(net.init, compiler_options=harness.QUICK)(jax.random.key(0), images)["params"]
 
   def loss(params: Any, images_m11: Any) -> Any:
     return jnp.mean(jnp.square(net.apply({"params": params}, images_m11) - images_m11))
@@ -92,7 +84,7 @@ def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]
 
 @contextlib.contextmanager
 def _plain(modules: list[Any]) -> Iterator[None]:
-  """Within, these modules leave their gradients, sums and functions as they are to the compiler."""
+  """Within it, these modules leave gradients, sums and functions to the compiler."""
   changes: dict[Any, dict[str, Any]] = {
     sums: {"_in_steps": sums._plain},
     activation: {"silu": jax.nn.silu, "silu_gradient": _silu_gradient},

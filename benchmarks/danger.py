@@ -1,22 +1,19 @@
-"""How far are the rule's masks and the U-Net's from masks corrected by hand, and what do they cost?
+"""How far are the rule's and the U-Net's masks from corrected ones, and what do they exclude?
 
   python -m benchmarks.danger --workdir runs/stones_ct --data data/stones_ct --source SOURCE \
     [--cxr FOLDER] [--figure FILE] [--out FILE]
 
   corrected     Dice, IoU and HD95 of the rule and of the U-Net of the workdir's route danger on the
                 20 held-out slices of tests/data/danger; --source holds images/ with their files
-  excluded      share of real held-out lesions whose middle each forbids: on images as they are,
-                and emptied of their lesions (`synthesis/bare.py`), as placement sees a background
+  excluded      share of real held-out lesions whose centre each forbids: on images as they are, and
+                with the lesions removed (`inference/emptied.py`), as in a background
   lungs         a U-Net trained here on the lung masks of chest radiographs (--cxr holds images/ and
-                lung_masks/), all but lung forbidden; judged on those of held-out images
+                lung_masks/), everything but lung forbidden; measured on held-out images
 
-The masks were begun with the rule, whose constants were set while looking at the same slices: its
-figures are flattering (tests/data/danger/README.md).
+The correction started from the rule's masks, and the rule's constants were set on the same slices:
+its figures are too good (tests/data/danger/README.md).
 """
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +24,7 @@ import cv2
 import jax
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax import prepare
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
@@ -49,13 +46,12 @@ Masks = Mapping[str, Callable[[Mapping[str, Any]], np.ndarray]]
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--workdir", type=Path, required=True, help="with the route danger trained")
   parser.add_argument("--data", type=Path, help="prepared dataset (that of the workdir)")
   parser.add_argument("--source", type=Path, required=True, help="folder with images/")
   parser.add_argument("--cxr", type=Path, help="folder with images/ and lung_masks/")
   parser.add_argument("--figure", type=Path, help="picture of a few corrected slices")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
   model = workdir.danger_of(options.workdir, dataset, dtype=jax.numpy.float32)
@@ -69,17 +65,14 @@ def main(argv: list[str]) -> None:
   }
   result = {
     "benchmark": "danger",
-    **environment(),
+    **harness.environment(),
     "data": dataset.card["name"],
     "steps": model.step,
     "corrected": _corrected(masks, options.source / "images", options.figure),
     "excluded": _excluded(masks, records.source(dataset, "test")),
     "lungs": _lungs(options.cxr) if options.cxr else None,
   }
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def _corrected(masks: Masks, images: Path, figure: Path | None) -> dict[str, Any]:
@@ -96,25 +89,25 @@ def _corrected(masks: Masks, images: Path, figure: Path | None) -> dict[str, Any
       counts = metric.overlap(mask, real, np.ones_like(real))  # type: ignore[arg-type]
       distance = metric.hausdorff(mask, real, percentile=95.0)
       scores[name].append((float(metric.dice(counts)), float(metric.iou(counts)), distance))
-    rows.append([_laid(np.asarray(grey), mask) for mask in (real, *found.values())])
+    rows.append([_tinted(np.asarray(grey), mask) for mask in (real, *found.values())])
   if figure is not None:
     columns = ("corrected by hand", *masks)
     image_grid(figure, rows[::5], columns=columns, cell=400, footer="held-out slices")
-  told: dict[str, Any] = {"images": len(rows)}
+  figures: dict[str, Any] = {"images": len(rows)}
   for name, values in scores.items():
     dice, iou, distance = np.array(values).T
-    told[name] = {
+    figures[name] = {
       "dice": float(dice.mean()),
       "dice_sd": float(dice.std(ddof=1)),
       "least_dice": float(dice.min()),
       "iou": float(iou.mean()),
       "hd95_px_median": float(np.median(distance)),
     }
-  return told
+  return figures
 
 
 def _excluded(masks: Masks, source: records.Records) -> dict[str, Any]:
-  """{name: {"as_they_are", "emptied": of `report.danger.false_exclusion`}}."""
+  """{name: {"as_they_are", "emptied": of `routes.danger.report.false_exclusion`}}."""
   found: dict[str, dict[str, list[np.ndarray]]] = {
     name: {"as_they_are": [], "emptied": []} for name in masks
   }
@@ -134,7 +127,7 @@ def _excluded(masks: Masks, source: records.Records) -> dict[str, Any]:
 
 
 def _lungs(folder: Path) -> dict[str, Any]:
-  """Held-out figures of a U-Net that learns where lungs are not."""
+  """Held-out figures of a U-Net that learns everything but lung."""
   with tempfile.TemporaryDirectory() as name:
     place = Path(name)
     (place / "masks").mkdir()
@@ -153,7 +146,7 @@ def _lungs(folder: Path) -> dict[str, Any]:
 
 
 def _item(grey: np.ndarray) -> dict[str, Any]:
-  """A slice as a record has it."""
+  """A slice as a record."""
   nothing = np.zeros((0, 0), np.uint16)
   return {
     "image": grey[..., None],
@@ -171,8 +164,8 @@ def _item(grey: np.ndarray) -> dict[str, Any]:
   }
 
 
-def _laid(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """uint8[H, W, 3]: a mask as a red tint with a firm outline."""
+def _tinted(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """uint8[H, W, 3]: the image with a mask as a red tint and outline."""
   inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
   strength = np.where(mask, np.where(inner, 0.25, 1.0), 0.0)[..., None]
   red: Sequence[int] = (255, 60, 30)
@@ -180,4 +173,4 @@ def _laid(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

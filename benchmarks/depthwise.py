@@ -3,26 +3,23 @@
   python -m benchmarks.depthwise [--out benchmarks/results/depthwise_cpu.json]
 
 Forward, and forward + backward (gradients of input and kernel), float32, all sides in one process,
-warmed up, one call of each side in turn. Prints a table and one JSON line.
+two calls of each side in turn, of which the second counts. Prints a table and one JSON line.
 """
 
-import argparse
 import importlib.util
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import timing
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.ops.depthwise import depthwise_conv
+from hiresmed_jax.runtime import cli
 
 # [N, H, W, C] and kernel side: two well-known cases, then the networks' own at 1,024 x 1,024.
 SHAPES = (
@@ -34,19 +31,18 @@ SHAPES = (
   (1, 64, 64, 256, 5),
   (1, 16, 16, 512, 5),
 )
-SECONDS_PER_CASE = 6.0  # fewer rounds, but five at least, where a side takes seconds
+SECONDS_PER_CASE = 6.0  # slow cases have fewer rounds, but at least five
 Call = Callable[[], Any]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--rounds", type=int, default=21)
-  arguments = parser.parse_args()
+  arguments = parser.parse_args(argv)
   print(
     f"{'N H W C, kernel':26}{'pass':18}{'side':8}{'median ms':>10}{'least ms':>10}{'compile s':>10}"
   )
-  about = environment()
+  about = harness.environment()
   rows = [row for shape in SHAPES for row in _measure(shape, arguments.rounds)]
   result = {
     "benchmark": "depthwise",
@@ -54,10 +50,7 @@ def main() -> None:
     "load_average_after": round(os.getloadavg()[0], 2),
     "rows": rows,
   }
-  line = json.dumps(result)
-  print(line)
-  if arguments.out:
-    arguments.out.write_text(line + "\n")
+  harness.publish(result, arguments.out)
 
 
 def _measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
@@ -75,7 +68,7 @@ def _measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
       compile_s[side] = round(time.perf_counter() - start, 2)
     if importlib.util.find_spec("torch"):
       calls["torch"] = _torch_call(backward, *arrays)
-    times = timing.interleaved(calls, rounds, limit_s=SECONDS_PER_CASE)
+    times = harness.interleaved(calls, rounds, limit_s=SECONDS_PER_CASE)
     row: dict[str, Any] = {"shape": size, "kernel": k, "pass": name, "rounds": len(times["ours"])}
     for side, seconds in times.items():
       milliseconds = [1e3 * s for s in seconds]
@@ -108,7 +101,7 @@ def _grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _torch_call(backward: bool, *arrays: np.ndarray) -> Call:
-  """PyTorch, eager, channels last in memory as here."""
+  """PyTorch, eager, channels last in memory."""
   import torch
 
   gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
@@ -132,4 +125,4 @@ def _torch_call(backward: bool, *arrays: np.ndarray) -> Call:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -2,17 +2,15 @@
 
   python -m benchmarks.detector [--out benchmarks/results/detector_cpu.json]
 
-Same network, size of image, batch and boxes, in one process, two calls of each in turn of which the
-second counts; medians. A training step is forward, assignment, loss, backward and the update
-by SGD with momentum; in use it is forward, decoding and suppression. The package's optimiser,
-clipping and average of the weights are PyTorch's plain ones, or left out. Its suppression needs an
-operator of torchvision's; where that cannot run, the result says that it is not counted, and the
-comparison errs in the package's favour. Images lie on the device. On a GPU ours computes in
-bfloat16 and the package under autocast, both also in float32. On Linux both are faster with
+Same network, image size, batch and boxes, in one process, two calls of each in turn, of which the
+second counts; medians. A training step is forward, assignment, loss, backward and the update by SGD
+with momentum; "in use" is forward, decoding and suppression. The package has PyTorch's plain SGD,
+without clipping and average of the weights. Its suppression needs an operator of torchvision; where
+that cannot run, suppression is left out and the result says so, which favours the package. Images
+are on the device. On a GPU both are also measured in bfloat16. On Linux both are faster with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which the result notes.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -20,35 +18,32 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import timing
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.location import task as location
-from hiresmed_jax.runtime import compilation
+from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime import mesh as meshes
 
 ROOM = 16
 Call = Callable[[], Any]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--net", default="n", choices=("n", "s", "m"))
   parser.add_argument("--size", type=int, default=320)
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument("--rounds", type=int, default=9)
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   if importlib.util.find_spec("ultralytics") is None:
     raise UserError("the other side is missing: bash launch/references.sh installs it")
-  about = environment()
+  about = harness.environment()
   gpu = jax.default_backend() == "gpu"
   rows = []
   for precision in ("float32", "bfloat16") if gpu else ("float32",):
@@ -65,10 +60,7 @@ def main() -> None:
     "goals": {"training": 1.5 if gpu else 1.0},
     "rows": rows,
   }
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def measure(options: Any, precision: str, gpu: bool) -> dict[str, Any]:
@@ -78,7 +70,7 @@ def measure(options: Any, precision: str, gpu: bool) -> dict[str, Any]:
   theirs = _theirs(options, precision, images, boxes, valid, gpu)
   row: dict[str, Any] = {"precision": precision}
   for part in ("training", "in use"):
-    times = timing.interleaved({"ours": ours[part], "package": theirs[part]}, options.rounds)
+    times = harness.interleaved({"ours": ours[part], "package": theirs[part]}, options.rounds)
     seconds = {side: statistics.median(values) for side, values in times.items()}
     row[part] = {
       "images_per_second": {side: round(options.batch / s, 2) for side, s in seconds.items()},
@@ -124,14 +116,14 @@ def _ours(
   net = location.network(values, dtype=jax.numpy.dtype(precision))
   given = meshes.put_batch(batch, programs.batch_sharding)
   where = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
-  held = {"state": jax.jit(task.init, out_shardings=where)(jax.random.key(0))}
-  variables = jax.tree.map(jax.numpy.copy, location.averaged(held["state"]))
+  holder = [jax.jit(task.init, out_shardings=where)(jax.random.key(0))]
+  variables = jax.tree.map(jax.numpy.copy, location.averaged(holder[0]))
   find = jax.jit(
     lambda v, x: location.detections(v, x, net=net), compiler_options=compilation.options()
   )
 
   def train() -> None:
-    held["state"], scalars = programs.step(held["state"], given, programs.frozen)
+    holder[0], scalars = programs.step(holder[0], given, programs.frozen)
     jax.block_until_ready(scalars)
 
   return {
@@ -205,15 +197,15 @@ def _theirs(
 
 
 def _suppresses(reference: Any) -> bool:
-  """Whether the operator that the package's suppression calls has an implementation here."""
+  """Whether the operator of the package's suppression has an implementation here."""
   torch = reference.torch
   boxes, scores = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([0.5])
   try:
     torch.ops.torchvision.nms(boxes, scores, 0.5)
-  except NotImplementedError:  # declared alone, by a torchvision that was not built for this torch
+  except NotImplementedError:  # this torchvision was not built for this torch
     return False
   return True
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -1,4 +1,4 @@
-"""The train step fed by the real input pipeline, beside the same step on a batch that is there."""
+"""The training step with batches from the input pipeline, beside the step on one fixed batch."""
 
 import functools
 import pathlib
@@ -26,12 +26,14 @@ def measure(
   """Images per second of `steps` steps each way; dispatch runs ahead, as in training.
 
   Args:
-    take: one step on {"images_m11": f32[batch_size, size, size, 1]} of the device; gives scalars,
+    take: one step on {"images_m11": f32[batch_size, size, size, 1]} on the device; returns scalars,
       which may not be ready yet.
+    batch_size: images of a step.
+    size: pixels a side.
     steps: timed, after four that are not.
 
   Returns:
-    "resident" and "fed" images per second; "share": fed / resident.
+    "resident": with a fixed batch; "fed": with batches from the pipeline; "share": fed / resident.
   """
   put = functools.partial(jax.device_put, device=jax.devices()[0])
   batch = put({"images_m11": np.zeros((batch_size, size, size, 1), np.float32)})

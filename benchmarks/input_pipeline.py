@@ -1,19 +1,17 @@
-"""How many images a second come out of prepared records, and how many cores feed a GPU?
+"""How many images a second does the input pipeline give, and how many cores feed a GPU?
 
   python -m benchmarks.input_pipeline [--gpu-images-per-second 60] [--out FILE]
 
 Draws KUB phantoms, prepares them with 16 and 8 bits, and reads training batches as the train
-command does: 0, 1 and 2 worker processes, with the augmentation of preset `best` and without. Then
-every stage alone, on one thread, which is what more cores multiply. Memory holds the files: disks
-are not measured. Prints tables and one JSON line; some 2 minutes on 2 cores.
+command does: with 0, 1 and 2 worker processes, with the augmentation of preset `best` and without.
+Then it times every stage alone on one thread; more cores multiply that. The files are in memory:
+disks are not measured. Prints tables and one JSON line; some 2 minutes on 2 cores.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +24,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.data import phantom, pipeline, record_format, records, transforms
 from hiresmed_jax.data.augment import augment
 from hiresmed_jax.data.identity import split_of
@@ -42,17 +40,16 @@ _BATCH = 8
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--size", type=int, default=1024, help="pixels a side")
   parser.add_argument("--images", type=int, default=24)
   parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
   parser.add_argument("--seconds", type=float, default=6.0, help="per case")
   parser.add_argument("--gpu-images-per-second", type=float, help="of the train step to be fed")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   if min(options.size, options.images, options.seconds) <= 0:
     raise UserError("--size, --images and --seconds must be above 0")
-  about = environment()
+  about = harness.environment()
   augmentation = settings.values("data", "best").augment.to_dict()
   rates, stages = [], []
   with tempfile.TemporaryDirectory() as folder:
@@ -76,10 +73,7 @@ def main(argv: list[str]) -> None:
     "feeding": _feeding(rates, stages, options.gpu_images_per_second),
   }
   _print(result)
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def prepare(folder: Path, count: int, size: int) -> dict[int, Path]:
@@ -104,7 +98,7 @@ def _training_phantoms(count: int, size: int) -> Iterator[Sample]:
 
 
 def _eight_bits(sample: Sample) -> Sample:
-  """The display range of a radiograph in 0..255, as an exported picture has it."""
+  """The display range of a radiograph in 0..255, as in an exported picture."""
   low, high = sample.value_range
   shown = (sample.image.astype(np.float32) - low) * (255.0 / (high - low))
   return dataclasses.replace(
@@ -117,7 +111,7 @@ def _eight_bits(sample: Sample) -> Sample:
 def _rate(
   root: Path, size: int, augmentation: Mapping[str, Any] | None, workers: int, seconds: float
 ) -> float:
-  """Images per second, for a reader that asks for the next batch at once."""
+  """Images per second of a reader that asks for the next batch immediately."""
   batches = iter(
     pipeline.train_dataset(
       records.source(records.open_dataset(root), "train"),
@@ -182,7 +176,7 @@ def _stages(root: Path, size: int, augmentation: Mapping[str, Any]) -> dict[str,
 def _feeding(
   rates: list[dict[str, Any]], stages: list[dict[str, Any]], asked: float | None
 ) -> dict[str, Any]:
-  """What 16 cores would feed, if cores add up, and how many cores a GPU's train step takes."""
+  """Images per second of 16 cores, if they add up, and the cores that a GPU's train step needs."""
   gpu, origin = (asked, "--gpu-images-per-second") if asked else _measured_gpu_rate(RESULTS)
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   rows = []
@@ -231,4 +225,4 @@ def _print(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

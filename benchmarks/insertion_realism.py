@@ -5,20 +5,17 @@
 At each real lesion of the training split that `lesions/crops.py` can use, the lesion is removed
 (`ops/inpaint.py`) and the lesion of another patient is inserted, by each mode of
 `ops/insertion.py`. A small network (`patch_classifier.py`) sees 33 x 33 pixels around the lesion's
-centre and learns "real" against "inserted" on two thirds of the patients; it is judged on the rest,
-three times, with three seeds. Donor and site are of the same third, so that no lesion is seen in
-training that is judged later. Beside the modes:
+centre and learns "real" against "inserted" on two thirds of the patients; it is tested on the rest,
+for each third, with three seeds. Donor and site belong to the same third, so that no lesion of the
+test is in the training. Beside the modes:
 
   real against real        half of the patients against the other half: what chance looks like
-  sham against untouched   lesion-free sites; nothing but a hole filled and filler inserted
-  rectangle                the donor's box pasted as it is: the test must catch it
+  sham against untouched   lesion-free sites: a hole is filled, and the filler is inserted there
+  rectangle                the donor's box, pasted unchanged: the network must recognise it
 
-Nothing in the ops was chosen by this number. Prints a table and one JSON line.
+No setting of the ops was chosen by these numbers. Prints a table and one JSON line.
 """
 
-import argparse
-import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,8 +27,7 @@ import jax
 import numpy as np
 import scipy.ndimage
 
-from benchmarks import patch_classifier
-from benchmarks.environment import environment
+from benchmarks import harness, patch_classifier
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch
@@ -57,12 +53,11 @@ class Site(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--data", required=True, help="prepared dataset with lesions")
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--limit", type=int, help="use so many sites at most")
+  parser.add_argument("--limit", type=int, help="sites at most")
   parser.add_argument("--sheet", type=Path, help="PNG of the first sites, enlarged")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   started = time.monotonic()
   dataset = records.open_dataset(options.data)
@@ -75,15 +70,15 @@ def main(argv: list[str]) -> None:
   comparisons = {}
   print(f"{len(sites)} lesions of {len(np.unique(groups))} groups")
   for name, (patches, labels, index) in compared(sets, groups).items():
-    judged = patch_classifier.judge(
+    result = patch_classifier.cross_validate(
       patches, labels, groups[index], folds[index], seeds=range(options.seeds)
     )
-    comparisons[name] = judged._asdict()
-    low, high = judged.interval
-    print(f"{name:26}{judged.auc:6.3f}  ({low:.3f} to {high:.3f})", flush=True)
-  result = {
+    comparisons[name] = result._asdict()
+    low, high = result.interval
+    print(f"{name:26}{result.auc:6.3f}  ({low:.3f} to {high:.3f})", flush=True)
+  facts = {
     "benchmark": "insertion_realism",
-    **environment(),
+    **harness.environment(),
     "data": Path(options.data).name,
     "lesions": len(sites),
     "groups": len(np.unique(groups)),
@@ -94,10 +89,7 @@ def main(argv: list[str]) -> None:
     "auc": comparisons,
     "seconds": round(time.monotonic() - started),
   }
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(facts, options.out)
 
 
 def find_sites(source: records.Records) -> list[Site]:
@@ -117,12 +109,12 @@ def find_sites(source: records.Records) -> list[Site]:
       mask = np.zeros(image.shape[:2], bool)
       _window(mask, row, column, len(found.alpha))[:] = found.mask
       sites.append(Site(image, mask, row, column, _grey(found), value_range))
-      break  # sister lesions of an image would weigh it more
+      break  # every image has the same weight
   return sites
 
 
 def fold_of(groups: np.ndarray) -> np.ndarray:
-  """Groups dealt out to folds, the largest first to the emptiest. int[N]."""
+  """int[N]: the fold of each group; the largest groups are assigned first, to the smallest fold."""
   filled, fold = [0] * FOLDS, {}
   for group, count in Counter(groups.tolist()).most_common():
     fold[group] = int(np.argmin(filled))
@@ -133,7 +125,7 @@ def fold_of(groups: np.ndarray) -> np.ndarray:
 def make(
   sites: Sequence[Site], groups: np.ndarray, folds: np.ndarray, seed: int = 0
 ) -> dict[str, np.ndarray]:
-  """Patches f32[N, 33, 33] of every kind, site by site; and the sites with removed lesions."""
+  """{kind: patches f32[N, 33, 33]}, one for each site."""
   rng = np.random.default_rng(seed)
   sets: dict[str, list[np.ndarray]] = {}
   for index, site in enumerate(sites):
@@ -147,7 +139,7 @@ def make(
 def compared(
   sets: dict[str, np.ndarray], groups: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """(patches, labels, index of their sites) of every comparison."""
+  """{comparison: (patches, labels, index of their sites)}."""
   count = len(groups)
   twice = np.tile(np.arange(count), 2)
   labels = np.repeat([0, 1], count)
@@ -180,14 +172,15 @@ def sheet(sites: Sequence[Site], sets: dict[str, np.ndarray], count: int = 16) -
 def _site_patches(
   site: Site, donor: LesionPatch, key: jax.Array, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
+  """(kind, patch) of all kinds at one site."""
   hole = scipy.ndimage.distance_transform_edt(~site.mask) <= _REMOVED_PX
-  bare = inpaint(site.image, hole, jax.random.fold_in(key, 0))
+  removed = inpaint(site.image, hole, jax.random.fold_in(key, 0))
   yield "real", _patch(site, site.image)
-  yield "removed", _patch(site, bare)
+  yield "removed", _patch(site, removed)
   for mode in insertion.MODES:
-    yield mode, _patch(site, _inserted(bare, site.row, site.column, donor, mode))
-  yield "rectangle", _patch(site, _rectangle(bare, site, donor))
-  # A lesion-free site beside it, by the same path: a hole filled, and a lesion without contrast.
+    yield mode, _patch(site, _inserted(removed, site.row, site.column, donor, mode))
+  yield "rectangle", _patch(site, _rectangle(removed, site, donor))
+  # The same at a lesion-free site: a filled hole, and a lesion without contrast.
   free = _lesion_free(site, rng)
   filled = inpaint(site.image, free.mask, jax.random.fold_in(key, 1))
   yield "untouched", _patch(free, site.image)
@@ -220,17 +213,17 @@ def _rectangle(canvas: np.ndarray, site: Site, donor: LesionPatch) -> np.ndarray
 def _without_lesion(
   donor: LesionPatch, canvas: np.ndarray, site: Site, key: jax.Array
 ) -> LesionPatch:
-  """The donor's shape with nothing in it: filler of the site itself."""
+  """The donor's shape with the site's own filler in it."""
   window = _window(canvas, site.row, site.column, len(donor.alpha)).copy()
   hole = scipy.ndimage.distance_transform_edt(~donor.mask) <= _REMOVED_PX
   return donor._replace(values=inpaint(window, hole, key), surround=inpaint(window, hole))
 
 
 def _lesion_free(site: Site, rng: np.random.Generator) -> Site:
-  """A place in the same image that is like the lesion's surround, clear of the lesion.
+  """A place in the same image that resembles the lesion's surround, away from the lesion.
 
-  Of the places that nothing as bright as a lesion lies near, one of the hundred whose brightness
-  and contrast are most like those around the lesion.
+  It is one of the hundred places whose brightness and contrast are nearest to those around the
+  lesion, without anything as bright as a lesion near them.
   """
   image, half = site.image[..., 0], _LARGEST // 2
   low, high = site.value_range
@@ -238,12 +231,12 @@ def _lesion_free(site: Site, rng: np.random.Generator) -> Site:
   spread = scipy.ndimage.uniform_filter(np.square(image), SIDE // 2) - np.square(mean)
   spread = np.sqrt(np.maximum(spread, 0))
   middle = len(site.patch.alpha) // 2
-  bare = _window(site.patch.surround, middle, middle, SIDE // 2)
-  unlike = np.abs(mean - bare.mean()) + np.abs(spread - bare.std())
+  surround = _window(site.patch.surround, middle, middle, SIDE // 2)
+  difference = np.abs(mean - surround.mean()) + np.abs(spread - surround.std())
   away = scipy.ndimage.distance_transform_edt(~site.mask)
-  dim = scipy.ndimage.maximum_filter(image, SIDE // 2) < bare.mean() + 0.25 * (high - low)
-  unlike[~(dim & (away > SIDE))] += 10 * (high - low)
-  inner = unlike[half:-half, half:-half]
+  dim = scipy.ndimage.maximum_filter(image, SIDE // 2) < surround.mean() + 0.25 * (high - low)
+  difference[~(dim & (away > SIDE))] += 10 * (high - low)
+  inner = difference[half:-half, half:-half]
   best = np.argpartition(inner.ravel(), 100)[:100]
   row, column = (c + half for c in np.unravel_index(int(rng.choice(best)), inner.shape))
   moved = scipy.ndimage.shift(
@@ -280,4 +273,4 @@ def _patch(site: Site, image: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

@@ -1,4 +1,4 @@
-"""Where a step's time goes on an accelerator: its kernels by the time they take, from a trace."""
+"""The kernels of a step on an accelerator by the time they take, from a trace."""
 
 import collections
 import pathlib
@@ -11,14 +11,16 @@ import jax
 
 
 def longest(call: Callable[[], Any], *, rounds: int = 2, count: int = 25) -> dict[str, Any]:
-  """Traces `rounds` calls -> milliseconds and launches per call, of all kernels and of the longest.
-
-  Kernels of one operation of the compiled program stand together. {} on the CPU, whose traces hold
-  no kernels.
+  """Traces `rounds` calls.
 
   Args:
     call: runs once and waits for the result; compiled and warmed up already.
-    count: how many operations are listed.
+    rounds: calls that are traced.
+    count: operations that are listed.
+
+  Returns:
+    Milliseconds and launches per call, of all kernels and of the longest; the kernels of one
+    operation of the compiled program are added. {} on the CPU, whose traces have no kernels.
   """
   if jax.default_backend() != "gpu":
     return {}
@@ -27,7 +29,7 @@ def longest(call: Callable[[], Any], *, rounds: int = 2, count: int = 25) -> dic
       for _ in range(rounds):
         call()
     path = next(pathlib.Path(folder).rglob("*.xplane.pb"))
-    with warnings.catch_warnings():  # of the reader's own types
+    with warnings.catch_warnings():  # about the types of the trace's reader
       warnings.simplefilter("ignore", DeprecationWarning)
       times = _times(jax.profiler.ProfileData.from_file(str(path)))
   rows = sorted(times.items(), key=lambda item: -item[1][0])
@@ -50,7 +52,7 @@ def _times(trace: Any) -> dict[str, tuple[float, int]]:
     for line in plane.lines:
       if line.name.startswith("Stream"):
         for event in line.events:
-          # Operations in a captured graph are called by their kernel.
+          # Operations in a captured graph are named by their kernel.
           name = dict(event.stats).get("hlo_op") or event.name
           key = event.name if str(name).startswith("command_buffer") else str(name)
           times[key][0] += event.duration_ns / 1e6

@@ -1,17 +1,16 @@
-"""Do lesions from a trained SinGAN look real, and do they differ? Copies and ellipsoids beside.
+"""Do lesions of a trained SinGAN look real, and do they differ, beside copies and ellipsoids?
 
   python -m hiresmed_jax.train --config stones_ct.py:lesion --data data/stones_ct
-  python -m benchmarks.lesions --workdir runs/stones_ct [--out benchmarks/results]
+  python -m benchmarks.lesions --workdir runs/stones_ct \
+    --out benchmarks/results/lesions_stones_ct_cpu.json
 
-Draws from the bank that the route lesion has trained in a workdir, from `copying` and from
-`parametric` over the same lesions, and reports: how many samples pass the test of shape; LPIPS
-between samples of the bank (of one lesion; of any two) over that between real lesions (goal: at
-least half); the distance of each sample to its nearest training crop, beside that of a real lesion
-to its nearest other one (a copy machine has 0). Writes a figure with the nearest training crop
-beside every sample, and a JSON.
+Draws from the bank of the route lesion in a workdir, from copies and from ellipsoids of the same
+lesions. It reports the share of samples that pass the test of shape; LPIPS between samples (of one
+lesion, and of any two) over LPIPS between real lesions (goal: at least half); and the distance of a
+sample to the nearest training crop, beside that of a real lesion to the nearest other one (0 for an
+exact copy). With --out it also writes a figure of samples with their nearest training crops.
 """
 
-import argparse
 import itertools
 import json
 from collections.abc import Sequence
@@ -22,9 +21,8 @@ import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.convert import features
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import survey
@@ -34,6 +32,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.lesions.patch import LesionPatch, nearest, normal
 from hiresmed_jax.routes.lesion import train
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.figures import image_grid
 
 GOAL = 0.5  # LPIPS between samples over that between real lesions
@@ -49,31 +48,26 @@ class Options(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """A bank, the lesions it was trained on in the order of its members, and what is known of it."""
+  """A bank, its training lesions in the order of its members, and facts of its training."""
 
   opened: bank.Bank
   patches: list[LesionPatch]
   about: dict[str, Any]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-  add = parser.add_argument
-  add("--workdir", type=Path, required=True, help="of the trained route lesion")
-  add("--data", type=Path, help="prepared dataset (the one the workdir was trained on)")
-  add("--seed", type=int, default=0)
-  add("--samples", type=int, default=40, help="drawn from each kind, and from one lesion")
-  add("--net", default="squeezenet", choices=list(features.TRUNKS), help="of LPIPS")
-  add("--out", type=Path, default=Path(__file__).parent / "results")
-  given = vars(parser.parse_args())
-  workdir, data, out = (given.pop(key) for key in ("workdir", "data", "out"))
-  options = Options(**given)
-  trained = opened(workdir, data)
-  result = measured(trained, options)
-  name = f"lesions_{trained.about['data']}_{jax.default_backend()}"
-  drawn_figure(out / f"{name}.jpg", trained, options)
-  (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-  Console(soft_wrap=True).print_json(json.dumps(result))
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
+  parser.add_argument("--workdir", type=Path, required=True, help="of the trained route lesion")
+  parser.add_argument("--data", type=Path, help="prepared dataset (that of the workdir)")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--samples", type=int, default=40, help="of each kind")
+  parser.add_argument("--net", default="squeezenet", choices=list(features.TRUNKS), help="of LPIPS")
+  given = parser.parse_args(argv)
+  options = Options(given.seed, given.samples, given.net)
+  trained = opened(given.workdir, given.data)
+  harness.publish(measured(trained, options), given.out)
+  if given.out:
+    drawn_figure(given.out.with_suffix(".jpg"), trained, options)
 
 
 def opened(workdir: Path, data: Path | None) -> Trained:
@@ -102,7 +96,7 @@ def measured(trained: Trained, options: Options) -> dict[str, Any]:
   between = jax.jit(distance)
 
   def lpips(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    # At 64 px and more the networks have their taps; 32 px windows are shown twice as large.
+    # The networks need 64 px.
     a, b = (np.stack([shown(image) for image in side]) for side in zip(*pairs, strict=True))
     parts = range(0, len(a), 32)
     return np.concatenate([np.asarray(between(weights, a[i : i + 32], b[i : i + 32]))
@@ -113,7 +107,7 @@ def measured(trained: Trained, options: Options) -> dict[str, Any]:
   real_lpips = lpips([(real[i], real[j]) for i, j in pairs])
   result: dict[str, Any] = {
     "benchmark": "lesions",
-    **environment(),
+    **harness.environment(),
     **about,
     "options": options._asdict(),
     "lesions": len(real),
@@ -163,7 +157,7 @@ def shown(image: np.ndarray, side: int = 64) -> np.ndarray:
 
 
 def drawn_figure(path: Path, trained: Trained, options: Options) -> None:
-  """Rows: real lesions; then, for each kind, samples, and below each its nearest training crop."""
+  """Rows: real lesions; then, for each kind, samples with their nearest training crops below."""
   opened, patches, about = trained
   across = 12
   real = [normal(p) for p in patches]
@@ -195,4 +189,4 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

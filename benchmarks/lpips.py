@@ -3,36 +3,32 @@
   python -m benchmarks.lpips [--size 1024] [--batch 8] [--at-once 1] [--out FILE]
 
 Random weights (the cost does not depend on them), grey images, one target each. For every network:
-float32 and bfloat16, the batch at once and in parts (metrics/lpips.py, in_parts). Memory is what
-the compiled program asks for beside its arguments and results. Prints a table and one JSON line.
+float32 and bfloat16, the batch at once and in parts (metrics/lpips.py, in_parts). Memory is that of
+the compiled program beside its arguments and results. Prints a table and one JSON line.
 """
 
-import argparse
-import importlib.metadata
-import json
 import statistics
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import harness
 from hiresmed_jax.convert.features import TRUNKS
 from hiresmed_jax.metrics import lpips
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.types import Array, Params
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--size", type=int, default=1024, help="pixels a side")
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--at-once", type=int, default=1, help="examples of a part")
   parser.add_argument("--rounds", type=int, default=5, help="0: compile only")
   parser.add_argument("--nets", nargs="+", default=list(TRUNKS), choices=list(TRUNKS))
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   print(f"{'network':12}{'dtype':10}{'at once':>8}{'median s':>10}{'GiB':>8}{'GFLOP':>10}")
   rows = []
   for net in options.nets:
@@ -47,17 +43,12 @@ def main() -> None:
         )
   result = {
     "benchmark": "lpips",
-    "device": jax.devices()[0].device_kind,
-    "jax": importlib.metadata.version("jax"),
-    "commit": _commit(),
+    **harness.environment(),
     "size": options.size,
     "batch": options.batch,
     "rows": rows,
   }
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def measure(
@@ -102,10 +93,5 @@ def measure(
   }
 
 
-def _commit() -> str:
-  command = ["git", "describe", "--always", "--dirty"]
-  return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -1,16 +1,16 @@
-"""How fast are FID, SSIM and LPIPS beside the packages that everyone uses?
+"""How fast are FID, SSIM and LPIPS beside the usual packages?
 
   python -m benchmarks.metrics [--out benchmarks/results/metrics_cpu.json]
 
-FID from features to the number, against pytorch-fid (means, covariances, SciPy's matrix square
-root) and that square root alone; SSIM against torchmetrics and scikit-image; LPIPS against the
-lpips package with the same weights (a random trunk, the published heads: the cost is the same).
-All sides in one process, warmed up, one call of each in turn; medians. Images lie on the device
-before the clock starts. What both sides computed is compared, too. On a machine with a GPU, jax and
-torch use it; FID and scikit-image stay on the host. A side whose package is missing is left out.
+FID from the features, against pytorch-fid (means, covariances, SciPy's matrix square root) and that
+square root alone; SSIM against torchmetrics and scikit-image; LPIPS against the lpips package with
+the same weights (a random trunk and the published heads, which cost the same). All sides in one
+process, two calls of each in turn, of which the second counts; medians. Images are on the device
+before the clock starts. The results of both sides are compared, too. On a machine with a GPU, jax
+and torch use it; FID and scikit-image stay on the host. A side whose package is missing is left
+out.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -26,12 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from benchmarks import timing
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax import files
 from hiresmed_jax.convert import features
 from hiresmed_jax.metrics import fid, ssim
-from hiresmed_jax.runtime import compilation
+from hiresmed_jax.runtime import cli, compilation
 
 IMAGES, FEATURES = 1000, 2048
 GOAL = 20.0  # times SciPy's matrix square root
@@ -40,14 +39,13 @@ LPIPS_NETS = {"squeezenet": "squeeze", "alexnet": "alex"}
 Call = Callable[[], Any]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--pixels", type=int, default=1 << 22, help="of a batch for SSIM")
   parser.add_argument("--lpips-pixels", type=int, default=1 << 20, help="of a batch for LPIPS")
   parser.add_argument("--rounds", type=int, default=9, help="calls of each side; a third for FID")
-  options = parser.parse_args()
-  about = environment()
+  options = parser.parse_args(argv)
+  about = harness.environment()
   device, beside = _torch_device(), importlib.util.find_spec("torch") is not None
   distance = measure_fid(IMAGES, FEATURES, max(1, options.rounds // 3), beside)
   print(f"FID of {IMAGES} x {FEATURES}: {json.dumps(distance)}", flush=True)
@@ -70,10 +68,7 @@ def main() -> None:
     "fid": distance,
     **rows,
   }
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def measure_fid(images: int, length: int, rounds: int, beside: bool) -> dict[str, Any]:
@@ -159,7 +154,7 @@ def _row(
   rounds: int,
   instead: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-  """`instead`: what ours gives by the definition of a side that has another one."""
+  """Rates and differences; `instead` are our values by the definition of another side."""
   others = [side for side in found if side != "ours"]
   differences = {
     side: float(np.abs(np.asarray(instead.get(side, found["ours"])) - found[side]).max())
@@ -176,7 +171,7 @@ def _row(
 def _medians(calls: dict[str, Call], rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
   """Each side's result, and its median seconds."""
   found = {side: call() for side, call in calls.items()}
-  times = timing.interleaved(calls, rounds)
+  times = harness.interleaved(calls, rounds)
   return found, {side: statistics.median(values) for side, values in times.items()}
 
 
@@ -199,7 +194,7 @@ def _pytorch_fid(first: np.ndarray, second: np.ndarray) -> float:
   sides = [z.astype(np.float64) for z in (first, second)]
   moments = [(z.mean(axis=0), np.cov(z, rowvar=False)) for z in sides]
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it calls SciPy in an older way
+    warnings.simplefilter("ignore")  # it uses SciPy's older interface
     return fid_score.calculate_frechet_distance(*moments[0], *moments[1])
 
 
@@ -235,4 +230,4 @@ def _torch_device() -> str:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

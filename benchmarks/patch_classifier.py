@@ -1,4 +1,4 @@
-"""A small network that learns to tell two kinds of patches apart, cross-validated by group.
+"""A small network that classifies two kinds of patches, cross-validated by group.
 
 N patches of S x S pixels in [-1, 1].
 """
@@ -22,7 +22,7 @@ _RATE = 3e-3
 _DECAY = 1e-2
 
 
-class Judged(NamedTuple):
+class Result(NamedTuple):
   """Area under the ROC curve: mean over the seeds, each seed's, 95 % bootstrap interval."""
 
   auc: float
@@ -30,7 +30,7 @@ class Judged(NamedTuple):
   interval: tuple[float, float]
 
 
-def judge(
+def cross_validate(
   patches: np.ndarray,
   labels: np.ndarray,
   groups: np.ndarray,
@@ -38,8 +38,8 @@ def judge(
   *,
   seeds: Sequence[int] = (0, 1, 2),
   resamples: int = 1000,
-) -> Judged:
-  """How well patches of label 1 are told from those of label 0, in groups never trained on.
+) -> Result:
+  """How well patches of label 1 are separated from those of label 0, in groups not trained on.
 
   Args:
     patches: f32[N, S, S] in [-1, 1].
@@ -59,7 +59,7 @@ def judge(
     if 0 < labels[chosen].sum() < len(chosen):
       drawn.append(np.mean([auc(s[chosen], labels[chosen]) for s in scores]))
   low, high = np.percentile(drawn, [2.5, 97.5])
-  return Judged(float(np.mean(by_seed)), by_seed, (float(low), float(high)))
+  return Result(float(np.mean(by_seed)), by_seed, (float(low), float(high)))
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -99,7 +99,7 @@ def _train_and_score(
 
 
 def _padded_apply(params: Params, patches: np.ndarray) -> np.ndarray:
-  """In batches of one size: one program."""
+  """Logits f32[N], in batches of one size, which need one program."""
   _, apply = _programs()
   out = []
   for start in range(0, len(patches), _BATCH):
@@ -110,7 +110,7 @@ def _padded_apply(params: Params, patches: np.ndarray) -> np.ndarray:
 
 
 def _turned(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Mirrored, a pixel or two off, a little brighter or darker."""
+  """A patch mirrored, shifted by up to a pixel, and made slightly brighter or darker."""
   vertical, horizontal = rng.choice([1, -1], 2)
   shift = rng.integers(-1, 2, 2)
   moved = np.roll(patch[::vertical, ::horizontal], shift, (0, 1))
@@ -122,7 +122,7 @@ class Network(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    # A channel of fine detail: seams and noise are small beside anatomy.
+    # A channel of fine detail, since seams and noise are faint beside anatomy.
     blurred = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
     x = jnp.concatenate([x, 4 * (x - blurred)], -1)
     for features, stride in ((16, 2), (32, 2), (32, 1), (64, 2)):

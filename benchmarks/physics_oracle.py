@@ -2,26 +2,23 @@
 
   python -m benchmarks.physics_oracle --ct CT.nii.gz [--out FILE]
 
-A stone, a sphere of known attenuation, is put into the voxels of a CT volume at sites of soft
-tissue, and the volume is projected along parallel rays from front to back: the truth. Against it,
+The truth: a stone, a sphere of known attenuation, is added to the voxels of a CT volume at sites of
+soft tissue, and the volume is projected along parallel rays from front to back. It is compared with
 the projection without the stone, into which `ops/insertion.py` (mode `projection`) inserts the same
-sphere as it shows at another site of the volume, the donor. In front of and behind a site lies what
-lies there: bone, gas, fat. Three ways:
+sphere as it appears at another site of the volume, the donor. Bone, gas and fat in front of a site
+and behind it stay as they are. Three ways:
 
-  known     line integrals; what the donor's site shows without the stone is known
-  intensity the same through a linear detector: exp(-line integral)
-  estimated line integrals; the donor's surround is estimated (`ops/inpaint.py`), as of a real image
+  known     line integrals; the donor's site without the stone is known
+  intensity the same with a linear detector: exp(-line integral)
+  estimated line integrals; the donor's surround is estimated (`ops/inpaint.py`), as for real images
 
-The error of a pixel is |contrast inserted - contrast true| over the true contrast, over pixels with
-at least a tenth of the peak contrast; of an insertion the median of its pixels, in all the median
-of the insertions. Not modelled: scatter, beam hardening, noise, divergence of the rays. Prints a
-table and one JSON line.
+The error of a pixel is |inserted contrast - true contrast| / true contrast, for pixels with at
+least a tenth of the peak contrast. The error of an insertion is the median of its pixels; the
+result is the median of the insertions. Not modelled: scatter, beam hardening, noise, divergence of
+the rays. Prints a table and one JSON line.
 """
 
-import argparse
 import itertools
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +28,7 @@ import nibabel
 import numpy as np
 import scipy.ndimage
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.ops.inpaint import inpaint
 from hiresmed_jax.ops.insertion import insert
 from hiresmed_jax.runtime import cli
@@ -51,11 +48,10 @@ class Site(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--ct", type=Path, required=True, help="NIfTI volume in HU")
   parser.add_argument("--sites", type=int, default=60)
   parser.add_argument("--diameters-mm", type=float, nargs="+", default=[9.0, 12.0, 18.0])
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   hu, spacing = load(options.ct)
   rows = []
@@ -69,11 +65,8 @@ def main(argv: list[str]) -> None:
     rows.append(row)
     cells = "".join(f"{row[w]['median']:12.4f}{row[w]['90_percent']:8.4f}" for w in WAYS)
     print(f"{diameter:12g}{cells}", flush=True)
-  result = {"benchmark": "physics_oracle", **environment(), "voxel_mm": spacing, "rows": rows}
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  about = {"benchmark": "physics_oracle", **harness.environment(), "voxel_mm": spacing}
+  harness.publish({**about, "rows": rows}, options.out)
 
 
 def load(path: Path, finer: int = 2) -> tuple[np.ndarray, float]:
@@ -114,9 +107,9 @@ def measure(
       "intensity": -np.log(1 - _insert(*dark, alpha, white=1.0)),
       "estimated": _insert(background, values, estimated, alpha),
     }
-    seen = contrast >= 0.1 * contrast.max()
+    counted = contrast >= 0.1 * contrast.max()
     for way, inserted in found.items():
-      error = np.abs(inserted - background - contrast)[seen] / contrast[seen]
+      error = np.abs(inserted - background - contrast)[counted] / contrast[counted]
       errors[way].append(float(np.median(error)))
   return {way: np.array(e) for way, e in errors.items()}
 
@@ -138,13 +131,13 @@ def find_sites(hu: np.ndarray, radius: float, count: int, rng: np.random.Generat
   sites = []
   for row, ray, column in voxels[rng.choice(len(voxels), count, replace=False)]:
     window = (slice(row - half, row + half), slice(column - half, column + half))
-    # Within the middle voxel, so that it falls on no grid; the same for all: no resampling here.
+    # Inside the middle voxel, off the grid; the same for all sites, so that nothing is resampled.
     sites.append(Site((row + 0.2, ray + 0.1, column - 0.3), window))
   return sites
 
 
 def _integral(hu: np.ndarray, spacing: float) -> np.ndarray:
-  """Line integrals f32[rows, columns]; no tissue attenuates less than nothing."""
+  """Line integrals f32[rows, columns]; no attenuation is below zero."""
   attenuation = _WATER * np.maximum(1 + hu / 1000, 0)
   return np.asarray(attenuation.sum(axis=1, dtype=np.float64) * spacing, np.float32)
 
@@ -201,4 +194,4 @@ def _insert(
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

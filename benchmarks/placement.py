@@ -1,27 +1,25 @@
-"""Does learned placement know where patients have lesions, and does a site give itself away?
+"""Does learned placement predict where patients have lesions, and can its sites be recognised?
 
   python -m benchmarks.placement --workdir runs/stones_ct --data data/stones_ct \
     [--figure FILE] [--out FILE]
 
-On held-out images whose lesions are taken out (`synthesis/bare.py`):
+On held-out images whose lesions are removed (`inference/emptied.py`):
 
-  log-score     log-chance of the real places, nats over the uniform prior, with an interval over
-                patients: atlas, YOLO, both, and what the one in use has over the others
-  context       a small network (`patch_classifier.py`) sees 33 x 33 pixels around real and chosen
-                sites, the middle painted over, and is judged on patients it has not seen. Chosen
-                sites have holes filled as well, of the same outlines and in the same image: else
-                the network could know a real site by its filled hole, or by a neighbour's. Half
-                of the patients' real sites against the other half's shows what chance looks like.
-                Three places in ten are uniform, as in use; and none, to see what that costs
-  placements    a thousand of them on the mask in use: how many footprints touch it
-  danger        share of real lesions that the mask would forbid, when the workdir has one
+  log-score     log-probability of the real places, nats over the uniform prior, with an interval
+                over patients: atlas, YOLO, both, and the gain of the one in use over the others
+  context       a small network (`patch_classifier.py`) learns real against chosen sites from
+                33 x 33 pixels around them with the middle covered, and is tested on other patients.
+                Chosen sites have filled holes, too, with the same outlines and in the same image:
+                otherwise the network could recognise a real site by its filled hole, or by a
+                neighbour's. Half of the patients' real sites against the other half's shows the
+                level of chance. Three places in ten are uniform, as in use, and then none
+  placements    a thousand of them with the mask in use: how many footprints touch it
+  danger        share of real lesions that the mask would forbid, where the workdir has one
 
 Nothing was tuned on the classifier.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import patch_classifier
-from benchmarks.environment import environment
+from benchmarks import harness, patch_classifier
 from benchmarks.insertion_realism import SIDE, fold_of
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
@@ -39,11 +36,11 @@ from hiresmed_jax.placement import candidates
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime.figures import image_grid
 
-FLOOR = 0.3  # as `routes.settings.SYNTHESIZE`
+FLOOR = 0.3  # the default of `synthesize.floor`
 NO_FLOOR = "in use, nothing uniform"
 MARGIN_PX = 2.0
 PLACEMENTS = 1000
-_MIDDLE_PX = 10  # radius that is painted over: more than the hole that a stone leaves
+_MIDDLE_PX = 10  # radius that is covered: more than the hole of a stone
 
 
 class Scene(NamedTuple):
@@ -60,13 +57,12 @@ class Scene(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = harness.parser(__doc__)
   parser.add_argument("--workdir", type=Path, required=True, help="with the route location trained")
   parser.add_argument("--data", type=Path, help="prepared dataset (that of the workdir)")
   parser.add_argument("--split", default="test", help="whose images")
   parser.add_argument("--seeds", type=int, default=3, help="of the classifier")
   parser.add_argument("--figure", type=Path, help="PNG of scores and chosen sites")
-  parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
   model = workdir.location_of(options.workdir, dataset, dtype=jax.numpy.float32)
@@ -81,8 +77,8 @@ def main(argv: list[str]) -> None:
     source, detector, where, decoys=1.0, floor=FLOOR, seed=0, limit=len(source)
   )
   used = prior_scores.key_of(chosen["name"], chosen["powers"].get(chosen["name"], 1.0))
-  told = prior_scores.table(found, used, powers=list(chosen["powers"].values()), seed=0)
-  print(json.dumps({"used": used, **told}), flush=True)
+  gains = prior_scores.table(found, used, powers=list(chosen["powers"].values()), seed=0)
+  print(json.dumps({"used": used, **gains}), flush=True)
   forbid = _forbidden(options.workdir, dataset)
   scenes = [
     _scene(item, index, where, detector, chosen["powers"], forbid)
@@ -91,20 +87,17 @@ def main(argv: list[str]) -> None:
   ]
   result = {
     "benchmark": "placement",
-    **environment(),
+    **harness.environment(),
     "data": dataset.card["name"],
     "images": len(scenes),
-    "prior": {"used": used, **told},
+    "prior": {"used": used, **gains},
     "context": _context(scenes, chosen["name"], options.seeds),
     "placements": _placements(scenes, chosen["name"]),
     "danger": _danger(scenes, forbid is not None),
   }
   if options.figure:
     _draw(scenes, chosen["name"], options.figure)
-  line = json.dumps(result)
-  print(line)
-  if options.out:
-    options.out.write_text(line + "\n")
+  harness.publish(result, options.out)
 
 
 def _forbidden(folder: Path, dataset: records.Dataset) -> Callable[[canvas.Canvas], Any] | None:
@@ -174,27 +167,29 @@ def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
     for name, (prior, floor) in ways.items():
       sites = _place(scene, prior, np.random.default_rng([1, index]), floor)
       values = _with_holes(scene, sites, index)
-      # As many as there are points, so that both sides have the same images.
+      # As many as there are points, so that both classes have the same images.
       centres = [sites[i % len(sites)].centre for i in range(len(scene.points))]
       real[name] += [_patch(scene, values, *point) for point in scene.points]
       chosen[name] += [_patch(scene, values, *point) for point in centres]
   number = np.unique(groups, return_inverse=True)[1]
   folds, count = fold_of(number), len(groups)
-  told: dict[str, Any] = {"sites": count, "groups": int(number.max()) + 1}
+  figures: dict[str, Any] = {"sites": count, "groups": int(number.max()) + 1}
   half = np.random.default_rng(0).permutation(number.max() + 1) % 2
   pairs = {"real against real": (np.stack(real["alone"]), half[number], np.arange(count))}
   twice = np.tile(np.arange(count), 2)
   for name, there in chosen.items():
     pairs[name] = (np.stack(real[name] + there), np.repeat([0, 1], count), twice)
   for name, (patches, labels, site) in pairs.items():
-    judged = patch_classifier.judge(patches, labels, number[site], folds[site], seeds=range(seeds))
-    told[name] = {"auc": round(judged.auc, 3), "interval": [round(v, 3) for v in judged.interval]}
-    print(f"context, {name}: {told[name]}", flush=True)
-  return told
+    found = patch_classifier.cross_validate(
+      patches, labels, number[site], folds[site], seeds=range(seeds)
+    )
+    figures[name] = {"auc": round(found.auc, 3), "interval": [round(v, 3) for v in found.interval]}
+    print(f"context, {name}: {figures[name]}", flush=True)
+  return figures
 
 
 def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> np.ndarray:
-  """The image with holes filled at its lesions and, of the same outlines, at chosen sites."""
+  """The image with filled holes at its lesions and, with the same outlines, at chosen sites."""
   holes = list(scene.lesions)
   for shape, site in zip(scene.footprints, sites):
     hole = np.zeros(scene.forbidden.shape, bool)
@@ -205,7 +200,7 @@ def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> 
 
 
 def _patch(scene: Scene, values: np.ndarray, x: float, y: float) -> np.ndarray:
-  """f32[33, 33] in [-1, 1] around a point, a disc in the middle painted over."""
+  """f32[33, 33] in [-1, 1] around a point, a disc in the middle covered."""
   low, high = scene.canvas.value_range
   grey = (values.mean(axis=-1) - low) / (high - low) * 2 - 1
   half = SIDE // 2
@@ -252,7 +247,7 @@ def _danger(scenes: Sequence[Scene], predicted: bool) -> dict[str, Any]:
 
 
 def _draw(scenes: Sequence[Scene], name: str, path: Path) -> None:
-  """Background, each score, what is forbidden, and chosen sites, for a few images."""
+  """Background, each score, forbidden pixels and chosen sites, for a few images."""
   rows = []
   for scene in scenes[:: max(1, len(scenes) // 4)][:4]:
     low, high = scene.canvas.value_range
@@ -287,4 +282,4 @@ def _dot(image: np.ndarray, centre: tuple[float, float], colour: Sequence[float]
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

@@ -2,19 +2,17 @@
 
   python -m benchmarks.programs --out benchmarks/results/programs_cpu.json
 
-Nothing is run or timed. Of the trace, on one device: FLOPs and the most bytes of intermediates (as
-`explain` tells them). Of the compiled step: the compiler's FLOPs, bytes accessed and memory; and
-for meshes of 8, 64 and 256 devices, which need not exist, memory and collectives of one device.
-Tests compare them with the committed file, so that a dearer program is caught without a clock; the
-command above accepts a change. It takes 2 minutes on 2 cores, most of them the compiler's.
+Nothing is run or timed. Of the trace, on one device: FLOPs and the peak of intermediate bytes, as
+`explain` shows them. Of the compiled step: the compiler's FLOPs, bytes accessed and memory; for
+meshes of 8, 64 and 256 devices, which need not exist, memory and collectives of one device. Tests
+compare them with the committed file, so that a costlier program is found without a clock; the
+command above accepts a change. It takes 2 minutes on 2 cores, most of it in the compiler.
 
-The compiler is XLA's for the CPU, whatever else is here. It partitions as every backend does, but
-what follows differs: a GPU's or a TPU's makes one reduce-scatter of an all-reduce and a slice, and
-overlaps what it sends with what it computes.
+The compiler is always XLA's for the CPU. It partitions as every backend does, but later steps
+differ: those of a GPU or a TPU make one reduce-scatter of an all-reduce and a slice, and overlap
+communication with computation.
 """
 
-import argparse
-import json
 import pathlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,22 +24,21 @@ import jaxlib
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
 from benchmarks.collectives import collectives
-from benchmarks.environment import environment
 from hiresmed_jax.routes.background import explain
 from hiresmed_jax.routes.background import task as background
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 
 COMMITTED = pathlib.Path(__file__).parent / "results" / "programs_cpu.json"
 PARTS = ("traced", "compiled")
 _COMMAND = "python -m benchmarks.programs --out benchmarks/results/programs_cpu.json"
-# Sooner compiled, and the figures are the same: all that they count is decided before.
-_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
 
 
 class Program(NamedTuple):
-  """A training step: its config, what is changed in it, and the devices it is for."""
+  """A training step: its config, changes of it, the mesh, and whether it is compiled, too."""
 
   config: str
   changes: tuple[str, ...] = ()
@@ -51,7 +48,7 @@ class Program(NamedTuple):
 
 
 def _wide(data: int, fsdp: int) -> Program:
-  """Parameters large enough that an axis "fsdp" splits them; one small image a device."""
+  """Parameters large enough for the axis "fsdp" to split them; one small image a device."""
   changes = ("net.channels=512,", f"batch_size={data * fsdp}")
   return Program(
     "demo.py", ("data.size=(32,32)", *(f"background.{c}" for c in changes)), data, fsdp
@@ -59,7 +56,7 @@ def _wide(data: int, fsdp: int) -> Program:
 
 
 class Step(NamedTuple):
-  """A compiled step, (state, batch, {}) -> (state, scalars), and what makes a state from a key."""
+  """A compiled step, (state, batch, {}) -> (state, scalars), and the program that makes a state."""
 
   mesh: jax.sharding.Mesh
   init: Any
@@ -79,10 +76,9 @@ PROGRAMS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="NAME", help="some programs")
-  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
   options = parser.parse_args(argv)
   chosen = {name: PROGRAMS[name] for name in options.only or PROGRAMS}
   jax.config.update("jax_platforms", "cpu")
@@ -90,18 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
   jax.config.update("jax_num_cpu_devices", most)
   facts = {
     "question": "what a training step costs, traced and compiled",
-    **environment(),
+    **harness.environment(),
     "compiler": compiler(),
     "programs": {name: figures(program) for name, program in chosen.items()},
   }
   _print(facts["programs"])
-  print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+  harness.publish(facts, options.out)
 
 
 def compiler() -> dict[str, str]:
-  """Compiled figures can be compared where this agrees."""
+  """Compiled figures are comparable only where this is equal."""
   return {"jaxlib": jaxlib.__version__, "machine": platform.machine()}
 
 
@@ -121,7 +115,7 @@ def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]
 
 
 def traced(config: Any) -> dict[str, Any]:
-  """What `explain` tells of the step, on one device, in bfloat16."""
+  """The figures of `explain` for the step, on one device, in bfloat16."""
   values = config.copy_and_resolve_references()
   values.background.dtype = "bfloat16"
   facts = explain.explain(values, devices=1, compiled=False)
@@ -150,12 +144,12 @@ def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> St
   )
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, meshes.replicated(mesh)))
   lowered = step.lower(meshes.with_shardings(shapes, shards), {"images_m11": images}, {})
-  init = jax.jit(task.init, out_shardings=shards, compiler_options=_QUICK)
-  return Step(mesh, init, lowered.compile(_QUICK if quick else None))
+  init = jax.jit(task.init, out_shardings=shards, compiler_options=harness.QUICK)
+  return Step(mesh, init, lowered.compile(harness.QUICK if quick else None))
 
 
 def compiled(step: Any) -> dict[str, Any]:
-  """The compiler's account of one device's share of a step."""
+  """The compiler's figures for one device's share of a step."""
   analysis, memory = step.cost_analysis(), step.memory_analysis()
   return {
     "flops": analysis["flops"],
@@ -166,7 +160,7 @@ def compiled(step: Any) -> dict[str, Any]:
   }
 
 
-def dearer(
+def costlier(
   name: str, now: Mapping[str, Any], committed: Mapping[str, Any], *, tolerance: float = 0.02
 ) -> list[str]:
   """A line for each figure that has grown by more than `tolerance`, and each new collective."""
@@ -224,4 +218,4 @@ def _scaled(value: float, unit: float) -> str:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -1,9 +1,9 @@
-"""The floor of each stage of HiResMed-VQGAN: what its arithmetic and its memory traffic must take.
+"""The least time of each stage of HiResMed-VQGAN by its arithmetic and its memory traffic.
 
 A stage's forward and backward pass is compiled alone and timed beside its floor, the larger of
 FLOPs / measured matrix peak and bytes / measured bandwidth. FLOPs are counted on the traced
-program; bytes are those that the compiled program reads and writes, by XLA's own analysis: what
-fusion has saved is saved there too, and caches can beat it.
+program. Bytes are those that the compiled, fused program reads and writes by XLA's own analysis;
+with caches a stage can be faster than that.
 """
 
 import functools
@@ -81,7 +81,7 @@ def stages(
 
 
 def _stages(net: VQGAN) -> list[Stage]:
-  """Name and what to call, in the order of the data; each reads what the one before has made."""
+  """(name, function of the network and the previous stage's output), in the order of the data."""
 
   def indexed(group: str, index: int) -> Callable[[Any, Any], Any]:
     return lambda module, x: getattr(module, group)[index](x, False)

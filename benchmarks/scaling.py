@@ -2,12 +2,12 @@
 
   python -m benchmarks.scaling --out benchmarks/results/scaling_cpu.json
 
-On GPUs or TPUs it takes the devices that there are: 1, 2, 4 and 8 of them. On the CPU it takes
-eight virtual ones, and then IT MEASURES OVERHEAD, NOT SPEED-UP: eight devices share the same cores,
-so images per second cannot grow, and what they lose is what partitioning costs. Strong: the same
-batch over more devices; weak: as many images for each. Bytes sent are read from the compiled
-program (benchmarks/collectives.py); the last rows are two processes that talk through gloo or NCCL.
-Some 5 minutes on 2 cores, most of them the compiler's.
+On GPUs or TPUs it uses 1, 2, 4 and 8 of the devices. On the CPU it uses eight virtual devices, and
+then IT MEASURES OVERHEAD, NOT SPEED-UP: eight devices share the same cores, so that images per
+second cannot grow, and their loss is the cost of partitioning. Strong: the same batch over more
+devices; weak: the same number of images for each. Bytes sent are read from the compiled program
+(benchmarks/collectives.py). The last rows are two processes that communicate through gloo or NCCL.
+Some 5 minutes on 2 cores, most of them in the compiler.
 """
 
 import argparse
@@ -26,16 +26,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
 from benchmarks.collectives import collectives
-from benchmarks.environment import environment
 from benchmarks.programs import compile_step
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 
 VIRTUAL = 8
 _LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
-# Wide enough that "fsdp" has parameters to split (2^20 elements). For virtual devices a step as
-# small as can be, without a discriminator: two cores do the work of all of them.
+# Wide enough for "fsdp" to have parameters to split (2^20 elements). Two cores compute all virtual
+# devices: their step is as small as possible and has no discriminator.
 _VIRTUAL = (
   *("data.size=(16,16)", "background.net.channels=352,"),
   *("background.net.block=residual", "background.gan.weight=0"),
@@ -52,14 +53,13 @@ class Case(NamedTuple):
   batch: int
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--devices", type=int, nargs="+", help="how many (1 2 4 8, as there are)")
   parser.add_argument("--images", type=int, help="of a device (1 on virtual ones, else 8)")
   parser.add_argument("--steps", type=int, default=8, help="timed, after 3 that are not")
   parser.add_argument("--processes", type=int, default=2, help="1 leaves several processes out")
   parser.add_argument("--override", action="append", default=[], help="config.key=value, repeated")
-  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
   parser.add_argument("--worker", type=pathlib.Path, help=argparse.SUPPRESS)
   options = parser.parse_args(argv)
   if options.worker:
@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   elif options.processes > 1:
     facts["rows"] += _launch(options.processes, options)["rows"]
   _print(facts)
-  print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+  harness.publish(facts, options.out)
 
 
 def cases(counts: Sequence[int], images: int, *, processes: int = 1) -> Iterator[Case]:
@@ -94,7 +92,7 @@ def cases(counts: Sequence[int], images: int, *, processes: int = 1) -> Iterator
 
 
 def _launch(processes: int, options: Any) -> dict[str, Any]:
-  """Measures in processes of its own, so that this one never holds a device."""
+  """Measures in other processes, so that this one never holds a device."""
   with tempfile.TemporaryDirectory() as folder:
     found = pathlib.Path(folder) / "rows.json"
     given = ["--steps", str(options.steps), "--processes", str(processes), "--worker", str(found)]
@@ -112,10 +110,10 @@ def _launch(processes: int, options: Any) -> dict[str, Any]:
 
 
 def _work(options: Any) -> None:
-  # Only the CPU's: on a machine with others this changes nothing.
+  # This changes only the CPU's devices.
   jax.config.update("jax_num_cpu_devices", max(options.devices or [VIRTUAL]) // options.processes)
   meshes.initialize_distributed()
-  about = environment()
+  about = harness.environment()
   there = jax.device_count()
   counts = options.devices or [count for count in (1, 2, 4, 8) if count <= there]
   if max(counts) > there:
@@ -139,7 +137,7 @@ def _work(options: Any) -> None:
 
 
 def _measure(case: Case, overrides: Sequence[str], *, steps: int, quick: bool) -> dict[str, Any]:
-  """`quick`: for virtual devices, a program that is soon compiled and slow; else a run's own."""
+  """One row; with `quick` the program compiles sooner and runs slower than that of a run."""
   config = configs.load_config("demo.py", [*overrides, f"background.batch_size={case.batch}"])
   began = time.perf_counter()
   program = compile_step(config, data=case.data, fsdp=case.fsdp, quick=quick)
@@ -195,4 +193,4 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -4,20 +4,19 @@
   python -m benchmarks.singan --gpu-check --out benchmarks/results/singan_gpu.json
 
 Both sides make the same iterations (3 steps of the critic, 3 of the generator, levels below
-redrawn) of the same networks on windows of the same size, in one process, in turn, after two calls
-that do not count; medians. A few iterations of every level are timed, from untrained weights, and
-the time of `--steps-per-level` is extrapolated from them: the first iteration costs what the last
-one does. Compilation is told apart.
+redrawn) of the same networks on windows of the same size, in one process: two calls of each in
+turn, of which the second counts; medians. A few iterations of every level are timed, from untrained
+weights, and the time of `--steps-per-level` is extrapolated from them, since all iterations cost
+the same. Compilation is counted apart.
 
 `--gpu-check`: 64 lesions of 64 px, 100 iterations a call. `--ways` and `--dtypes` may name several,
 and `--levels` some of the levels, to choose between them first.
 """
 
-import argparse
 import concurrent.futures
+import functools
 import importlib.util
 import json
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import environment
+from benchmarks import harness
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.singan import width
 from hiresmed_jax.ops.pyramid import Pyramid, lesion_pyramid
@@ -40,7 +39,6 @@ from hiresmed_jax.runtime import mesh as meshes
 
 Call = Callable[[], Any]
 _CHANNELS = 2  # grey and the mask
-_QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Case(NamedTuple):
@@ -54,10 +52,8 @@ class Case(NamedTuple):
   steps: int
 
 
-def main(argv: Sequence[str]) -> int:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--sides", type=int, nargs="+", help="of the windows, px (32 48)")
   parser.add_argument("--counts", type=int, nargs="+", help="lesions at once (1 8 64)")
   parser.add_argument("--levels", type=int, nargs="+", help="only these (all)")
@@ -72,7 +68,6 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
     "--gpu-check", action="store_true", help="64 lesions of 64 px, 100 iterations"
   )
-  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
   options = parser.parse_args(argv)
   if not options.no_torch and not importlib.util.find_spec("torch"):
     raise UserError("PyTorch is what this compares with: pip install torch, or --no-torch")
@@ -85,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
   options.steps_per_level = options.steps_per_level or (300 if on_cpu else 2000)
   facts = {
     "benchmark": "singan",
-    **environment(),
+    **harness.environment(),
     "backend": jax.default_backend(),
     "steps_per_level": options.steps_per_level,
     "extrapolated": "from the timed iterations of each level; compilation left out",
@@ -108,10 +103,7 @@ def main(argv: Sequence[str]) -> int:
   facts["lesions"] = lesions(rows, options.steps_per_level)
   facts |= throughput.peak_memory()
   show(facts)
-  print(json.dumps(facts))
-  if options.out:
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
-  return 0
+  harness.publish(facts, options.out)
 
 
 def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
@@ -123,20 +115,14 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
   rows = []
   for number in sorted({case.level for case in cases}):
     own = [(c, p) for c, p in zip(cases, programs, strict=True) if c.level == number]
-    calls = {case: caller(case, compiled, options.at_once) for case, (compiled, _) in own}
     levels = lesion_pyramid(own[0][0].side)
-    torch_call = None if options.no_torch else torch_caller(levels, number, options.torch_steps)
+    calls: dict[Any, Call] = {}
+    for case, (compiled, _) in own:
+      calls[case] = caller(case, compiled, options.at_once)
+    if not options.no_torch:
+      calls["torch"] = torch_caller(levels, number, options.torch_steps)
     print(f"timing level {number} of {len(levels.sizes)}", file=sys.stderr, flush=True)
-    times: dict[Any, list[float]] = {}
-    for turn in range(2 + options.rounds):
-      for key, call in [*calls.items(), ("torch", torch_call)]:
-        if call is None:
-          continue
-        time.sleep(0.02)  # threads of the side before still spin for a few milliseconds
-        begin = time.perf_counter()
-        call()
-        if turn >= 2:
-          times.setdefault(key, []).append(time.perf_counter() - begin)
+    times = harness.interleaved(calls, options.rounds)
     size, channels = levels.sizes[number][0], width(number)
     about = {"side": own[0][0].side, "level": number, "size": size, "width": channels}
     for case, (_, seconds) in own:
@@ -147,7 +133,7 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
         | _summary(times[case], case.steps)
       )
       print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    if torch_call:
+    if "torch" in calls:
       rows.append(
         about | {"by": "torch", "count": 1} | _summary(times["torch"], options.torch_steps)
       )
@@ -199,12 +185,13 @@ def caller(case: Case, compiled: Any, at_once: int) -> Call:
   task = _task(case, at_once)
   batch = jax.device_put(dict(task.phases[0].batch))
   holder: list[Any] = []
+  quick = functools.partial(jax.jit, compiler_options=harness.QUICK)
 
   def call() -> None:
     if not holder:
-      state = jax.jit(task.init, compiler_options=_QUICK)(jax.random.key(0))
+      state = quick(task.init)(jax.random.key(0))
       for phase in task.phases[1 : case.level + 1]:
-        state = jax.jit(phase.begin, compiler_options=_QUICK)(state, batch)
+        state = quick(phase.begin)(state, batch)
       holder.append(state)
     holder[0], scalars = compiled(holder[0], batch, {})
     jax.block_until_ready(scalars)
@@ -218,10 +205,7 @@ def torch_caller(levels: Pyramid, number: int, steps: int) -> Call:
 
   from tests.reference import singan
 
-  on_gpu = jax.default_backend() == "gpu"
-  if on_gpu and not torch.cuda.is_available():
-    raise UserError("jax has a GPU that this build of torch cannot use: --no-torch leaves it out")
-  device = "cuda" if on_gpu else "cpu"
+  device = harness.torch_device()
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   sizes = [size for size, _ in levels.sizes]
@@ -238,7 +222,7 @@ def torch_caller(levels: Pyramid, number: int, steps: int) -> Call:
   def call() -> None:
     for _ in range(steps):
       level.step(*optimisers)
-    if on_gpu:
+    if device == "cuda":
       torch.cuda.synchronize()
 
   return call

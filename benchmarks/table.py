@@ -1,14 +1,13 @@
 """The results table of benchmarks/README.md, made from benchmarks/results/*.json.
 
   python -m benchmarks.table            rewrites the part between the two markers
-  python -m benchmarks.table --check    exit 2 when the README does not say what the results say
+  python -m benchmarks.table --check    exit code 2 when the README differs from the results
 
-A benchmark's result becomes rows by the function that `table_rows.SUMMARIES` names for it.
+The function that `table_rows.SUMMARIES` names for a benchmark makes the rows of its result.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from benchmarks.table_rows import SUMMARIES, Result
@@ -21,7 +20,9 @@ END = "<!-- end of results -->"
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--check", action="store_true")
   options = parser.parse_args(argv)
   readme = FOLDER / "README.md"
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
   wanted = rewritten(there, table(FOLDER / "results"))
   if options.check:
     if there != wanted:
-      raise UserError("benchmarks/README.md is not what results/ say: python -m benchmarks.table")
+      raise UserError("benchmarks/README.md differs from results/: python -m benchmarks.table")
   elif there != wanted:
     readme.write_text(wanted)
 
@@ -38,7 +39,7 @@ def table(folder: Path) -> str:
   """Markdown of all results of a folder, files in the order of their names.
 
   Raises:
-    UserError: a file that is no JSON, or of a benchmark that SUMMARIES does not name.
+    UserError: a file is not JSON, or belongs to a benchmark that SUMMARIES does not name.
   """
   lines = ["| benchmark | what | figure | device | date | commit |", "|---|---|---|---|---|---|"]
   for path in sorted(folder.glob("*.json")):
@@ -46,13 +47,11 @@ def table(folder: Path) -> str:
       result = json.loads(path.read_text())
     except ValueError as error:
       raise UserError(f"{path.name} is not JSON: {error}") from error
-    # Files older than the key are called by their benchmark: <benchmark>_<device>.json.
+    # Older files have no such key; their names are <benchmark>_<device>.json.
     name = result.get("benchmark") or path.stem.rpartition("_")[0]
     if name not in SUMMARIES:
       known = ", ".join(sorted(SUMMARIES))
-      raise UserError(
-        f"{path.name} is of an unknown benchmark {name!r}: benchmarks/table.py has {known}"
-      )
+      raise UserError(f"{path.name} is of an unknown benchmark {name!r}: table_rows.py has {known}")
     about = [f"{result['device']}, {_devices(result)}", result["date"], f"`{result['commit']}`"]
     for row in SUMMARIES[name](result):
       lines.append("| " + " | ".join([f"[{name}](results/{path.name})", *row, *about]) + " |")
@@ -80,4 +79,4 @@ def _devices(result: Result) -> str:
 
 
 if __name__ == "__main__":
-  cli.run(main, sys.argv[1:])
+  cli.run(main)

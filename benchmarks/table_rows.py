@@ -1,4 +1,4 @@
-"""What the results table says of each benchmark: its JSON file to rows."""
+"""The rows of the results table, made from the JSON file of each benchmark."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +16,17 @@ class Row(NamedTuple):
 
 def _anchor(result: Result) -> Iterator[Row]:
   package = result["package"]
-  for way, told in result["ways"].items():
-    seeds = len(told["runs"])
+  for way, found in result["ways"].items():
+    seeds = len(found["runs"])
     for which in ("best", "last"):
       figures = "; ".join(
-        f"{label} {told[which][key]['mean']:.3f}"
-        + (f" (SD {told[which][key]['sd']:.3f})" if seeds > 1 else "")
+        f"{label} {found[which][key]['mean']:.3f}"
+        + (f" (SD {found[which][key]['sd']:.3f})" if seeds > 1 else "")
         for key, label in (("map50", "mAP50"), ("map50_95", "mAP50-95"), ("froc", "FROC"))
       )
       yield Row(
         f"yolo11n from scratch on 511 images of stones_ct, {result['epochs']} epochs, {way}, "
-        f"{told['size']} px, {which} epoch, {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{found['size']} px, {which} epoch, {seeds} seed{'s' if seeds > 1 else ''}",
         f"{figures}; the ultralytics package {package['map50']:.3f} and {package['map50_95']:.3f}"
         " (best of 30)",
       )
@@ -60,12 +60,12 @@ def _cpu_gains(result: Result) -> Iterator[Row]:
 def _danger(result: Result) -> Iterator[Row]:
   corrected, names = result["corrected"], {"rule": "the rule", "unet": "the U-Net"}
   for key, name in names.items():
-    told = corrected[key]
+    found = corrected[key]
     yield Row(
       f"{result['data']}: bone and lung by {name} against {corrected['images']} masks corrected by "
       "hand, mean Dice, IoU, median HD95",
-      f"{told['dice']:.3f} (least {told['least_dice']:.3f}), {told['iou']:.3f}, "
-      f"{told['hd95_px_median']:.1f} px",
+      f"{found['dice']:.3f} (least {found['least_dice']:.3f}), {found['iou']:.3f}, "
+      f"{found['hd95_px_median']:.1f} px",
     )
   for key, name in names.items():
     states = result["excluded"][key]
@@ -117,13 +117,13 @@ def _input_pipeline(result: Result) -> Iterator[Row]:
 
 def _insertion_realism(result: Result) -> Iterator[Row]:
   about = f"{result['data']}, {result['lesions']} lesions of {result['groups']} groups"
-  for name, judged in result["auc"].items():
-    low, high = judged["interval"]
+  for name, found in result["auc"].items():
+    low, high = found["interval"]
     against = "" if "against" in name else " against real"
     default = " (default)" if name == result["default_mode"] else ""
     yield Row(
       f"{about}, {result['seeds']} seeds: AUC, {name}{default}{against}",
-      f"{judged['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+      f"{found['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
     )
 
 
@@ -162,17 +162,17 @@ def _convergence(result: Result) -> Iterator[Row]:
 
 
 def _factor(changed: Result) -> str:
-  """What became of ours with one thing changed, at equal images seen."""
+  """The figures of ours with one setting changed."""
   finals = [run["final"] for run in changed["runs"]]
   train, held = (statistics.mean(f[key] for f in finals) for key in ("train", "held_out"))
   milliseconds = 1e3 * changed["seconds_per_step"]
-  said = f"training {train:.4f}, held out {held:.4f}; {milliseconds:.0f} ms a step"
+  figures = f"training {train:.4f}, held out {held:.4f}; {milliseconds:.0f} ms a step"
   for row in changed["comparison"]:
     if row["images"] == "train" and row["threshold"] == 0.1 and row["ours_seconds"] is not None:
       than = "" if row["reached"] else ">= "
-      said += f"; error under 0.1: {than}{row['times_steps']:.1f}x the steps of ours"
-      said += f", {than}{row['times_seconds']:.1f}x the seconds"
-  return said
+      figures += f"; error under 0.1: {than}{row['times_steps']:.1f}x the steps of ours"
+      figures += f", {than}{row['times_seconds']:.1f}x the seconds"
+  return figures
 
 
 def _programs(result: Result) -> Iterator[Row]:
@@ -202,7 +202,7 @@ def _scaling(result: Result) -> Iterator[Row]:
     if row["devices"] != most or row["devices"] == 1:
       continue
     several = f", {row['processes']} processes" if row["processes"] > 1 else ""
-    # The largest case is in the file once, as weak scaling's: its batch is strong scaling's too.
+    # The largest case is in the file once, as weak scaling; strong scaling has the same batch.
     one = "; ".join(
       f"{rate:.1f} on one with {'its share' if name == 'weak' else 'all'} of the images"
       for name, rate in alone.items()
@@ -335,13 +335,13 @@ def _placement(result: Result) -> Iterator[Row]:
       f"{about}: nats a lesion over the uniform prior, {name}{used}",
       f"{gain['mean']:+.2f} (95 % interval {gain['low']:+.2f} to {gain['high']:+.2f})",
     )
-  for name, told in context.items():
+  for name, found in context.items():
     if name in ("sites", "groups"):
       continue
-    low, high = told["interval"]
+    low, high = found["interval"]
     yield Row(
       f"{about}: AUC of the context of sites, {name}",
-      f"{told['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+      f"{found['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
     )
   yield Row(
     f"{about}: placements with a pixel on the mask; real lesions that the mask forbids",

@@ -5,22 +5,19 @@
 
 Same network, weights, batch, precision and device, in one process: each round makes two steps
 of each side and times the second. The step is whole (generator, discriminators, both optimisers,
-no perceptual loss); "network" is the generator's forward and backward pass alone. The share of
-the matrix peak is of the one measured in the same run, FLOPs are counted on the traced program.
-"fed" is our step with batches from the real input pipeline. Blocks are recomputed on the way back
-(--remat) on neither side or on both. `--scale cpu`: 8 images of 128 x 128, channels 32 64 128,
-float32, some ten minutes on two cores, most of it torch.compile; `--scale paper`: kub.py at
-1,024 x 1,024.
+no perceptual loss); "network" is the generator's forward and backward pass alone. The matrix peak
+is measured in the same run, FLOPs are counted on the traced program. "fed" is our step with batches
+from the real input pipeline. With --remat both sides recompute blocks in the backward pass.
+`--scale cpu`: 8 images of 128 x 128, channels 32 64 128, float32, some ten minutes on two cores,
+most of it torch.compile; `--scale paper`: kub.py at 1,024 x 1,024.
 """
 
-import argparse
 import functools
 import importlib.util
 import json
-import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,8 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fed_step, kernels, roofline, timing
-from benchmarks.environment import environment
+from benchmarks import fed_step, harness, kernels, roofline
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings as tables
 from hiresmed_jax.routes.background import task as background
@@ -38,13 +35,10 @@ from hiresmed_jax.runtime import cli, compilation, cost, throughput
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 Call = Callable[[], Any]
-QUICK = {"xla_backend_optimization_level": 0}
 
 
-def main(argv: Sequence[str]) -> int:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+def main(argv: list[str]) -> None:
+  parser = harness.parser(__doc__)
   parser.add_argument("--scale", choices=("cpu", "paper"), default="cpu")
   parser.add_argument("--blocks", nargs="+", default=["hdfb", "residual"])
   parser.add_argument("--batch", type=int, help="images of a step (8)", default=8)
@@ -53,12 +47,11 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
   parser.add_argument("--no-stages", action="store_true", help="leave the stages' floors out")
-  parser.add_argument("--remat", action="store_true", help="recompute blocks on the way back")
-  parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+  parser.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
   options = parser.parse_args(argv)
   if not importlib.util.find_spec("torch"):
     raise UserError("PyTorch is what this compares with: pip install torch")
-  facts = {"benchmark": "train_step", **environment(), "scale": options.scale}
+  facts = {"benchmark": "train_step", **harness.environment(), "scale": options.scale}
   dtype = compute_dtype(options.dtype)
   facts["precision"] = str(jnp.dtype(dtype))
   facts["peak"] = roofline.peaks(dtype)
@@ -68,9 +61,8 @@ def main(argv: Sequence[str]) -> int:
     facts["cases"].append(case)
     show(case, facts["peak"])
     if options.out:  # after every block: what is measured outlives a run that is cut off
-      options.out.write_text(json.dumps(facts, indent=1) + "\n")
+      files.write_json(options.out, facts, indent=1)
   print(json.dumps(facts))
-  return 0
 
 
 def settings(scale: str, block: str) -> Any:
@@ -101,11 +93,11 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
   task = background.build(
     config, channels=channels, size=(side, side), steps=1000, steps_per_epoch=1000, dtype=dtype
   )
-  state = jax.jit(task.init, compiler_options=QUICK)(jax.random.key(0))
+  state = jax.jit(task.init, compiler_options=harness.QUICK)(jax.random.key(0))
   net, _ = background.networks(config, channels=channels, dtype=dtype)
   weights = jax.device_get({"gen": state.gen, "disc": state.disc})
-  told = functools.partial(print, f"{block}:", file=sys.stderr, flush=True)
-  told("compiling ours")
+  progress = functools.partial(print, f"{block}:", file=sys.stderr, flush=True)
+  progress("compiling ours")
   sides: dict[str, dict[str, Call]] = {"step": {}, "network": {}}
   about: dict[str, Any] = {"sides": {}}
   take, network, about["sides"]["ours"] = _ours(task, net, state, grey, images)
@@ -117,7 +109,7 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
     if compiled and options.no_compile:
       about["sides"][name] = {"missing": "left out by --no-compile"}
       continue
-    told(f"first steps of {name}")
+    progress(f"first steps of {name}")
     try:
       both, record = _torch(config, weights, images, dtype=dtype, compiled=compiled)
     except UserError as error:
@@ -125,17 +117,17 @@ def measure(block: str, options: Any, *, dtype: Any, peak: dict[str, float]) -> 
       continue
     sides["step"][name], sides["network"][name] = both
     about["sides"][name] = record
-  told("timing")
-  times = {part: timing.interleaved(calls, options.rounds) for part, calls in sides.items()}
+  progress("timing")
+  times = {part: harness.interleaved(calls, options.rounds) for part, calls in sides.items()}
   flops = about["sides"]["ours"]["gflop"]
-  told("fed by the input pipeline")
+  progress("fed by the input pipeline")
   about["fed"] = fed_step.measure(
     take, batch_size=options.batch, size=side, steps=2 * options.rounds
   )
   about["kernels"] = kernels.longest(sides["step"]["ours"])
   about["stages"] = []
   if not options.no_stages:
-    told("timing our stages")
+    progress("timing our stages")
     about["stages"] = roofline.stages(
       net, jax.device_put(weights["gen"]["net"]), jnp.asarray(images), peak=peak, rounds=5
     )
@@ -194,17 +186,18 @@ def _ours(
 def _torch(
   config: Any, weights: Any, images: np.ndarray, *, dtype: Any, compiled: bool
 ) -> tuple[tuple[Call, Call], dict[str, Any]]:
-  """The same from the same weights. UserError where torch cannot use the device or compile."""
+  """((a step, the network's passes), facts), from the same weights.
+
+  Raises:
+    UserError: torch cannot use the device, or cannot compile.
+  """
   import torch
 
   from benchmarks.torch_baseline.step import hiresmed_step
 
-  gpu = jax.default_backend() == "gpu"
-  if gpu and not torch.cuda.is_available():
-    raise UserError("jax has a GPU that this build of torch cannot use")
-  device = "cuda" if gpu else "cpu"
+  device = harness.torch_device()
   half = jnp.dtype(dtype) == jnp.bfloat16
-  if gpu:
+  if device == "cuda":
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.cuda.reset_peak_memory_stats()
   start = time.perf_counter()
@@ -225,7 +218,7 @@ def _torch(
   x = torch.from_numpy(images.transpose(0, 3, 1, 2)).to(device, memory_format=torch.channels_last)
   net: Any = step.generator.net
   forward: Any = torch.compile(net, dynamic=False) if compiled else net
-  wait: Call = torch.cuda.synchronize if gpu else lambda: None
+  wait: Call = torch.cuda.synchronize if device == "cuda" else lambda: None
 
   def one_step() -> None:
     step(x)
@@ -239,14 +232,14 @@ def _torch(
     wait()
 
   one_step()
-  told: dict[str, Any] = {
+  about: dict[str, Any] = {
     "framework": f"torch {torch.__version__}",
     "threads": torch.get_num_threads(),
     "first_step_seconds": time.perf_counter() - start,
   }
-  if gpu:
-    told["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-  return (one_step, network), told
+  if device == "cuda":
+    about["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+  return (one_step, network), about
 
 
 def _summary(
@@ -278,9 +271,9 @@ def show(case: dict[str, Any], peak: dict[str, float]) -> None:
       ratio = "" if name == "ours" else f"{row['median_ms'] / ours:.2f}x"
       table.add_row(part, name, spread, f"{row['images_per_second']:.2f}", share, ratio)
   console.print(table)
-  for name, told in case["sides"].items():
-    if "missing" in told:
-      console.print(f"{name}: {told['missing']}")
+  for name, facts in case["sides"].items():
+    if "missing" in facts:
+      console.print(f"{name}: {facts['missing']}")
   fed = case["fed"]
   console.print(
     f"fed by the input pipeline: {fed['fed']:.2f} images/s, {100 * fed['share']:.0f} % of a batch "
@@ -310,4 +303,4 @@ def show(case: dict[str, Any], peak: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(functools.partial(main))
+  cli.run(main)

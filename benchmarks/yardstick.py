@@ -1,6 +1,6 @@
-"""One measure for every recipe: the error of a reconstruction, and when a curve stays under one.
+"""One measure for all recipes: the error of a reconstruction, and when it stays under a threshold.
 
-Images are f32[N, H, W, C] in [-1, 1], NumPy arrays, whatever framework makes the reconstruction.
+Images are NumPy arrays f32[N, H, W, C] in [-1, 1], for every framework.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def mean_absolute_error(
 
 @dataclasses.dataclass
 class Curve:
-  """What was measured along one run; entry i of every list belongs together.
+  """The measurements of one run; entry i of every list is of the same moment.
 
   Attributes:
     seed: of the weights and of the order of the images.
@@ -61,9 +61,9 @@ class Curve:
 
 
 def first_stays_under(values: Sequence[float], threshold: float) -> int | None:
-  """Index of the first value from which on all are below the threshold; None where there is none.
+  """Index from which on all values are below the threshold; None where there is none.
 
-  A value that is not a number is not below anything.
+  NaN is not below the threshold.
   """
   first = None
   for index in reversed(range(len(values))):
@@ -102,13 +102,13 @@ def reached(
 def middle(
   runs: Sequence[dict[str, Any]], images: str, threshold: float, what: str
 ) -> float | None:
-  """Median over runs of when a threshold is reached; None unless most of the runs reach it.
+  """Median over runs of the time at which a threshold is reached; None unless most runs reach it.
 
-  A run that does not reach it counts as later than all that do.
+  A run that does not reach it counts as later than those that do.
   """
   found = [run["reached"][images][str(threshold)] for run in runs]
   times = sorted(float("inf") if value is None else value[what] for value in found)
-  median = times[len(times) // 2]  # of an even number the later one
+  median = times[len(times) // 2]  # the later one of an even number
   return None if median == float("inf") else median
 
 
@@ -118,8 +118,7 @@ def compare(
   """How many times sooner `ours` is, by threshold, images and recipe, in seconds and in steps.
 
   Where the baseline does not reach a threshold within its budget, `reached` is False, its figures
-  are those of its last measurement, and the ratios are lower bounds. Seconds are steps times the
-  time of a step, so the ratio of seconds is that of steps times that of step times.
+  are those of its last measurement, and the ratios are lower bounds.
   """
   rows: list[dict[str, Any]] = []
   mine = recipes[ours]

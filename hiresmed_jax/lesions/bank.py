@@ -142,11 +142,7 @@ class Bank:
     return as_patch(np.asarray(image), group.members[index])
 
   def _find(self, number: int) -> tuple[Group, int]:
-    for group in self.groups:
-      if number < len(group.members):
-        return group, number
-      number -= len(group.members)
-    raise IndexError(number)
+    return [(group, i) for group in self.groups for i in range(len(group.members))][number]
 
   def _count(self, outcome: str) -> None:
     with self._lock:

@@ -32,12 +32,10 @@ def padding(item: Mapping[str, Any]) -> np.ndarray:
   grey = values.mean(axis=-1)
   rows = []
   for index, box in enumerate(item["boxes"]):
-    mask = item["lesion_mask"] == index + 1
-    if not mask.any():
-      found = outline.find(grey, box, outline.VISIBLE_CONTRAST * (high - low))
-      if isinstance(found, str):
-        continue
-      mask = found.mask
+    known = item["lesion_mask"] == index + 1
+    mask = outline.mask_of(grey, box, known, outline.VISIBLE_CONTRAST * (high - low))
+    if mask is None:
+      continue
     inner = tight(mask)
     beyond = [inner[0] - box[0], inner[1] - box[1], box[2] - inner[2], box[3] - inner[3]]
     rows.append([diameter(mask), *beyond])

@@ -104,6 +104,14 @@ def _find(grey: np.ndarray, box: np.ndarray, slack: float, least_contrast: float
   return Outline(mask, background, float(np.percentile(grey[mask], 90)))
 
 
+def mask_of(grey: np.ndarray, box: np.ndarray, mask: np.ndarray, least: float) -> np.ndarray | None:
+  """A lesion's known mask bool[H, W] if it is not empty, else that of `find`, or None."""
+  if mask.any():
+    return mask
+  found = find(grey, box, least)
+  return found.mask if isinstance(found, Outline) else None
+
+
 def known(grey: np.ndarray, mask: np.ndarray) -> Outline:
   """The outline of a lesion whose mask bool[H, W] is known; its largest component, holes filled."""
   labels, count = ndimage.label(mask, EIGHT_CONNECTED)

@@ -73,7 +73,7 @@ def _body(tissue: np.ndarray) -> np.ndarray:
   side = max(tissue.shape)
   thin, gap = max(1, round(_THIN * side)), max(1, round(_GAP * side))
   # Body and air continue beyond the border that they touch.
-  parts = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, _disc(thin), borderType=cv2.BORDER_REPLICATE)
+  parts = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, disc(thin), borderType=cv2.BORDER_REPLICATE)
   count, labels, stats, _ = cv2.connectedComponentsWithStats(parts, connectivity=8)
   if count < 2:
     return np.zeros_like(tissue)
@@ -87,7 +87,7 @@ def _body(tissue: np.ndarray) -> np.ndarray:
   large[1:] |= inside[1:] >= _INSIDE * areas[1:]
   # Padded, since closing would fill wedges at the image's border.
   plane = np.pad(large[labels].astype(np.uint8), 2 * gap)
-  plane = cv2.morphologyEx(plane, cv2.MORPH_CLOSE, _disc(gap))
+  plane = cv2.morphologyEx(plane, cv2.MORPH_CLOSE, disc(gap))
   closed = plane[2 * gap : -2 * gap, 2 * gap : -2 * gap]
   # Holes are dark parts that do not touch the border.
   _, labels = cv2.connectedComponents(1 - closed, connectivity=4)
@@ -96,7 +96,8 @@ def _body(tissue: np.ndarray) -> np.ndarray:
   return (~outside).astype(np.uint8)
 
 
-def _disc(radius: int) -> np.ndarray:
+def disc(radius: int) -> np.ndarray:
+  """uint8 mask of a disc, a structuring element."""
   return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 

@@ -125,21 +125,16 @@ def place(
   if not shapes:
     return []
   gap = max(1.0, min_gap_px)
-  rooms: dict[int, np.ndarray] = {}
-
-  def room(index: int) -> np.ndarray:
-    if index not in rooms:
-      rooms[index] = fits(allowed, shapes[index])
-    return rooms[index]
+  rooms = [fits(allowed, shape) for shape in shapes]
 
   def free_of(index: int, placed: dict[int, Site]) -> np.ndarray:
     others = [(shapes[other], site.origin) for other, site in placed.items()]
-    return clear_of(room(index), shapes[index], others, gap)
+    return clear_of(rooms[index], shapes[index], others, gap)
 
   sites: dict[int, Site] = {}
   for index, point in enumerate(points):
     free = free_of(index, sites)
-    sites[index] = _users_site(point, score, free, room(index), shapes[index], floor)
+    sites[index] = _users_site(point, score, free, rooms[index], shapes[index], floor)
   rest = sorted(range(len(points), len(shapes)), key=lambda i: -shapes[i].area)
   for _ in range(_TRIES):
     drawn = dict(sites)
@@ -151,9 +146,9 @@ def place(
       drawn[index] = site
     if len(drawn) == len(shapes):
       return [drawn[index] for index in range(len(shapes))]
-    if not room(index).any():
+    if not rooms[index].any():
       break
-  raise UserError(_no_room(shapes[index], room(index), allowed, len(shapes)))
+  raise UserError(_no_room(shapes[index], rooms[index], allowed, len(shapes)))
 
 
 def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float) -> None:
@@ -232,9 +227,8 @@ def _users_site(
   if not (0 <= x < width and 0 <= y < height):
     raise UserError(f"{where} lies outside the image of {width} x {height} pixels")
   pixel = shape.pixel_for((x, y))
-  inside = all(0 <= i < n for i, n in zip(pixel, free.shape))
   lesion = f"a lesion of {shape.diameter_px:.0f} px"
-  if not inside or not shape.inside(pixel, free.shape):
+  if not shape.inside(pixel, free.shape):
     raise UserError(f"{lesion} at {where} would reach beyond the image")
   if not room[pixel]:
     raise UserError(

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from hiresmed_jax import files
 from hiresmed_jax.data import pipeline, segmentation, stored
+from hiresmed_jax.placement.body import disc
 
 _SOFT = (0.2, 0.7)  # shares of the shown range between which soft tissue lies
 _STRAY = 0.008  # radius: thinner parts are a table, a cable, a letter
@@ -157,8 +158,7 @@ def _parts(mask: np.ndarray) -> list[tuple[np.ndarray, int, tuple[int, int, int,
 
 
 def _disc(share: float, image: np.ndarray) -> np.ndarray:
-  radius = max(1, round(share * max(image.shape)))
-  return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+  return disc(max(1, round(share * max(image.shape))))
 
 
 RULES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"abdomen": abdomen}

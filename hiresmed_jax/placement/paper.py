@@ -93,7 +93,7 @@ def place_paper(
     room = clear_of(fits(everywhere, shape, centre_only=True), shape, placed, 1.0)
     mine = index < len(asked)
     pixels = [shape.pixel_for((x, y)) for x, y in (asked[index : index + 1] if mine else points)]
-    free = [p for p in pixels if all(0 <= i < n for i, n in zip(p, room.shape)) and room[p]]
+    free = [p for p in pixels if shape.inside(p, room.shape) and room[p]]
     if not free and mine:
       x, y = asked[index]
       raise UserError(f"a lesion at {x:g},{y:g} would reach beyond the image or over another one")

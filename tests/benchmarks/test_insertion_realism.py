@@ -80,10 +80,10 @@ def test_the_judge_finds_a_difference_and_finds_none(monkeypatch):
   patches = rng.normal(size=(90, 33, 33)).astype(np.float32)
   labels, groups = np.arange(90) % 2, np.arange(90) // 6
   folds = groups % 3
-  none = patch_classifier.judge(patches, labels, groups, folds, seeds=[0], resamples=50)
+  none = patch_classifier.cross_validate(patches, labels, groups, folds, seeds=[0], resamples=50)
   assert 0.25 < none.auc < 0.75
   patches[labels == 1, 12:21, 12:21] *= 0.2
-  clear = patch_classifier.judge(patches, labels, groups, folds, seeds=[0], resamples=50)
+  clear = patch_classifier.cross_validate(patches, labels, groups, folds, seeds=[0], resamples=50)
   assert clear.interval[0] > 0.8
   assert json.dumps(clear._asdict())
 

@@ -1,4 +1,4 @@
-"""A training step that has become dearer is caught here, without a clock."""
+"""A training step that has become costlier is caught here, without a clock."""
 
 import json
 import subprocess
@@ -18,18 +18,18 @@ def names(part, fast):
   return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in found]
 
 
-def assert_no_dearer(name, now, part):
+def assert_not_costlier(name, now, part):
   old = COMMITTED["programs"][name]
   for key in ("mesh", "images", "size"):
     assert now[key] == old[key]
-  lines = programs.dearer(name, now[part], old[part])
+  lines = programs.costlier(name, now[part], old[part])
   assert not lines, "\n".join(lines)
 
 
 @pytest.mark.parametrize("name", names("traced", fast=("demo, hdfb", "demo, residual")))
 def test_a_traced_step_costs_no_more_than_committed(name):
   now = programs.figures(programs.PROGRAMS[name], parts=["traced"])
-  assert_no_dearer(name, now, "traced")
+  assert_not_costlier(name, now, "traced")
 
 
 # What another version of the compiler makes of the same step is another question.
@@ -38,7 +38,7 @@ if SAME_COMPILER:
   @pytest.mark.parametrize("name", names("compiled", fast=("wide, 2 x 4",)))
   def test_a_compiled_step_costs_no_more_than_committed(name):
     now = programs.figures(programs.PROGRAMS[name], parts=["compiled"])
-    assert_no_dearer(name, now, "compiled")
+    assert_not_costlier(name, now, "compiled")
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_programs_for_64_and_256_devices(tmp_path):
   assert list(found) == list(LARGE)
   for name, now in found.items():
     if SAME_COMPILER:
-      assert_no_dearer(name, now, "compiled")
+      assert_not_costlier(name, now, "compiled")
   # A device of 256 sends and holds no more than one of 64: only the axis "data" has grown.
   few, many = (found[name]["compiled"] for name in LARGE)
   assert many["collectives"] == few["collectives"]
@@ -65,16 +65,16 @@ def test_every_program_is_committed():
 
 def test_what_has_grown_is_told_with_the_command_that_accepts_it():
   old = {"flops": 100.0, "collectives": {"all-reduce": {"times": 2, "bytes": 1000}}}
-  assert programs.dearer("p", old, old) == []
+  assert programs.costlier("p", old, old) == []
   less = {"flops": 50.0, "collectives": {}}
-  assert programs.dearer("p", less, old) == []
-  assert programs.dearer("p", {**old, "flops": 101.9}, old) == []
+  assert programs.costlier("p", less, old) == []
+  assert programs.costlier("p", {**old, "flops": 101.9}, old) == []
   command = "if this is meant: python -m benchmarks.programs --out"
-  grown, accept = programs.dearer("p", {**old, "flops": 102.1e3}, old)
+  grown, accept = programs.costlier("p", {**old, "flops": 102.1e3}, old)
   assert grown == "p: flops was 100 and is 102,100"
   assert accept.startswith(command)
   traffic = {"all-reduce": {"times": 3, "bytes": 1001}, "all-gather": {"times": 1, "bytes": 8}}
-  assert programs.dearer("p", {**old, "collectives": traffic}, old)[:-1] == [
+  assert programs.costlier("p", {**old, "collectives": traffic}, old)[:-1] == [
     "p: collectives all-reduce times was 2 and is 3",
     "p: collectives all-gather times was 0 and is 1",
     "p: collectives all-gather bytes was 0 and is 8",

@@ -26,7 +26,7 @@ def test_a_changed_result_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
   row = {"pass": "forward", "ours": {"median_ms": 2.0}, "lax": {"median_ms": 5.0}}
   result = {"benchmark": "depthwise", **ABOUT, "rows": [row]}
   _write(tmp_path / "results", "depthwise_cpu.json", result)
-  with pytest.raises(UserError, match="not what results"):
+  with pytest.raises(UserError, match="differs from results"):
     table.main(["--check"])
   table.main([])
   table.main(["--check"])
@@ -37,7 +37,7 @@ def test_a_changed_result_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
   assert "| cpu, A, 2 cores | 2026-01-02 | `abc` |" in text
   row["lax"]["median_ms"] = 6.0  # type: ignore[index]
   _write(tmp_path / "results", "depthwise_cpu.json", result)
-  with pytest.raises(UserError, match="not what results"):
+  with pytest.raises(UserError, match="differs from results"):
     table.main(["--check"])
 
 

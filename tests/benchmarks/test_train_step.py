@@ -62,7 +62,7 @@ def test_both_sides_begin_alike_and_are_told(tmp_path, monkeypatch):
   out = tmp_path / "train_step_cpu.json"
   arguments = ["--size=32", "--batch=1", "--rounds=2", "--blocks", "hdfb", "--no-compile"]
   with tiny_run.quick_compiler():
-    assert train_step.main([*arguments, "--out", str(out)]) == 0
+    train_step.main([*arguments, "--out", str(out)])
   facts = json.loads(out.read_text())
   (case,) = facts["cases"]
   assert set(case["step"]) == set(case["network"]) == {"ours", "torch"}

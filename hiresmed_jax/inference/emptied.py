@@ -28,7 +28,7 @@ _RING = 5  # pixels around a lesion that tell its background
 
 def masks(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray,
           value_range: tuple[float, float]) -> list[np.ndarray]:  # fmt: skip
-  """bool[H, W] of each lesion in a box: as it is known, else as it is seen, else all of its box.
+  """bool[H, W] of each lesion: its known mask, else its outline, else the ellipse in its box.
 
   Args:
     values: f32[H, W, C], dense bright.
@@ -37,17 +37,11 @@ def masks(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray,
     value_range: (low, high) that is shown.
   """
   grey = values.mean(axis=-1)
-  floor = outline.VISIBLE_CONTRAST * (value_range[1] - value_range[0])
+  least = outline.VISIBLE_CONTRAST * (value_range[1] - value_range[0])
   found = []
   for index, box in enumerate(boxes):
-    known = lesion_mask == index + 1
-    seen = outline.find(grey, box, floor) if not known.any() else None
-    if known.any():
-      found.append(known)
-    elif isinstance(seen, outline.Outline):
-      found.append(seen.mask)
-    else:
-      found.append(_ellipse(box, grey.shape))
+    mask = outline.mask_of(grey, box, lesion_mask == index + 1, least)
+    found.append(_ellipse(box, grey.shape) if mask is None else mask)
   return [mask for mask in found if mask.any()]
 
 
@@ -94,7 +88,7 @@ def grown(mask: np.ndarray, by: int) -> np.ndarray:
 
 
 def _ellipse(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """What a box holds when nothing in it can be told apart."""
+  """The ellipse in a box, for a lesion whose outline is not found."""
   rows, columns = np.ogrid[: shape[0], : shape[1]]
   x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
   half = np.maximum((box[2:] - box[:2]) / 2, 0.5)

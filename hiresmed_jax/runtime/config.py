@@ -46,6 +46,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
   path = _find(name)
   config = _as_config(_run_file(path, argument), f"{path.name}: ")
   for override in overrides:
+    if override.startswith("preset="):  # which would change the name and none of the values
+      wanted = override.removeprefix("preset=")
+      raise UserError(f"a preset is chosen after the colon: --config {path.name}:all,{wanted}")
     apply_override(config, override)
   return config.lock()
 

@@ -1,6 +1,7 @@
 """Settings as rows of a table, from which presets, checks, departures and upgrades are made.
 
-A row is written once. Knows no route: the tables themselves lie in `routes`.
+The tables themselves lie in `routes`. A row that is added to one needs `as_it_was`: without it,
+every run that was made before would be a run of another config.
 """
 
 import json

@@ -53,6 +53,7 @@ def test_overrides_in_order(spec):
   [
     ("optim.learning_rte=1", "did you mean config.optim.learning_rate?"),
     ("seed=0.5", "expected an integer"),
+    ("preset=best", "after the colon: --config toy.py:all,best"),
   ],
 )
 def test_mistakes_say_what_was_meant(spec, override, line):

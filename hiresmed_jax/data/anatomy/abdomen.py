@@ -189,10 +189,8 @@ def _swell(
   total: np.ndarray, grid: Grid, outline: np.ndarray, radius: float, attenuation: float, soft: float
 ) -> None:
   """Adds the line integral of a rounded organ, its edge blurred by `soft` mm."""
-  drawn = depth(grid, outline, margin=3 * soft)
-  if drawn is not None:
-    window, distance = drawn
-    total[window] += attenuation * blur(round_chord(distance, radius), soft / grid.spacing)
+  window, distance = depth(grid, outline, margin=3 * soft)
+  total[window] += attenuation * blur(round_chord(distance, radius), soft / grid.spacing)
 
 
 def _psoas(rng: np.random.Generator, build: Build, side: float) -> np.ndarray:
@@ -218,10 +216,9 @@ def _upper(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _belly(grid: Grid) -> np.ndarray:
   """Smooth mask of the region that bowel fills."""
   outline = blob(np.random.default_rng(0), (0, -20), (128, 165), 0.0)
-  drawn = cover(grid, outline)
   mask = np.zeros(grid.shape, np.float32)
-  if drawn is not None:
-    mask[drawn[0]] = drawn[1]
+  window, share = cover(grid, outline)
+  mask[window] = share
   return blur(mask, 14 / grid.spacing)
 
 

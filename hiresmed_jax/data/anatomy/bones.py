@@ -71,10 +71,7 @@ class Build:
 
 def tube(film: Film, outline: np.ndarray, radius: float, cortex: float, *holes: np.ndarray) -> None:
   """A hollow body with rounded flanks of `radius` and a wall of `cortex` mm."""
-  drawn = depth(film.grid, outline, *holes)
-  if drawn is None:
-    return
-  window, distance = drawn
+  window, distance = depth(film.grid, outline, *holes)
   outer = round_chord(distance, radius)
   inner = round_chord(np.maximum(distance - cortex, 0), radius - cortex)
   film.compact[window] += outer - inner
@@ -83,21 +80,17 @@ def tube(film: Film, outline: np.ndarray, radius: float, cortex: float, *holes: 
 
 def cushion(film: Film, outline: np.ndarray, thick: float, cortex: float) -> None:
   """More spongy bone, fading to the edge of the outline."""
-  drawn = depth(film.grid, outline)
-  if drawn is not None:
-    window, distance = drawn
-    swell = distance / max(float(distance.max()), 1e-3)
-    swell = swell * swell * (3 - 2 * swell)
-    film.spongy[window] += thick * swell
-    film.compact[window] += 1.2 * cortex * swell
+  window, distance = depth(film.grid, outline)
+  swell = distance / float(distance.max(initial=1e-3))
+  swell = swell * swell * (3 - 2 * swell)
+  film.spongy[window] += thick * swell
+  film.compact[window] += 1.2 * cortex * swell
 
 
 def ridge(film: Film, thick: float, *outlines: np.ndarray) -> None:
   """A wall of compact bone seen on edge: `thick` mm in its middle, fading to both sides."""
-  drawn = depth(film.grid, *outlines)
-  if drawn is not None:
-    window, distance = drawn
-    film.compact[window] += thick * np.minimum(distance / 2.2, 1.0)
+  window, distance = depth(film.grid, *outlines)
+  film.compact[window] += thick * np.minimum(distance / 2.2, 1.0)
 
 
 Place = Callable[[np.ndarray], np.ndarray]
@@ -184,17 +177,8 @@ def _sacrum(film: Film, build: Build, shift: float, rng: np.random.Generator) ->
     x = points[:, 0] + lean * points[:, 1]
     return np.stack([x, points[:, 1]], axis=1) * build.scale + (shift, 0)
 
-  half = [
-    (25, 43),
-    (40, 42),
-    (53, 51),
-    (58, 66),
-    (55, 80),
-    (44, 92),
-    (34, 106),
-    (24, 124),
-    (12, 134),
-  ]
+  half = [(25, 43), (40, 42), (53, 51), (58, 66), (55, 80), (44, 92), (34, 106), (24, 124)]
+  half.append((12, 134))
   outline = np.array(half + [(-x, y) for x, y in half[::-1]], float)
   tube(film, place(spline(outline, 8)), 14.0, 0.5 * build.cortex)
   trunk = np.array([(26, 42), (24, 66), (17, 92), (12, 116), (7, 132)], float)
@@ -229,9 +213,8 @@ def _opening(
   arch = np.stack([at[0] + 1.7 * size * np.cos(angle), at[1] + 2 - size * np.sin(angle)], axis=1)
   path = spline(place(arch), 6, closed=False)
   ridge(film, rng.uniform(1.5, 3.5) * build.cortex, ribbon(path, np.full(len(path), 1.1)))
-  drawn = depth(film.grid, place(blob(rng, (at[0], at[1] + 2), (1.5 * size, 0.8 * size), 0.15)))
-  if drawn is not None:
-    window, distance = drawn
-    kept = 1 - 0.4 * np.minimum(distance / 3.0, 1)
-    film.spongy[window] *= kept
-    film.compact[window] *= kept
+  hole = place(blob(rng, (at[0], at[1] + 2), (1.5 * size, 0.8 * size), 0.15))
+  window, distance = depth(film.grid, hole)
+  kept = 1 - 0.4 * np.minimum(distance / 3.0, 1)
+  film.spongy[window] *= kept
+  film.compact[window] *= kept

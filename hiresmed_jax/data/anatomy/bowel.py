@@ -85,11 +85,8 @@ def _segments(rng: np.random.Generator, position: np.ndarray) -> list[tuple[int,
 def _lumen(grid: Grid, path: np.ndarray, radius: np.ndarray) -> np.ndarray:
   """Chord of a tube around `path`: the union of discs, rounded towards its edge."""
   total = np.zeros(grid.shape, np.float32)
-  drawn = tunnel(grid, path, radius, margin=3.0)
-  if drawn is None:
-    return total
-  window, distance = drawn
-  deepest = max(float(distance.max()), 1e-3)
+  window, distance = tunnel(grid, path, radius, margin=3.0)
+  deepest = float(distance.max(initial=1e-3))
   inward = np.minimum(distance / deepest, 1)
   total[window] = blur(1.5 * deepest * np.sqrt(inward * (2 - inward)), 0.9 / grid.spacing)
   return total
@@ -108,10 +105,9 @@ def _bubbles(
   sizes = np.minimum(rng.gamma(3.0, 0.75, count), 6.0)
   for (x, y), size, squeeze in zip(center, sizes, rng.uniform(-0.5, 0.5, count), strict=True):
     window = grid.window(np.array([[x, y]]), size * 1.6)
-    if window is not None:
-      u, v = grid.local(window, (x, y))
-      rho = (u * u * (1 + squeeze) + v * v * (1 - squeeze)) / (size * size)
-      np.maximum(total[window], size * np.maximum(1 - rho, 0), out=total[window])
+    u, v = grid.local(window, (x, y))
+    rho = (u * u * (1 + squeeze) + v * v * (1 - squeeze)) / (size * size)
+    np.maximum(total[window], size * np.maximum(1 - rho, 0), out=total[window])
   return 1.3 * blur(total, 0.7 / grid.spacing)
 
 
@@ -136,9 +132,8 @@ def _folds(
     bow = rng.normal(0, 0.22) * (1.08 - np.abs(across)) ** 1.5
     points = path[index] + radius[index] * (across * normal[index] + bow * along)
     line = spline(points, 6, closed=False)
-    drawn = cover(grid, ribbon(line, np.linspace(3.0, 0.7, len(line))))
-    if drawn is not None:
-      window, share = drawn
+    window, share = cover(grid, ribbon(line, np.linspace(3.0, 0.7, len(line))))
+    if share.size:
       fade = rng.uniform(0.25, 0.5)
       chord[window] *= 1 - fade * blur(share, 0.9 / grid.spacing)
   return chord

@@ -5,8 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.anatomy import chest as chest_bones
-from hiresmed_jax.data.anatomy import chest as mediastinum
+from hiresmed_jax.data.anatomy import chest as organs
 from hiresmed_jax.data.anatomy import lungs, thorax
 from hiresmed_jax.data.anatomy.shapes import Grid, blur, cover, fractal, resize
 
@@ -50,21 +49,21 @@ def render(rng: np.random.Generator, noise: np.random.Generator, size: tuple[int
   fine = grid.refined(int(np.clip(round(768 / max(size)), 1, 4)))
 
   hu = np.full(fine.shape, thorax.AIR, np.float32)
-  thorax.wall(hu, fine, chest, rng)
+  canvas = thorax.Canvas(hu, fine)
+  thorax.wall(canvas, chest, rng)
   for side in (-1.0, 1.0):
-    chest_bones.scapula(hu, fine, chest, side, rng)
-  chest_bones.ribs(hu, fine, chest, rng)
+    organs.scapula(canvas, chest, side, rng)
+  organs.ribs(canvas, chest, rng)
   hu += 7 * fractal(rng, fine, 9.0, 2) * (hu > -200)
-  mediastinum.fill(hu, fine, chest, rng)
-  chest_bones.vertebra(hu, fine, chest, rng)
+  organs.mediastinum(canvas, chest, rng)
+  organs.vertebra(canvas, chest, rng)
   outlines = [lungs.outline(chest, side, rng) for side in (-1.0, 1.0)]
-  inside = lungs.fill(hu, fine, chest, outlines, rng)
-  liver = mediastinum.dome(chest, rng)
+  inside = lungs.fill(canvas, chest, outlines, rng)
+  liver = organs.liver(chest, rng)
   if liver is not None:
-    thorax.paint(hu, fine, 55 + 0.25 * (chest.blood - 42), liver, soft=1.6)
-    drawn = cover(fine, liver)
-    if drawn is not None:
-      inside[drawn[0]] *= 1 - drawn[1]
+    canvas.paint(55 + 0.25 * (chest.blood - 42), liver, soft=1.6)
+    window, share = cover(fine, liver)
+    inside[window] *= 1 - share
   sharp = float(rng.uniform(0.3, 0.6))  # mm
   hu = blur(hu, sharp / fine.spacing)
   clean = resize(hu, grid.shape)

@@ -14,11 +14,10 @@ from hiresmed_jax.data.anatomy.shapes import (
   spline,
   strokes,
 )
-from hiresmed_jax.data.anatomy.thorax import Chest, paint
+from hiresmed_jax.data.anatomy.thorax import LEVELS, Canvas, Chest
 
-_KEYS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 _HEIGHTS = np.array([26.0, 8.0, -12.0, -32.0, -52.0])
-# |x| of each lung's inner border at `_HEIGHTS` and at its tip in front, for each of `_KEYS`
+# |x| of each lung's inner border at `_HEIGHTS` and at its tip in front, for each of `LEVELS`
 _RIGHT = np.array(
   [
     (20, 22, 26, 34, 46, 56),
@@ -44,10 +43,10 @@ _LEFT = np.array(
 def outline(chest: Chest, side: float, rng: np.random.Generator) -> np.ndarray:
   """Outline [N, 2] of one lung in mm; side -1 is the patient's right, at the image's left."""
   table = _RIGHT if side < 0 else _LEFT
-  scale = chest.wide / float(np.interp(chest.level, _KEYS, [86, 117, 130, 136, 139]))
-  inner = np.array([np.interp(chest.level, _KEYS, column) for column in table.T]) * scale
+  scale = chest.wide / float(np.interp(chest.level, LEVELS, [86, 117, 130, 136, 139]))
+  inner = np.array([np.interp(chest.level, LEVELS, column) for column in table.T]) * scale
   inner = inner + rng.normal(0, 2.0, inner.size)
-  deep = -chest.front / float(np.interp(chest.level, _KEYS, [50, 70, 79, 84, 86]))
+  deep = -chest.front / float(np.interp(chest.level, LEVELS, [50, 70, 79, 84, 86]))
   heights = np.where(_HEIGHTS < 0, _HEIGHTS * deep, _HEIGHTS)
   heights = heights * float(np.interp(chest.level, [0, 0.5], [0.7, 1]))
   heights = heights + (chest.back - 85)
@@ -63,14 +62,14 @@ def outline(chest: Chest, side: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def fill(
-  hu: np.ndarray, grid: Grid, chest: Chest, lungs: list[np.ndarray], rng: np.random.Generator
+  canvas: Canvas, chest: Chest, lungs: list[np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-  """Draws both lungs into `hu`; gives back the share of lung in each pixel, f32[H, W]."""
+  """Draws both lungs; returns the share of lung in each pixel, f32[H, W]."""
+  grid = canvas.grid
   inside = np.zeros(grid.shape, np.float32)
   for lung in lungs:
-    drawn = cover(grid, lung)
-    if drawn is not None:
-      np.maximum(inside[drawn[0]], drawn[1], out=inside[drawn[0]])
+    window, share = cover(grid, lung)
+    np.maximum(inside[window], share, out=inside[window])
   coarse = grid.coarsened(1.2)
   y = coarse.local((slice(0, coarse.height), slice(0, coarse.width)))[1]
   weight = (y - chest.front) / (chest.back - chest.front)  # blood sinks to the back
@@ -79,13 +78,13 @@ def fill(
   haze = rng.uniform(0, 90) * np.clip((weight - 0.82) / 0.18, 0, 1) ** 2
   tissue = resize((tissue + haze).astype(np.float32), grid.shape)
   tissue += 11 * fractal(rng, grid, 2.6, 2, 0.8)
+  within = Canvas(tissue, grid)
   for side, lung in zip((-1.0, 1.0), lungs, strict=True):
-    tree = _vessels(grid, chest, side, lung, rng)
-    if tree is not None:
-      window, share = tree
-      tissue[window] += share * (0.75 * chest.blood + 10 - tissue[window])
-    _airways(tissue, grid, chest, side, rng)
-    _fissures(tissue, grid, chest, side, rng)
+    window, share = _vessels(grid, chest, side, lung, rng)
+    tissue[window] += share * (0.75 * chest.blood + 10 - tissue[window])
+    _airways(within, chest, side, rng)
+    _fissures(within, chest, side, rng)
+  hu = canvas.hu
   hu += inside * (tissue - hu)
   return inside
 
@@ -98,7 +97,7 @@ def _hub(chest: Chest, side: float) -> np.ndarray:
 
 def _vessels(
   grid: Grid, chest: Chest, side: float, lung: np.ndarray, rng: np.random.Generator
-) -> tuple[Window, np.ndarray] | None:
+) -> tuple[Window, np.ndarray]:
   """Share of vessel in each pixel: what a thin slice keeps of a tree fanning out from the hilum."""
   hub = _hub(chest, side)
   low, high = lung.min(0), lung.max(0)
@@ -175,9 +174,7 @@ def _tree(
   return found
 
 
-def _airways(
-  tissue: np.ndarray, grid: Grid, chest: Chest, side: float, rng: np.random.Generator
-) -> None:
+def _airways(canvas: Canvas, chest: Chest, side: float, rng: np.random.Generator) -> None:
   """Bronchi cut across: a ring of wall around air, beside a vessel of the same size."""
   hub = _hub(chest, side)
   for _ in range(rng.integers(2, 7)):
@@ -186,21 +183,19 @@ def _airways(
     at = hub + away * np.array([np.cos(angle), np.sin(angle)])
     size = max(4.2 - 0.07 * away, 1.2) * rng.uniform(0.8, 1.1)
     beside = at + (size * 1.9) * np.array([np.cos(angle + 1.5), np.sin(angle + 1.5)])
-    paint(tissue, grid, 0.75 * chest.blood, blob(rng, tuple(beside), (size, size * 0.9), 0.06))
+    canvas.paint(0.75 * chest.blood, blob(rng, tuple(beside), (size, size * 0.9), 0.06))
     squeeze = rng.uniform(0.7, 1.0)
-    paint(tissue, grid, -150.0, oval(tuple(at), (size, size * squeeze)))
+    canvas.paint(-150.0, oval(tuple(at), (size, size * squeeze)))
     hollow = size - max(0.7, 0.22 * size)
-    paint(tissue, grid, -970.0, oval(tuple(at), (hollow, hollow * squeeze)))
+    canvas.paint(-970.0, oval(tuple(at), (hollow, hollow * squeeze)))
 
 
-def _fissures(
-  tissue: np.ndarray, grid: Grid, chest: Chest, side: float, rng: np.random.Generator
-) -> None:
+def _fissures(canvas: Canvas, chest: Chest, side: float, rng: np.random.Generator) -> None:
   """The oblique fissure, a faint thin line; towards the diaphragm it moves to the front."""
   y = np.interp(chest.level, [0.1, 0.4, 1.0], [45, 25, -50]) + rng.normal(0, 6)
   inner = np.array([side * 20, y + 6 * side + 8])
   outer = np.array([side * chest.wide, y - 8 + rng.normal(0, 6)])
   middle = (inner + outer) / 2 + (0, rng.normal(-6, 4))
   path = spline(np.array([inner, middle, outer]), 12, closed=False)
-  value = float(tissue.mean()) + rng.uniform(30, 120)
-  paint(tissue, grid, value, ribbon(path, np.full(len(path), rng.uniform(0.35, 0.7))), soft=0.25)
+  value = float(canvas.hu.mean()) + rng.uniform(30, 120)
+  canvas.paint(value, ribbon(path, np.full(len(path), rng.uniform(0.35, 0.7))), soft=0.25)

@@ -102,9 +102,8 @@ def _host(fine: Grid, urinary: abdomen.Urinary, grid: Grid) -> np.ndarray:
   host = np.zeros(fine.shape, np.float32)
   center = urinary.bladder.mean(0)
   for outline in (*urinary.hollows, *urinary.ureters, center + 0.75 * (urinary.bladder - center)):
-    drawn = cover(fine, outline)
-    if drawn is not None:
-      np.maximum(host[drawn[0]], drawn[1], out=host[drawn[0]])
+    window, share = cover(fine, outline)
+    np.maximum(host[window], share, out=host[window])
   return resize(host, grid.shape) > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Outlines in millimetres, where they lie on the film, and how much of each pixel they cover."""
+"""Outlines in millimetres, their place in an image, and the share of each pixel they cover."""
 
 import dataclasses
 
@@ -59,14 +59,14 @@ class Grid:
       [cos * x - sin * y + self.width / 2, sin * x + cos * y + self.height / 2], axis=-1
     )
 
-  def window(self, points: np.ndarray, margin: float = 0.0) -> Window | None:
-    """The part of the image that `points` (mm [N, 2]) reach, `margin` mm around; None if off it."""
+  def window(self, points: np.ndarray, margin: float = 0.0) -> Window:
+    """The part of the image within `margin` mm of `points` (mm [N, 2]); it may be empty."""
     pixels = self.px(points)
     reach = margin / self.spacing + 2
     low = np.clip(np.floor(pixels.min(0) - reach), 0, None).astype(int)
     high = np.minimum(np.ceil(pixels.max(0) + reach), (self.width, self.height)).astype(int)
     if (high <= low).any():
-      return None
+      return slice(0, 0), slice(0, 0)
     return slice(low[1], high[1]), slice(low[0], high[0])
 
   def local(
@@ -140,39 +140,31 @@ def ribbon(path: np.ndarray, radius: np.ndarray) -> np.ndarray:
 _SHIFT = 4  # fillPoly takes fixed-point corners: 1/16 pixel
 
 
-def cover(grid: Grid, *outlines: np.ndarray) -> tuple[Window, np.ndarray] | None:
-  """Window, and f32 share of each pixel inside the outlines (mm, even-odd); None off the image.
+def cover(grid: Grid, *outlines: np.ndarray) -> tuple[Window, np.ndarray]:
+  """Window, and f32 share of each of its pixels inside the outlines (mm, even-odd).
 
   OpenCV lays the soft edge around an outline, so shapes are up to half a pixel larger all round.
   """
   window = grid.window(np.concatenate(outlines))
-  if window is None:
-    return None
-  return window, _fill(grid, window, outlines).astype(np.float32) / 255
+  return window, _fill(grid, window, outlines, _empty(window)).astype(np.float32) / 255
 
 
-def depth(
-  grid: Grid, *outlines: np.ndarray, margin: float = 0.0
-) -> tuple[Window, np.ndarray] | None:
+def depth(grid: Grid, *outlines: np.ndarray, margin: float = 0.0) -> tuple[Window, np.ndarray]:
   """Window and f32 distance in mm from each pixel inside the outlines to their edge, 0 outside.
 
-  The image's own edge does not count as an edge of the shape. `margin` mm around it are kept.
+  The edge of the image is no edge of the shape. The window has `margin` mm around the outlines.
   """
   window = grid.window(np.concatenate(outlines), margin)
-  if window is None:
-    return None
-  return window, _inwards(grid, _fill(grid, window, outlines))
+  return window, _inwards(grid, _fill(grid, window, outlines, _empty(window)))
 
 
 def tunnel(
   grid: Grid, path: np.ndarray, radius: np.ndarray, margin: float = 0.0
-) -> tuple[Window, np.ndarray] | None:
+) -> tuple[Window, np.ndarray]:
   """As `depth`, of all discs around `path` [N, 2] with `radius` [N] together."""
   window = grid.window(path, float(radius.max()) + margin)
-  if window is None:
-    return None
   rows, columns = window
-  canvas = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+  canvas = _empty(window)
   centers = np.round((grid.px(path) - (columns.start + 0.5, rows.start + 0.5)) * (1 << _SHIFT))
   sizes = np.round(radius / grid.spacing * (1 << _SHIFT))
   for (x, y), size in zip(centers.astype(int).tolist(), sizes.astype(int).tolist(), strict=True):
@@ -180,7 +172,14 @@ def tunnel(
   return window, _inwards(grid, canvas)
 
 
+def _empty(window: Window) -> np.ndarray:
+  rows, columns = window
+  return np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+
+
 def _inwards(grid: Grid, canvas: np.ndarray) -> np.ndarray:
+  if not canvas.size:
+    return canvas.astype(np.float32)
   inside = (canvas > 127).astype(np.uint8)
   distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
   return np.maximum(distance - 0.5, 0) * grid.spacing * inside
@@ -190,12 +189,12 @@ def _fill(
   grid: Grid,
   window: Window,
   outlines: tuple[np.ndarray, ...],
-  canvas: np.ndarray | None = None,
+  canvas: np.ndarray,
   value: int = 255,
 ) -> np.ndarray:
+  if not canvas.size:
+    return canvas
   rows, columns = window
-  if canvas is None:
-    canvas = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
   origin = (columns.start + 0.5, rows.start + 0.5)
   corners = [
     np.round((grid.px(outline) - origin) * (1 << _SHIFT)).astype(np.int32) for outline in outlines
@@ -205,13 +204,10 @@ def _fill(
 
 def strokes(
   grid: Grid, around: np.ndarray, shapes: list[tuple[np.ndarray, float]]
-) -> tuple[Window, np.ndarray] | None:
+) -> tuple[Window, np.ndarray]:
   """Draws (outline, value in 0 .. 1) one over another: the window of `around`, f32 values in it."""
   window = grid.window(around)
-  if window is None:
-    return None
-  rows, columns = window
-  canvas = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+  canvas = _empty(window)
   for outline, value in shapes:
     _fill(grid, window, (outline,), canvas, round(255 * value))
   return window, canvas.astype(np.float32) / 255
@@ -261,6 +257,8 @@ def fractal(
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
   """Gaussian blur, `sigma` in pixels, mirrored at the border; wide ones on a smaller copy."""
+  if not image.size:
+    return image
   factor = int(sigma // 6)
   if factor > 1 and min(image.shape) >= 8 * factor:
     small = resize(image, (image.shape[0] // factor, image.shape[1] // factor))

@@ -41,12 +41,10 @@ class _Frame:
 
   def patch(
     self, low: tuple[float, float], high: tuple[float, float], margin: float = 0.0
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """(compact, spongy, x, y) views around the box low .. high (units), x and y in mm; or None."""
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(compact, spongy, x, y) views around the box low .. high (units), x and y in mm."""
     corners = np.array([(u, v) for u in (low[0], high[0]) for v in (low[1], high[1])])
     window = self.film.grid.window(self.place(corners), margin)
-    if window is None:
-      return None
     x, y = self.film.grid.local(window, self.at, self.turn)
     return self.film.compact[window], self.film.spongy[window], x, y
 
@@ -68,10 +66,7 @@ def spine(film: Film, build: Build, rng: np.random.Generator) -> None:
 def _body(frame: _Frame, tilt: float, jitter: float) -> None:
   """A waisted drum, 0.72 as deep as wide, its end plates seen on edge or tilted."""
   build, width, height = frame.build, frame.width, frame.height
-  patch = frame.patch((-0.6, -0.8), (0.6, 0.8))
-  if patch is None:
-    return
-  compact, spongy, x, y = patch
+  compact, spongy, x, y = frame.patch((-0.6, -0.8), (0.6, 0.8))
   deep = 0.72 * width
   half = width / 2 * (1 - (0.12 + 0.015 * jitter) * np.clip(1 - (2 * y / height) ** 2, 0, 1))
   across = np.clip(1 - (x / half) ** 2, 0, 1)
@@ -147,10 +142,7 @@ def _bar(
   """A tapered hollow bar: ends in units of the body, radii in mm; `flat` scales its chord."""
   low = (min(root[0], tip[0]), min(root[1], tip[1]))
   high = (max(root[0], tip[0]), max(root[1], tip[1]))
-  patch = frame.patch(low, high, 1.5 * max(thick_root, thick_tip))
-  if patch is None:
-    return
-  compact, spongy, x, y = patch
+  compact, spongy, x, y = frame.patch(low, high, 1.5 * max(thick_root, thick_tip))
   ax, ay = root[0] * frame.width, root[1] * frame.height
   dx, dy = tip[0] * frame.width - ax, tip[1] * frame.height - ay
   along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
@@ -169,10 +161,7 @@ def _eye(
 ) -> None:
   """A pedicle, a tube of bone seen along its axis: an oval line, stronger on its inner side."""
   radii = (wide * frame.build.scale, tall * frame.height)
-  patch = frame.patch(center, center, 2.0 * max(radii))
-  if patch is None:
-    return
-  compact, spongy, x, y = patch
+  compact, spongy, x, y = frame.patch(center, center, 2.0 * max(radii))
   u, v = (x - center[0] * frame.width) / radii[0], (y - center[1] * frame.height) / radii[1]
   rho = np.sqrt(u * u + v * v)
   gap = (rho - 1) * min(radii)

@@ -1,4 +1,4 @@
-"""Chest wall and bones of an axial slice in Hounsfield units.
+"""The chest wall of an axial slice in Hounsfield units.
 
 Axes: x to the right of the image (the patient's left), y towards the back, mm; the origin is in the
 midline, between the lungs. `level` runs from 0 at the lungs' tips to 1 at the diaphragm.
@@ -11,7 +11,22 @@ import numpy as np
 from hiresmed_jax.data.anatomy.shapes import Grid, blob, blur, cover, ribbon, spline
 
 AIR, FAT, MUSCLE, COMPACT, SPONGY = -1000.0, -100.0, 50.0, 900.0, 230.0
-_LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Canvas:
+  """A slice that is being drawn: f32[H, W] in HU over a grid."""
+
+  hu: np.ndarray
+  grid: Grid
+
+  def paint(self, value: float, *outlines: np.ndarray, soft: float = 0.0) -> None:
+    """Sets the inside of the outlines (mm, even-odd) to `value`, edges blurred by `soft` mm."""
+    window, share = cover(self.grid, *outlines)
+    if soft > 0:
+      share = blur(share, soft / self.grid.spacing)
+    self.hu[window] += share * (value - self.hu[window])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +66,9 @@ class Chest:
     base = 14.0 * muscle
     return cls(
       level=level,
-      wide=size * float(np.interp(level, _LEVELS, [86, 117, 130, 136, 139])),
-      front=size * deep * float(np.interp(level, _LEVELS, [-50, -70, -79, -84, -86])),
-      back=size * float(np.interp(level, _LEVELS, [68, 80, 85, 86, 85])),
+      wide=size * float(np.interp(level, LEVELS, [86, 117, 130, 136, 139])),
+      front=size * deep * float(np.interp(level, LEVELS, [-50, -70, -79, -84, -86])),
+      back=size * float(np.interp(level, LEVELS, [68, 80, 85, 86, 85])),
       wall=(base + fat + 4, base + 1.1 * fat + 8, base + 0.7 * fat + 18),
       muscle=muscle,
       female=bool(rng.random() < 0.45),
@@ -70,33 +85,21 @@ class Chest:
     return np.stack([x, y], axis=-1)
 
 
-def paint(
-  hu: np.ndarray, grid: Grid, value: float | np.ndarray, *outlines: np.ndarray, soft: float = 0.0
-) -> None:
-  """Sets the inside of the outlines (mm, even-odd) to `value`; edges mix, blurred by `soft` mm."""
-  drawn = cover(grid, *outlines)
-  if drawn is not None:
-    window, share = drawn
-    if soft > 0:
-      share = blur(share, soft / grid.spacing)
-    hu[window] += share * (value - hu[window])
-
-
-def wall(hu: np.ndarray, grid: Grid, chest: Chest, rng: np.random.Generator) -> None:
+def wall(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
   """Table, skin, fat, and the muscles around the rib cage."""
   skin = _skin(chest, rng)
-  _table(hu, grid, float(skin[:, 1].max()), rng)
-  paint(hu, grid, 20.0, skin)
+  _table(canvas, float(skin[:, 1].max()), rng)
+  canvas.paint(20.0, skin)
   inner = skin - 1.8 * _outward(skin)
-  paint(hu, grid, FAT, inner)
+  canvas.paint(FAT, inner)
   if chest.female and 0.25 < chest.level < 0.95:
     for side in (-1.0, 1.0):
-      _breast(hu, grid, chest, skin, side, rng)
+      _breast(canvas, chest, skin, side, rng)
   angle = np.linspace(0, 2 * np.pi, 144, endpoint=False)
   thick = 10.5 + 2 * np.cos(2 * angle)
-  paint(hu, grid, MUSCLE, chest.cage(angle, thick), soft=0.5)
+  canvas.paint(MUSCLE, chest.cage(angle, thick), soft=0.5)
   for side in (-1.0, 1.0):
-    _muscles(hu, grid, chest, side, rng)
+    _muscles(canvas, chest, side, rng)
 
 
 def _skin(chest: Chest, rng: np.random.Generator) -> np.ndarray:
@@ -134,7 +137,7 @@ def _outward(outline: np.ndarray) -> np.ndarray:
   return normal * np.sign((normal * outline).sum())
 
 
-def _table(hu: np.ndarray, grid: Grid, below: float, rng: np.random.Generator) -> None:
+def _table(canvas: Canvas, below: float, rng: np.random.Generator) -> None:
   """Mattress and couch under the patient."""
   x = np.linspace(-260, 260, 80)
   bend = rng.uniform(0.0004, 0.0010)
@@ -142,14 +145,13 @@ def _table(hu: np.ndarray, grid: Grid, below: float, rng: np.random.Generator) -
     y = below + gap - bend * x**2 * (1 if gap > 3 else 0.5)
     half = 230 if gap > 3 else 150
     keep = np.abs(x) < half
-    paint(
-      hu, grid, value, ribbon(np.stack([x, y], 1)[keep], np.full(int(keep.sum()), thick)), soft=0.6
+    canvas.paint(
+      value, ribbon(np.stack([x, y], 1)[keep], np.full(int(keep.sum()), thick)), soft=0.6
     )
 
 
 def _breast(
-  hu: np.ndarray,
-  grid: Grid,
+  canvas: Canvas,
   chest: Chest,
   skin: np.ndarray,
   side: float,
@@ -165,19 +167,17 @@ def _breast(
     sunk = np.clip(rng.uniform(0.1, 0.9) + np.cumsum(rng.normal(0, 0.2, 4)), 0, 1)
     points = np.stack([points, surface + sunk * np.maximum(chest.front - 15 - surface, 0)], axis=1)
     path = spline(points, 6, closed=False)
-    paint(hu, grid, rng.uniform(-60, 20), ribbon(path, rng.uniform(0.5, 2.2, len(path))), soft=0.8)
+    canvas.paint(rng.uniform(-60, 20), ribbon(path, rng.uniform(0.5, 2.2, len(path))), soft=0.8)
 
 
-def _muscles(
-  hu: np.ndarray, grid: Grid, chest: Chest, side: float, rng: np.random.Generator
-) -> None:
+def _muscles(canvas: Canvas, chest: Chest, side: float, rng: np.random.Generator) -> None:
   bulk, level = chest.muscle, chest.level
 
   def layer(start: float, stop: float, out: float, thick: float) -> None:
     angle = side * np.linspace(start, stop, 30)
     path = chest.cage(angle, out)
     taper = np.sin(np.linspace(0.1, np.pi - 0.1, 30)) ** 0.6
-    paint(hu, grid, MUSCLE + rng.normal(0, 4), ribbon(path, thick * bulk * taper), soft=0.6)
+    canvas.paint(MUSCLE + rng.normal(0, 4), ribbon(path, thick * bulk * taper), soft=0.6)
 
   if level < 0.8:  # the chest's great muscles in front, fading downwards
     share = float(np.clip((0.8 - level) / 0.4, 0.15, 1))
@@ -188,4 +188,4 @@ def _muscles(
   layer(1.5, 2.45, 22, 5.5 * float(np.clip(1.25 - level, 0.35, 1)))
   layer(2.3, 3.0, 22 + 6 * (level < 0.6), 4.5)
   spine = (side * 27.0, chest.back + 12)
-  paint(hu, grid, MUSCLE + 5, blob(rng, spine, (23 * bulk, 15 * bulk), 0.08), soft=0.7)
+  canvas.paint(MUSCLE + 5, blob(rng, spine, (23 * bulk, 15 * bulk), 0.08), soft=0.7)

@@ -47,7 +47,8 @@ def test_coverage_adds_up_to_the_area():
   hole = shapes.oval((0, 0), (5, 5))
   _, ring = shapes.cover(GRID, shapes.oval((0, 0), (13, 8)), hole)
   assert ring.sum() * 0.25 == pytest.approx(np.pi * (13.25 * 8.25 - 4.75**2), rel=0.02)
-  assert shapes.cover(GRID, shapes.oval((500, 0), (5, 5))) is None
+  window, share = shapes.cover(GRID, shapes.oval((500, 0), (5, 5)))  # beside the image
+  assert share.size == np.zeros(GRID.shape)[window].size == 0
   assert GRID.local(window)[0].shape == share.shape
 
 

@@ -8,7 +8,7 @@ timed. Six minutes on two cores.
 """
 
 import contextlib
-import sys
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,20 +23,22 @@ from rich.table import Table
 from benchmarks import harness
 from benchmarks.train_step import settings
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.ops import activation, convolution, sums, upsample
+from hiresmed_jax.ops import activation, convolution, norm, upsample
+from hiresmed_jax.ops.cpu import convolution as cpu_convolution
+from hiresmed_jax.ops.cpu import norm as cpu_norm
+from hiresmed_jax.ops.cpu import upsample as cpu_upsample
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime import cli, compilation
 
-NEVER = sys.maxsize  # no array is large enough for a loop
 EVERYTHING = "everything"
 TAKEN_AWAY: dict[str, tuple[Any, ...]] = {
   EVERYTHING: (),
   "convolutions on all cores": ("compiler",),
-  "kernel gradients row by row": (convolution,),
-  "upsampling's gradient row by row": (upsample,),
-  "sums of a normalisation together": (sums,),
+  "kernel gradients row by row": (cpu_convolution,),
+  "upsampling's gradient row by row": (cpu_upsample,),
+  "sums of a normalisation together": (cpu_norm,),
   "divisions last in SiLU": (activation,),
-  "all five": ("compiler", convolution, upsample, sums, activation),
+  "all five": ("compiler", cpu_convolution, cpu_upsample, cpu_norm, activation),
 }
 
 
@@ -86,13 +88,15 @@ def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]
 def _plain(modules: list[Any]) -> Iterator[None]:
   """Within it, these modules leave gradients, sums and functions to the compiler."""
   changes: dict[Any, dict[str, Any]] = {
-    sums: {"_in_steps": sums._plain},
+    cpu_convolution: {"gradients": convolution.plain_gradients},
+    cpu_upsample: {"halve_rows": functools.partial(upsample.halve, axis=1)},
+    cpu_norm: {"sums": norm.plain_sums},
     activation: {"silu": jax.nn.silu, "silu_gradient": _silu_gradient},
   }
   jax.clear_caches()
   with contextlib.ExitStack() as stack:
     for module in modules:
-      stack.enter_context(mock.patch.multiple(module, **changes.get(module, {"_SMALL": NEVER})))
+      stack.enter_context(mock.patch.multiple(module, **changes[module]))
     yield
 
 

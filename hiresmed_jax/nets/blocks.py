@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.depthwise import depthwise_conv
-from hiresmed_jax.ops.groupnorm import group_count, group_norm
+from hiresmed_jax.ops.norm import group_count, group_norm
 from hiresmed_jax.types import Array
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.ops import batchnorm, convolution
+from hiresmed_jax.ops import convolution, norm
 from hiresmed_jax.ops.depthwise import depthwise_conv
 from hiresmed_jax.types import Array
 
@@ -72,10 +72,8 @@ class Norm(nn.Module):
     var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
     if not train:
       gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
-      return batchnorm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
-    y, batch_mean, batch_var = batchnorm.batch_norm(
-      x, scale, bias, eps=self.epsilon, silu=self.silu
-    )
+      return norm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
+    y, batch_mean, batch_var = norm.batch_norm(x, scale, bias, eps=self.epsilon, silu=self.silu)
     if not self.is_initializing():
       count = x.size // x.shape[-1]
       # As PyTorch does: biased for normalising, unbiased for the running figure.

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops import cpu
 from hiresmed_jax.ops.convolution import conv
+from hiresmed_jax.ops.cpu import upsample as on_cpu
 from hiresmed_jax.types import Array
-
-_SMALL = 1 << 18  # values below which a loop costs more than it saves
 
 
 @jax.custom_vjp
@@ -96,13 +96,14 @@ def bilinear(x: Array) -> Array:
 
 
 def _bilinear_backward(_: None, grad: Array) -> tuple[Array]:
-  if grad.size < _SMALL:
-    return (_halve(_halve(grad, 1), 2),)
-  halve_rows = functools.partial(_halve, axis=1)
-  return (_halve(jax.lax.platform_dependent(grad, cpu=_halve_row_by_row, default=halve_rows), 2),)
+  halve_rows = functools.partial(halve, axis=1)
+  if grad.size < cpu.LARGE:
+    return (halve(halve_rows(grad), 2),)
+  return (halve(jax.lax.platform_dependent(grad, cpu=on_cpu.halve_rows, default=halve_rows), 2),)
 
 
-def _halve(grad: Array, axis: int) -> Array:
+def halve(grad: Array, axis: int) -> Array:
+  """The way back of doubling one axis: [..., 2S, ...] -> [..., S, ...]."""
   size = grad.shape[axis] // 2
   pairs = grad.reshape(*grad.shape[:axis], size, 2, *grad.shape[axis + 1 :])
   even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
@@ -111,21 +112,6 @@ def _halve(grad: Array, axis: int) -> Array:
   before = _joined(_part(even, axis, 0, 1), _part(odd, axis, 0, size - 1), axis)
   after = _joined(_part(even, axis, 1, size), _part(odd, axis, size - 1, size), axis)
   return 0.75 * (even + odd) + 0.25 * (before + after)
-
-
-def _halve_row_by_row(grad: Array) -> Array:
-  """A loop reads its operand from memory: fused, what made `grad` is computed for every reader."""
-  last = grad.shape[1] - 1
-
-  def halve(_: None, row: Array) -> tuple[None, Array]:
-    before, even, odd, after = (
-      jax.lax.dynamic_index_in_dim(grad, jnp.clip(2 * row + i, 0, last), 1, keepdims=False)
-      for i in (-1, 0, 1, 2)
-    )
-    return None, 0.75 * (even + odd) + 0.25 * (before + after)
-
-  _, rows = jax.lax.scan(halve, None, jnp.arange(grad.shape[1] // 2))
-  return jnp.moveaxis(rows, 0, 1)
 
 
 bilinear.defvjp(lambda x: (bilinear(x), None), _bilinear_backward)

@@ -1,10 +1,9 @@
 """Unpadded convolution that stays fast inside loops and where every image has kernels of its own.
 
 SinGAN trains one small network for each image. Under `vmap` a convolution becomes one of as many
-groups as there are images; as a matrix product over patches it becomes a batched product. On the
-CPU images are trained one after the other, and XLA's convolution is the faster one, but only in the
-plain form: the gradients that JAX derives, of permuted dimensions, leave its fast path (7 to 10
-times slower: measured). So the gradients are written here, as two more convolutions or products.
+groups as there are images; as a matrix product over patches it becomes a batched product. The
+gradients are two more such products. On the CPU images are trained one after the other, and XLA's
+convolution is the faster one: ops/cpu/valid_conv.py.
 
 Derivatives of every order. N images, H x W pixels, I input and O output channels, kh x kw kernel.
 """
@@ -15,11 +14,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops.cpu import valid_conv as on_cpu
 from hiresmed_jax.types import Array
 
 Way = Literal["auto", "patches", "direct", "vendor"]
 Size = tuple[int, int]
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW = 8  # channels up to which patches cost less than the CPU's convolution
 
 
@@ -30,8 +29,9 @@ def valid_conv(x: Array, kernel: Array, *, way: Way = "auto") -> Array:
     x: [N, H, W, I], any floating type.
     kernel: [kh, kw, I, O] of the same type.
     way: "patches": matrix products over patches, taken on the side that has fewer channels;
-      "direct": the backend's convolution, with gradients in plain form; "vendor": the backend's
-      convolution, with the gradients that JAX derives; "auto": see `best_way`.
+      "direct": the backend's convolution, with gradients in plain form, and patches for few
+      channels; "vendor": the backend's convolution, with the gradients that JAX derives; "auto":
+      "direct" on the CPU, "patches" elsewhere.
 
   Returns:
     [N, H - kh + 1, W - kw + 1, O]. Reverse-mode derivatives of any order; no `jax.jvp` but with
@@ -42,25 +42,23 @@ def valid_conv(x: Array, kernel: Array, *, way: Way = "auto") -> Array:
   """
   if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
     raise ValueError(f"x [N, H, W, I] and kernel [kh, kw, I, O] wanted: {x.shape}, {kernel.shape}")
-  if way not in ("auto", "patches", "direct", "vendor"):
-    raise ValueError(f"unknown way {way!r}: 'auto', 'patches', 'direct' or 'vendor'")
   if way == "auto":
-    way = best_way(jax.default_backend())
-  if way == "vendor":
-    return _convolution(x, kernel)
-  return _conv(way == "direct", x, kernel)
+    way = "direct" if jax.default_backend() == "cpu" else "patches"
+  match way:
+    case "vendor":
+      return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      )
+    case "direct" if min(kernel.shape[2:]) > _FEW:
+      return on_cpu.valid_conv(x, kernel)
+    case "direct" | "patches":
+      return _conv(x, kernel)
+  raise ValueError(f"unknown way {way!r}: 'auto', 'patches', 'direct' or 'vendor'")
 
 
-def best_way(backend: str) -> Way:
-  """The one place where the way is chosen: "direct" on the CPU, "patches" elsewhere."""
-  return "direct" if backend == "cpu" else "patches"
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(direct: bool, x: Array, kernel: Array) -> Array:
+@jax.custom_vjp
+def _conv(x: Array, kernel: Array) -> Array:
   kh, kw, inputs, outputs = kernel.shape
-  if direct and min(inputs, outputs) > _FEW:
-    return _convolution(x, kernel)
   if inputs <= outputs:
     return _patches(x, (kh, kw)) @ kernel.reshape(-1, outputs)
   # Products first: [N, H, W, kh kw O], of which each output adds up one a tap.
@@ -74,31 +72,25 @@ def _conv(direct: bool, x: Array, kernel: Array) -> Array:
   return functools.reduce(jnp.add, parts)
 
 
-def _conv_backward(direct: bool, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _conv_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   x, kernel = saved
-  return (
-    _input_gradient(direct, grad, kernel),
-    _kernel_gradient(direct, kernel.shape[:2], x, grad),
-  )
+  return _input_gradient(grad, kernel), _kernel_gradient(kernel.shape[:2], x, grad)
 
 
-_conv.defvjp(lambda direct, x, kernel: (_conv(direct, x, kernel), (x, kernel)), _conv_backward)
+_conv.defvjp(lambda x, kernel: (_conv(x, kernel), (x, kernel)), _conv_backward)
 
 
-def _input_gradient(direct: bool, grad: Array, kernel: Array) -> Array:
+def _input_gradient(grad: Array, kernel: Array) -> Array:
   """Of _conv: the convolution of the padded gradient with the kernel turned round."""
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
-  return _conv(direct, _padded(grad, (kernel.shape[0], kernel.shape[1])), turned)
+  return _conv(_padded(grad, (kernel.shape[0], kernel.shape[1])), turned)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _kernel_gradient(direct: bool, size: Size, x: Array, grad: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(size: Size, x: Array, grad: Array) -> Array:
   """Of _conv: x [N, H, W, I] and grad [N, h, w, O] -> [kh, kw, I, O]."""
   kh, kw = size
   inputs, outputs = x.shape[-1], grad.shape[-1]
-  if direct and min(inputs, outputs) > _FEW:
-    turned = _convolution(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3))
-    return turned.transpose(1, 2, 0, 3)
   if inputs <= outputs:
     taps = _patches(x, size).reshape(-1, kh * kw * inputs)
     return _product(taps, grad.reshape(-1, outputs)).reshape(kh, kw, inputs, outputs)
@@ -108,21 +100,16 @@ def _kernel_gradient(direct: bool, size: Size, x: Array, grad: Array) -> Array:
 
 
 def _kernel_gradient_backward(
-  direct: bool, size: Size, saved: tuple[Array, Array], grad: Array
+  size: Size, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
   del size
   x, conv_grad = saved
-  return _input_gradient(direct, conv_grad, grad), _conv(direct, x, grad)
+  return _input_gradient(conv_grad, grad), _conv(x, grad)
 
 
 _kernel_gradient.defvjp(
-  lambda direct, size, x, grad: (_kernel_gradient(direct, size, x, grad), (x, grad)),
-  _kernel_gradient_backward,
+  lambda size, x, grad: (_kernel_gradient(size, x, grad), (x, grad)), _kernel_gradient_backward
 )
-
-
-def _convolution(x: Array, kernel: Array) -> Array:
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
 
 
 def _product(a: Array, b: Array) -> Array:

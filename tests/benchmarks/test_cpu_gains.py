@@ -5,19 +5,23 @@ import pytest
 
 from benchmarks import cpu_gains, table, train_step
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.ops import activation, convolution, sums, upsample
+from hiresmed_jax.ops import activation, convolution, cpu, norm
+from hiresmed_jax.ops.cpu import convolution as cpu_convolution
+from hiresmed_jax.ops.cpu import norm as cpu_norm
+from hiresmed_jax.ops.cpu import upsample as cpu_upsample
 from tests import tiny_run
 
 
 def test_what_is_taken_away_comes_back():
   def now():
-    return (convolution._SMALL, upsample._SMALL, sums._in_steps, activation.silu)
+    return (cpu_convolution.gradients, cpu_upsample.halve_rows, cpu_norm.sums, activation.silu)
 
   before = now()
-  with cpu_gains._plain([convolution, upsample, sums, activation]):
-    assert (convolution._SMALL, upsample._SMALL) == (cpu_gains.NEVER, cpu_gains.NEVER)
-    assert sums._in_steps is sums._plain
+  with cpu_gains._plain([cpu_convolution, cpu_upsample, cpu_norm, activation]):
+    assert cpu_convolution.gradients is convolution.plain_gradients
+    assert cpu_norm.sums is norm.plain_sums
     assert activation.silu is jax.nn.silu
+    assert not any(a is b for a, b in zip(before, now(), strict=True))
   assert before == now()
 
 
@@ -33,8 +37,7 @@ def test_every_variant_is_timed_and_told(tmp_path, monkeypatch):
   small.net.update({"stem_channels": 8, "channels": (8,), "strides": (2,), "code_dim": 8})
   small.net.update({"full_resolution_channels": 8, "encoder_blocks": 1, "middle_blocks": 0})
   monkeypatch.setattr(cpu_gains, "settings", lambda scale, block: small)
-  for module in (convolution, upsample):
-    monkeypatch.setattr(module, "_SMALL", 0)
+  monkeypatch.setattr(cpu, "LARGE", 0)
   out = tmp_path / "cpu_gains_cpu.json"
   with tiny_run.quick_compiler():
     made = cpu_gains._programs((1, 16, 16, 3))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from hiresmed_jax.ops import convolution
+from hiresmed_jax.ops import convolution, cpu
 
 SAME = ((1, 1), (1, 1))
 CASES = [  # [N, H, W, I], kernel, O, stride, padding
@@ -54,12 +54,12 @@ def _ours(x, kernel, bias, cotangent, stride, padding):
   return (out, *backward(cotangent))
 
 
-@pytest.fixture(params=[0, convolution._SMALL], ids=["row by row", "small"])
-def small(request, monkeypatch):
-  monkeypatch.setattr(convolution, "_SMALL", request.param)
+@pytest.fixture(params=[0, cpu.LARGE], ids=["row by row", "plain"])
+def way(request, monkeypatch):
+  monkeypatch.setattr(cpu, "LARGE", request.param)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("case", CASES)
 def test_equals_torch_with_gradients(case):
   arrays = _draw(*case)
@@ -70,7 +70,7 @@ def test_equals_torch_with_gradients(case):
     np.testing.assert_allclose(np.asarray(a) / scale, e / scale, atol=1e-6, rtol=0)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("way")
 def test_half_precision_keeps_its_types():
   arrays = [jnp.asarray(a, jnp.bfloat16) for a in _draw(*CASES[0])]
   found = _ours(*arrays, *CASES[0][3:])
@@ -81,7 +81,7 @@ def test_half_precision_keeps_its_types():
 
 
 def test_what_made_the_input_is_not_computed_again_for_the_gradient(monkeypatch):
-  monkeypatch.setattr(convolution, "_SMALL", 0)
+  monkeypatch.setattr(cpu, "LARGE", 0)
 
   def loss(x, kernel):
     return jnp.sum(jnp.square(convolution.conv(jnp.maximum(x, 0.25), kernel, padding=SAME)))
@@ -91,7 +91,7 @@ def test_what_made_the_input_is_not_computed_again_for_the_gradient(monkeypatch)
   assert len(re.findall(r" maximum\(", text)) == 1
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("way")
 def test_a_batch_over_devices_is_not_gathered():
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   split = NamedSharding(mesh, PartitionSpec("data"))

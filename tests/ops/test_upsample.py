@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax.ops import upsample
+from hiresmed_jax.ops import cpu, upsample
 from tests.reference.parity import images
 
 
@@ -43,9 +43,9 @@ def test_bilinear_equals_resize():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (6, 4)])
-@pytest.mark.parametrize("small", [0, upsample._SMALL], ids=["row by row", "small"])
-def test_gradient_of_bilinear_equals_that_of_resize(size, small, monkeypatch):
-  monkeypatch.setattr(upsample, "_SMALL", small)
+@pytest.mark.parametrize("large", [0, cpu.LARGE], ids=["row by row", "plain"])
+def test_gradient_of_bilinear_equals_that_of_resize(size, large, monkeypatch):
+  monkeypatch.setattr(cpu, "LARGE", large)
   x = jnp.asarray(images((2, *size, 3)))
   shape = (2, 2 * size[0], 2 * size[1], 3)
   grad = jnp.asarray(images(shape, 1))

@@ -1,4 +1,4 @@
-"""`python -m hiresmed_jax.prepare`: a folder of real images in, a dataset and its audit out."""
+"""Command `prepare`: makes a dataset and its audit of a folder of real images."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hiresmed_jax.data import annotations, identity, listing, phantom, records
 from hiresmed_jax.data.audit import findings
-from hiresmed_jax.data.intake import Intake, Skipped
+from hiresmed_jax.data.intake import Intake
 from hiresmed_jax.data.listing import kind_of
 from hiresmed_jax.data.readers import lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
@@ -143,11 +143,11 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
   key, note = identity.open_identity(source, out, options.private)
   if note:
     console.print(note, markup=False, highlight=False)
-  report, skipped = SourceReport(), list[Skipped]()
+  report = SourceReport()
   with Progress(len(files), "preparing", unit="file") as progress:
     try:
       card = records.write_dataset(
-        intake.read(files, report, skipped, progress.advance),
+        intake.read(files, report, progress.advance),
         out,
         kind=options.kind,
         identity=key,
@@ -156,9 +156,8 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
         report=report,
       )
     finally:
-      _tell_skipped(skipped, key, out.name, progress)
-  where = key.folder
-  console.print(f"names and hashes: {where}, for you alone", markup=False, highlight=False)
+      _list_skipped(report.skipped, key, out.name, progress)
+  console.print(f"names and hashes: {key.folder}, for you alone", markup=False, highlight=False)
   return card
 
 
@@ -195,18 +194,18 @@ def _annotations(options: argparse.Namespace, source: Path, root: Path) -> annot
   )
 
 
-def _tell_skipped(
-  skipped: list[Skipped], key: identity.Identity, name: str, progress: Progress
+def _list_skipped(
+  skipped: list[tuple[str, str]], key: identity.Identity, name: str, progress: Progress
 ) -> None:
-  """Names go to the terminal and to the private folder, nowhere else."""
+  """Prints some files that were skipped, and writes all to the private folder."""
   if not skipped:
     return
-  for one in skipped[:_SHOWN]:
-    progress.print(f"skipped: {one.path} {one.reason}")
+  for path, reason in skipped[:_SHOWN]:
+    progress.print(f"skipped: {path} {reason}")
   if len(skipped) > _SHOWN:
     progress.print(f"... and {len(skipped) - _SHOWN} more")
   table = f"{name}.skipped"
-  key.write_table(table, ("path", "reason"), [(one.path, one.reason) for one in skipped])
+  key.write_table(table, ("path", "reason"), skipped)
   progress.print(f"{len(skipped)} files skipped: {key.folder}/{table}.csv")
 
 

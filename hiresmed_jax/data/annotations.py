@@ -1,4 +1,4 @@
-"""Boxes and masks that lie beside the images: found by name, believed or refused, put together."""
+"""Boxes and masks in files beside the images: found by name, checked, and matched."""
 
 import dataclasses
 import math
@@ -18,19 +18,19 @@ BOX_FORMATS = ("yolo", "coco", "voc")
 
 _SUFFIX = {"yolo": ".txt", "voc": ".xml"}
 
-# (path of an image below the image folder, width, height) -> its boxes, None when it has no label
+# (path of an image below the image folder, width, height) -> its boxes, None without a label
 BoxLookup = Callable[[Path, int, int], np.ndarray | None]
 
 
 def box_lookup(kind: str, labels: Path) -> BoxLookup:
-  """How to find the boxes of an image.
+  """A function that finds the boxes of an image.
 
   Args:
     kind: one of `BOX_FORMATS`.
     labels: the folder of label files, or the JSON file of COCO.
 
   Raises:
-    UserError: there are none, or the COCO file cannot be believed.
+    UserError: there are none, or the COCO file is refused.
   """
   if kind == "coco":
     return _coco(labels)
@@ -75,14 +75,14 @@ def _coco(path: Path) -> BoxLookup:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-  """What is known of the images beside their files.
+  """Facts of the images that are not in their files.
 
   Attributes:
-    boxes: how to find the boxes, if any are given.
+    boxes: finds the boxes, if there are any.
     lesion_masks: folder of PNG masks, one label per lesion, or one for all.
     forbidden_masks: folder of PNG masks, nonzero where no lesion can be.
-    physics: overrides what the reader says, "" keeps it.
-    spacing_mm: (row, column) for images that do not tell.
+    physics: replaces that of the reader; "" keeps it.
+    spacing_mm: (row, column) of images without one.
   """
 
   boxes: BoxLookup | None = None
@@ -92,14 +92,10 @@ class Annotations:
   spacing_mm: tuple[float, float] = (math.nan, math.nan)
 
   def add_to(self, sample: Sample, image: Path) -> Sample:
-    """The sample with all that is known of it.
-
-    Args:
-      sample: as read.
-      image: path of its file below the image folder.
+    """The sample with these facts; `image` is the path of its file below the image folder.
 
     Raises:
-      Unreadable: labels that cannot be believed, or a mask that does not fit.
+      Unreadable: labels that are refused, or a mask that does not fit.
     """
     height, width = sample.image.shape[:2]
     found: dict[str, Any] = {}
@@ -126,7 +122,7 @@ class Annotations:
 
 
 def _read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> np.ndarray | None:
-  """Labels [H, W] of the mask PNG of the same name, None if there is none."""
+  """Labels [H, W] of the PNG of the same name, None if there is none."""
   names = (stem_of(image.as_posix()), stem_of(image.name))
   path = next((p for p in (folder / f"{name}.png" for name in names) if p.is_file()), None)
   if path is None:
@@ -142,10 +138,10 @@ def _read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> np.ndarray 
 
 
 def match(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers the lesions of a mask as their boxes.
+  """Gives the lesions of a mask the numbers of their boxes.
 
   A mask with one label is split into its connected parts; one with several is taken as it is. A
-  lesion belongs to the box that holds most of it; one that no box holds half of gets its own.
+  lesion belongs to the box with most of it; where no box has half of it, it gets a new box.
 
   Args:
     mask: labels [H, W], 0 elsewhere.

@@ -1,4 +1,7 @@
-"""Random changes of training images: pose, size, place and exposure; mosaics of four images."""
+"""Random changes of training images: pose, size, place and exposure; mosaics of four images.
+
+All random numbers are drawn whatever is switched on, so that one switch does not change others.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.transforms import keep_inside
+from hiresmed_jax.data.transforms import Example, keep_inside
 
-Example = dict[str, Any]
+_LEAST_SIDE = 1.0  # px of a box that is worth finding
 
 
 def augment(
@@ -25,12 +28,12 @@ def augment(
 ) -> Example:
   """Draws one random change and applies it in one resampling.
 
-  The image is mirrored at its edges where the change looks past them, so that no black wedges are
-  learnt; `valid` is False there. Padding stays -1. A box becomes the box of its turned ellipse,
-  which does not grow as the box of turned corners would.
+  Beyond its edges the image is mirrored, so that no black wedges are learnt; `valid` is False
+  there. Padding stays -1. A box becomes the box of its turned ellipse, which does not grow as the
+  box of turned corners would.
 
   Args:
-    example: what `transforms.load` gives.
+    example: of `transforms.load`.
     rng: source of the numbers.
     degrees: greatest rotation.
     scale: greatest change of size, as a share: .05 draws from 1/1.05 to 1.05.
@@ -44,7 +47,6 @@ def augment(
     A new example of the same shapes; spacing follows the size.
   """
   rows, columns = example["images_m11"].shape[:2]
-  # All numbers are drawn whatever is switched on, so that one switch does not change the others.
   turn, size, down, right, contrast, brightness, exponent, coin = rng.uniform(-1, 1, 8)
   angle, zoom = np.deg2rad(degrees * turn), (1.0 + scale) ** size
   mirrored = flip and coin < 0
@@ -66,7 +68,7 @@ def augment(
 
 def _exposed(images_m11: np.ndarray, gain: float, offset: float, gamma: float) -> np.ndarray:
   """gain * x ** gamma + offset of x in [0, 1], clipped."""
-  # In place: fresh memory for every step costs more than the arithmetic.
+  # In place: new memory for every step costs more than the arithmetic.
   if gamma == 1.0:
     out = images_m11 * np.float32(gain)
     out += np.float32(gain + 2.0 * offset - 1.0)
@@ -117,9 +119,6 @@ def _turned(boxes: np.ndarray, linear: np.ndarray, moved: np.ndarray) -> np.ndar
   return np.concatenate([centres - radii, centres + radii], axis=1).astype(np.float32)
 
 
-_LEAST_SIDE = 1.0  # px of a box that is worth finding
-
-
 def compose(
   examples: Sequence[Mapping[str, Any]],
   rng: np.random.Generator,
@@ -130,10 +129,10 @@ def compose(
   gain: float = 0.0,
   flip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """One random image.
+  """One random image, of one example or of a mosaic of four.
 
   Args:
-    examples: what `transforms.load` gives: one, or four for a mosaic. Padding is cut away first.
+    examples: of `transforms.load`, one or four. Padding is cut away first.
     rng: source of the numbers.
     side: S.
     scale: greatest change of size, as a share: .5 draws from half to one and a half.
@@ -149,7 +148,6 @@ def compose(
   """
   if len(examples) not in (1, 4):
     raise ValueError(f"a mosaic is made of 4 images, not of {len(examples)}")
-  # All numbers are drawn whatever is switched on, so that one switch does not change the others.
   size, right, down, bright, coin, across, along = rng.uniform(-1, 1, 7)
   zoom = 1.0 + scale * size
   mirrored = flip and coin < 0
@@ -186,7 +184,7 @@ def compose(
 
 
 def _without_padding(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-  """The image and its boxes without the bars that fill the view up."""
+  """The image and its boxes without padding."""
   valid = example["valid"]
   if valid.all():
     return example["images_m11"], example["boxes"]
@@ -197,7 +195,7 @@ def _without_padding(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray
 
 
 def _draw(out: np.ndarray, image: np.ndarray, zoom: float, origin: np.ndarray) -> None:
-  """Puts an image, enlarged by `zoom`, with its upper left corner at `origin` (x, y) of `out`."""
+  """Draws an image, enlarged by `zoom`, with its upper left corner at `origin` (x, y) of `out`."""
   side = out.shape[0]
   first = np.maximum(np.floor(origin).astype(int), 0)
   size = np.array(image.shape[1::-1]) * zoom
@@ -208,7 +206,7 @@ def _draw(out: np.ndarray, image: np.ndarray, zoom: float, origin: np.ndarray) -
   # OpenCV counts from pixel centres.
   shift = origin - first + (zoom - 1) / 2
   matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
-  # What is reduced is blurred first: a stone of 7 px at half size must not fall between samples.
+  # Blurred before it is reduced, so that a stone of 7 px does not fall between samples.
   if zoom < 1.0:
     image = cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(1.0 / zoom**2 - 1.0) + 1e-3)
   drawn = cv2.warpAffine(

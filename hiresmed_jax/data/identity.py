@@ -1,6 +1,6 @@
-"""Who an image is of: keyed hashes, the private table that undoes them, and the split of a group.
+"""Identities of images: keyed hashes, the private table that undoes them, the split of a group.
 
-Records carry hashes alone. The split follows from the raw group name, so that all routes agree.
+Records hold hashes alone. The split follows from the raw group name, so that all routes agree.
 """
 
 import csv
@@ -16,7 +16,10 @@ from typing import Literal
 from hiresmed_jax.errors import UserError
 
 _SALT_FILE = "salt"
-_HASH_DIGITS = 32  # 128 bits: no two of 10^15 names meet
+_HASH_DIGITS = 32  # 128 bits, enough for 10^15 names without a collision
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Identity:
 
   Attributes:
     salt: private key of the hashes.
-    folder: private folder; None for made images, which are nobody's.
+    folder: private folder; None for phantoms.
   """
 
   salt: bytes = dataclasses.field(repr=False)
@@ -46,7 +49,7 @@ class Identity:
     path = self.folder / f"{name}.csv"
     path.unlink(missing_ok=True)  # an old file could have wider rights
     descriptor = _create_private(path)
-    # File names need not be UTF-8.
+    # A file name need not be UTF-8.
     with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
       writer = csv.writer(file)
       writer.writerow(header)
@@ -57,21 +60,20 @@ class Identity:
     return hmac.new(self.salt, message, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
 
 
-# Phantoms show nobody: a public key gives them the same ids on every machine.
-NOBODY = Identity(salt=b"phantom", folder=None)
+# A public key: phantoms have the same ids on every machine.
+PHANTOM = Identity(salt=b"phantom", folder=None)
 
 
 def open_identity(source: Path, out: Path, private: Path | None = None) -> tuple[Identity, str]:
-  """The project's key, made on the first call.
+  """Opens the project's key, or makes it.
 
   Args:
     source: folder of the raw images; the private folder is `<source>.private`.
     out: the prepared dataset; `<out>.private` is used where nothing can be written beside `source`.
-    private: private folder of the user's choice. Datasets of one project share their hashes when
-      they share it.
+    private: another private folder. Datasets with the same one have the same hashes.
 
   Returns:
-    (identity, a line for the user, "" when the key lies where it is expected).
+    (identity, a line for the user, "" when the key lies beside `source` or in `private`).
 
   Raises:
     UserError: no private folder can be written.
@@ -130,21 +132,10 @@ def _create_private(path: Path) -> int:
   return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-Split = Literal["train", "val", "test"]
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
 def split_of(group: str) -> Split:
-  """Split of the patient group with this raw, unsalted name.
+  """Split of the patient group of a raw name: "test" (held out, one in five), "val", or "train".
 
   The hash is not salted, so the same patients are held out in every project and on every machine.
-
-  Args:
-    group: raw name, as the groups file or the DICOM header spells it.
-
-  Returns:
-    "test" (held out, one group in five), "val" (one in five) or "train".
   """
   residue = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 5
   return "test" if residue == 0 else "val" if residue == 1 else "train"

@@ -1,7 +1,7 @@
-"""The files of a source folder: which of them are images, and what is known of them beside them."""
+"""The files of a source folder, their groups, and the kind of the folder."""
 
 import csv
-import dataclasses
+import itertools
 import os
 import shlex
 from collections.abc import Mapping
@@ -17,6 +17,12 @@ _NOT_DICOM = (
   *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"),
   *(".npy", ".npz", ".xlsx", ".zip", ".gz", ".tar", ".py"),
 )
+_SUFFIXES = {
+  "dicom": (".dcm", ".dicom", ".ima"),
+  "volumes": volumes.SUFFIXES,
+  "images": images.SUFFIXES,
+}
+_FIRST_FILES = 2000  # that tell the kind of a folder
 _FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name", "image_id")
 _GROUP_COLUMNS = (
   *("group", "group_id", "patient_group", "patient", "patient_id", "patientid", "subject"),
@@ -34,7 +40,7 @@ def image_folder(source: Path) -> Path:
 def list_files(root: Path, kind: str, *, leave_out: tuple[Path, ...] = ()) -> list[Path]:
   """Files under `root` that a reader of `kind` should try, sorted by name.
 
-  Hidden files and folders, private folders and those of `leave_out` are passed over; links to
+  Hidden files and folders, private folders and those of `leave_out` are left out, and links to
   folders are not followed.
 
   Args:
@@ -80,34 +86,13 @@ def stem_of(name: str) -> str:
 
 
 def folder_group(path: Path, root: Path) -> str:
-  """The group of a file that nothing is known of: its folder below `root`, else its stem."""
+  """The default group of a file: its folder below `root`, else its stem."""
   folder = path.relative_to(root).parent.as_posix()
   return stem_of(path.name) if folder == "." else folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Groups:
-  """Patient groups by file, from a table.
-
-  Attributes:
-    columns: names of the two columns that were used.
-    by_file: raw group by file path, name or stem, as the table spells it.
-  """
-
-  columns: tuple[str, str]
-  by_file: Mapping[str, str]
-
-  def of(self, path: Path, root: Path) -> str | None:
-    """Raw group of a file, looked up by path below `root`, by name, by stem; None if absent."""
-    relative = path.relative_to(root).as_posix()
-    for name in (relative, stem_of(relative), path.name, stem_of(path.name)):
-      if name in self.by_file:
-        return self.by_file[name]
-    return None
-
-
-def read_groups(path: Path) -> Groups:
-  """Reads a CSV table with a column of files and one of groups, found by their names.
+def read_groups(path: Path) -> dict[str, str]:
+  """Raw group by file path, name or stem, from a CSV table with a column of each.
 
   Raises:
     UserError: no such file, no such columns, or a file in two groups.
@@ -118,18 +103,25 @@ def read_groups(path: Path) -> Groups:
       header = list(reader.fieldnames or ())
       rows = list(reader)
   except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise UserError(f"the groups file {path} cannot be read: {_why(error)}") from error
-  file_column = _column(header, _FILE_COLUMNS, path)
-  group_column = _column(header, _GROUP_COLUMNS, path)
-  by_file: dict[str, str] = {}
+    why = getattr(error, "strerror", None) or "it is not UTF-8 text with commas"
+    raise UserError(f"the groups file {path} cannot be read: {why}") from error
+  columns = _column(header, _FILE_COLUMNS, path), _column(header, _GROUP_COLUMNS, path)
+  found: dict[str, str] = {}
   for line, row in enumerate(rows, start=2):
-    name, group = ((row[c] or "").strip() for c in (file_column, group_column))
+    name, group = ((row[column] or "").strip() for column in columns)
     if not name or not group:
       raise UserError(f"line {line} of the groups file {path} lacks its file or its group")
     name = name.replace("\\", "/").removeprefix("./")
-    if by_file.setdefault(name, group) != group:
+    if found.setdefault(name, group) != group:
       raise UserError(f"line {line} of the groups file {path} puts its file into a second group")
-  return Groups((file_column, group_column), by_file)
+  return found
+
+
+def group_in(groups: Mapping[str, str], path: Path, root: Path) -> str | None:
+  """The group of a file, looked up by path below `root`, by name, by stem; None if absent."""
+  relative = path.relative_to(root).as_posix()
+  names = (relative, stem_of(relative), path.name, stem_of(path.name))
+  return next((groups[name] for name in names if name in groups), None)
 
 
 def _column(header: list[str], wanted: tuple[str, ...], path: Path) -> str:
@@ -143,25 +135,8 @@ def _column(header: list[str], wanted: tuple[str, ...], path: Path) -> str:
   )
 
 
-def _why(error: Exception) -> str:
-  return getattr(error, "strerror", None) or "it is not UTF-8 text with commas"
-
-
-_KINDS = {
-  "dicom": (".dcm", ".dicom", ".ima"),
-  "volumes": (".nii", ".nii.gz", ".mha", ".mhd"),
-  "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff"),
-}
-_LOOK_AT = 2000  # files; a folder of millions answers at once
-_DICOM_MARK = slice(128, 132)
-
-
 def prepare_command(folder: Path) -> str:
-  """The `prepare` command line that fits what lies in a folder.
-
-  Args:
-    folder: an existing folder.
-  """
+  """The `prepare` command line for an existing folder."""
   kind = kind_of(folder) or "images"
   source, out = shlex.quote(str(folder)), shlex.quote(f"{folder}_prepared")
   command = f"python -m hiresmed_jax.prepare --kind {kind} --source {source} --out {out}"
@@ -172,13 +147,11 @@ def prepare_command(folder: Path) -> str:
 
 
 def kind_of(folder: Path) -> str | None:
-  """`images`, `dicom`, `volumes` or `lidc`, as most of the first files are; None for none."""
+  """`images`, `dicom`, `volumes` or `lidc`: the kind of most of the first files; None for none."""
   readings = False
-  counts = dict.fromkeys(_KINDS, 0)
-  for number, path in enumerate(folder.rglob("*")):
-    if number >= _LOOK_AT:
-      break
-    for kind, suffixes in _KINDS.items():
+  counts = dict.fromkeys(_SUFFIXES, 0)
+  for path in itertools.islice(folder.rglob("*"), _FIRST_FILES):
+    for kind, suffixes in _SUFFIXES.items():
       counts[kind] += path.name.lower().endswith(suffixes)
     readings = readings or (path.suffix.lower() == ".xml" and lidc_readings.is_reading(path))
     if not path.suffix and path.is_file() and _is_dicom(path):
@@ -192,6 +165,6 @@ def kind_of(folder: Path) -> str | None:
 def _is_dicom(path: Path) -> bool:
   try:
     with path.open("rb") as file:
-      return file.read(132)[_DICOM_MARK] == b"DICM"
+      return file.read(132)[128:] == b"DICM"
   except OSError:
     return False

@@ -27,14 +27,14 @@ AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """A sample made ready to be written, and what the card and the private table need of it.
+  """A sample as a record, and its part of the card and of the private table.
 
   Attributes:
-    record: what is stored; see `features`.
-    split: where it is stored.
+    record: the stored values, see `features`.
+    split: of its group.
     bits: 8 or 16.
     channels: 1 or 3.
-    digest: hash of all that is stored but the ids, so that it does not depend on the salt.
+    digest: hash of the record without its ids, so that it does not depend on the salt.
     facts: for the audit.
     names: (image_id, source, group_id, group, split) for the private table.
   """
@@ -49,7 +49,7 @@ class Encoded:
 
 
 def encode(sample: Sample, identity: Identity) -> Encoded:
-  """Encodes a sample; its raw names go into `names` alone."""
+  """Encodes a sample; its raw names are in `names` alone."""
   split = split_of(sample.group)
   image_id, group_id = identity.image_id(sample.source), identity.group_id(sample.group)
   record = {
@@ -80,15 +80,12 @@ def encode(sample: Sample, identity: Identity) -> Encoded:
 def decode(
   item: dict[str, Any], image: tfds.features.Image, *, masks: bool = True
 ) -> dict[str, Any]:
-  """Finishes what tfds has read with `AS_BYTES`: text as str, images as arrays.
+  """An item of `records.Records`: an example read with `AS_BYTES`, text as str, images as arrays.
 
   Args:
     item: one example.
-    image: its feature, which tells the bits and channels of the dataset.
-    masks: False leaves them out, as (0, 0): decoding them takes about as long as the image.
-
-  Returns:
-    An item of `records.Records`.
+    image: its feature, with the bits and channels of the dataset.
+    masks: False gives (0, 0): decoding them takes about as long as the image.
   """
   item = FIELDS_AS_THEY_WERE | item
   item["image"] = stored.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
@@ -101,16 +98,16 @@ def decode(
 
 
 def features(bits: int, channels: int) -> tfds.features.FeaturesDict:
-  """Features of a dataset whose images need so many bits and channels.
+  """Features of a dataset of so many bits and channels.
 
-  An image of fewer of either reads back widened: the same values, grey repeated to RGB.
+  An image of fewer is widened when it is read: the same values, grey repeated to RGB.
   """
   dtype = np.uint16 if bits == 16 else np.uint8
   image = tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
   return tfds.features.FeaturesDict(
     {
       "image": image,
-      # PNG bytes, or none: an Image feature has no way to be absent.
+      # PNG bytes or none, since an Image feature cannot be absent.
       "lesion_mask": tfds.features.Text(),
       "forbidden_mask": tfds.features.Text(),
       "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
@@ -127,7 +124,7 @@ def features(bits: int, channels: int) -> tfds.features.FeaturesDict:
 
 
 def dataset_info(folder: Path) -> tfds.core.DatasetInfo:
-  """What tfds calls the dataset in `folder`, with features for any image."""
+  """The description of the dataset in `folder` for tfds, with features for any image."""
   identity = tfds.core.dataset_info.DatasetIdentity(
     name="images",
     version=tfds.core.Version(f"{SCHEMA_VERSION}.0.0"),
@@ -161,14 +158,14 @@ def _digest(sample: Sample, split: Split) -> str:
 
 @dataclasses.dataclass
 class SourceReport:
-  """Counts that the readers fill while the samples stream by; they end on the card.
+  """What the readers note while the samples stream by.
 
   Attributes:
-    skipped: how many files gave nothing, by reason. Reasons hold no names.
-    jpeg_qualities: how many files there are of each JPEG quality (1 to 100).
+    skipped: (path, reason) of files that are not used, or not wholly. Reasons hold no names.
+    jpeg_qualities: number of files of each JPEG quality (1 to 100).
   """
 
-  skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+  skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   jpeg_qualities: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -179,14 +176,14 @@ def make_card(
 
   Args:
     encoded: the images, in any order.
-    name: what the user calls the dataset.
-    kind: kind of its source.
-    report: what was skipped, and the JPEG qualities.
+    name: of the dataset.
+    kind: of its source.
+    report: of the readers.
 
   Returns:
     A tree for JSON: schema_version, name, kind, images, groups, boxes, channels, bits, splits
-    (images by split), skipped (files by reason), fingerprint (sha256 of all that is stored but the
-    ids: the same images give the same one under any salt and in any order), audit.
+    (images by split), skipped (files by reason), fingerprint (sha256 of all records without their
+    ids, independent of salt and order), audit.
   """
   facts = [e.facts for e in encoded]
   digests = "".join(sorted(e.digest for e in encoded))
@@ -200,7 +197,7 @@ def make_card(
     "channels": max(e.channels for e in encoded),
     "bits": max(e.bits for e in encoded),
     "splits": {split: sum(e.split == split for e in encoded) for split in SPLITS},
-    "skipped": dict(sorted(report.skipped.items())),
+    "skipped": dict(sorted(collections.Counter(reason for _, reason in report.skipped).items())),
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),
     "audit": summary.summarise(facts, jpeg_qualities=report.jpeg_qualities),
   }

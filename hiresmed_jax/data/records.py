@@ -1,9 +1,8 @@
 """A prepared dataset: a folder with `card.json` and ArrayRecord files, read at random.
 
-Written and read through tensorflow-datasets without TensorFlow. Its `SequentialWriter` is used, not
-`GeneratorBasedBuilder`: the latter keeps a whole split in memory to shuffle it, and from 1 GB on
-needs TensorFlow's file layer. What either writes is the same: `tfds.builder_from_directory` reads
-it. Raw names never come here: records carry keyed hashes.
+It is written and read by tensorflow-datasets without TensorFlow, by `SequentialWriter`, since
+`GeneratorBasedBuilder` keeps a whole split in memory to shuffle it and needs TensorFlow's file
+layer from 1 GB on. `tfds.builder_from_directory` reads either. Records hold keyed hashes, no names.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from hiresmed_jax.data.identity import NOBODY, SPLITS, Identity, Split
+from hiresmed_jax.data.identity import PHANTOM, SPLITS, Identity, Split
 from hiresmed_jax.data.listing import prepare_command
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.record_format import (
@@ -51,23 +50,19 @@ def write_dataset(
   workers: int = 1,
   report: SourceReport | None = None,
 ) -> dict[str, Any]:
-  """Writes a prepared dataset and its audit; it appears whole or not at all.
+  """Writes a prepared dataset, whole or not at all, and returns its card.
 
-  Images stream through: at most a few per worker are in memory. The order of the records is that
-  of `samples`, whatever the number of workers.
+  At most a few images per worker are in memory. The records are in the order of `samples`.
 
   Args:
-    samples: what the readers give; their `source` names differ.
+    samples: of the readers; their `source` names differ.
     out: folder to make.
-    kind: `images`, `dicom`, `volumes` or `phantom`, for the card.
-    name: what the dataset is called; by default as its folder.
-    identity: the key that hides names; only a phantom, which shows nobody, can do without.
+    kind: `images`, `dicom`, `volumes`, `lidc` or `phantom`, for the card.
+    name: of the dataset; by default that of its folder.
+    identity: the key that hides names; only phantoms need none.
     overwrite: replace a prepared dataset that is there.
     workers: threads that encode.
-    report: what the reading side saw; it is read when `samples` is exhausted.
-
-  Returns:
-    The dataset card.
+    report: of the readers; it is used when `samples` is exhausted.
 
   Raises:
     UserError: `out` is there already, `samples` is empty, or no space is left.
@@ -75,7 +70,7 @@ def write_dataset(
   if identity is None:
     if kind != "phantom":
       raise ValueError("images of patients need a private key")
-    identity = NOBODY
+    identity = PHANTOM
   out = Path(out).absolute()
   refuse_to_replace(out, overwrite=overwrite)
   with whole_folder(out) as folder:
@@ -101,7 +96,7 @@ def refuse_to_replace(out: Path, *, overwrite: bool) -> None:
 def _write_records(
   samples: Iterable[Sample], folder: Path, identity: Identity, workers: int
 ) -> list[Encoded]:
-  """Writes the records; returns what is left to say about them, without the pixels."""
+  """Writes the records; returns their facts, without the pixels."""
   folder.mkdir()
   writer = tfds.core.SequentialWriter(
     dataset_info(folder), _SHARD_IMAGES, file_format="array_record"
@@ -122,7 +117,7 @@ def _write_records(
   writer.add_examples(waiting)
   writer.close_all()
   if written:
-    # Known only now: what all images have room in.
+    # The features fit all images, which are known only now.
     bits, channels = max(e.bits for e in written), max(e.channels for e in written)
     features(bits, channels).save_config(folder)
   return written
@@ -134,7 +129,7 @@ class Dataset:
 
   Attributes:
     root: its folder.
-    card: what `card.json` says; see `record_format.make_card`.
+    card: content of `card.json`, see `record_format.make_card`.
   """
 
   root: Path
@@ -192,14 +187,14 @@ class Records:
 
   @property
   def split(self) -> Split:
-    """Which split these are of."""
+    """The split of these records."""
     return self._split
 
   def without_masks(self) -> "Records":
-    """The same records with masks of (0, 0), for training, which looks at the image alone."""
-    bare = Records(self._folder, self.split, self._length)
-    bare._masks = False
-    return bare
+    """The same records with masks of (0, 0), which are faster to read."""
+    found = Records(self._folder, self.split, self._length)
+    found._masks = False
+    return found
 
   def __len__(self) -> int:
     return self._length
@@ -221,5 +216,5 @@ class Records:
     return {**self.__dict__, "_opened": None}
 
   def __repr__(self) -> str:
-    # grain puts it into the state of an iterator: it must not hold a path or an address.
+    # grain keeps it in the state of an iterator, so that it must hold no path and no address.
     return f"Records({self._split}, {self._length} images)"

@@ -1,4 +1,4 @@
-"""One image on its way from a file to a record: what every reader yields and the writer takes.
+"""One image between a file and a record: every reader yields it and `records` writes it.
 
 Legend: H rows, W columns, C channels (1 grey, 3 RGB), N boxes. Pixel i covers [i, i + 1).
 """
@@ -15,7 +15,7 @@ PHYSICS = ("projection", "ct", "none")
 
 
 class Unreadable(Exception):
-  """A file that gives no sample. The message is the reason, for a user, and never holds a path."""
+  """A file that gives no sample. The message is the reason, for a user, without a path."""
 
 
 def _no_boxes() -> np.ndarray:
@@ -32,14 +32,14 @@ def _unknown_instances() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-  """A stored image and what is known of it. `group`, `source` are raw: hashed on writing.
+  """A stored image with its facts. `group` and `source` are raw names, hashed on writing.
 
   Attributes:
     image: uint8 or uint16 [H, W, C], C in {1, 3}: stored values, signed data + `SIGNED_SHIFT`.
     group: raw name of the patient, series or acquisition; the split follows it.
     source: raw relative path of the file, `#frame` appended where a file holds several images.
     rescale_slope: value = rescale_slope * stored + rescale_intercept, in HU for CT.
-    rescale_intercept: already makes up for `SIGNED_SHIFT`.
+    rescale_intercept: includes `SIGNED_SHIFT`.
     value_range: (low, high) in rescaled units, shown by default: the VOI window, else the range
       of the stored bits.
     photometric: one of `PHOTOMETRICS`; MONOCHROME1 (low is bright) is stored as it came.
@@ -66,7 +66,7 @@ class Sample:
   modality: str = ""
 
   def __post_init__(self) -> None:
-    """Raises ValueError where a reader breaks the contract above: a programmer's mistake."""
+    """Raises ValueError where a reader breaks the contract above."""
     _require(self.image.dtype in (np.uint8, np.uint16), f"image of {self.image.dtype}")
     _require(self.image.ndim == 3 and self.image.shape[-1] in (1, 3), f"image {self.image.shape}")
     _require(min(self.image.shape) > 0, f"image {self.image.shape}")

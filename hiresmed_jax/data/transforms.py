@@ -1,7 +1,7 @@
-"""From a record to what a network sees: window, fit to a size, and small random changes.
+"""From a record to network input: window and fit to a size.
 
-Legend: H, W of the record; S, T rows and columns of the view; C channels; N boxes. Everything moves
-along with the pixels: boxes, masks, spacing, and `valid`, which is False on padding.
+H, W of the record; S, T rows and columns of the view; C channels; N boxes. Boxes, masks, spacing
+and `valid`, which is False on padding, change with the pixels.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ from hiresmed_jax.errors import UserError
 Example = dict[str, Any]
 
 _PERCENTILES = (0.5, 99.5)
-_PERCENTILE_PIXELS = 1 << 16  # an even sample of so many tells the percentiles
+_PERCENTILE_PIXELS = 1 << 16  # that percentiles are taken of, spread evenly
+FITS = ("stretch", "pad", "crop")
+_LEAST_SHARE = 0.1  # of a box that must be left, or it is dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,12 @@ class View:
 
   Attributes:
     size: side, or (rows, columns), of the output.
-    fit: "stretch" resizes each axis by itself. "pad" keeps the aspect and shrinks what is too
-      large; what is smaller stays at its native resolution, since enlarging adds nothing. "crop"
-      keeps the aspect, covers the output and cuts the overhang evenly.
-    window: "stored" shows the range that the record names (the VOI window, 0..255 of 8 bits);
-      "percentile" the .5 to 99.5 % range of each image; (low, high) a range in rescaled units.
-    channels: 3 keeps the colours of colour images; grey ones have 1 channel whatever it says.
+    fit: "stretch" resizes each axis by itself. "pad" keeps the aspect; it shrinks larger images
+      and does not enlarge smaller ones. "crop" keeps the aspect, covers the output and cuts the
+      overhang evenly.
+    window: "stored" is the range of the record (the VOI window, 0..255 of 8 bits), "percentile" the
+      .5 to 99.5 % range of each image, (low, high) a range in rescaled units.
+    channels: 3 keeps the colours of colour images; grey images always have 1 channel.
 
   Raises:
     UserError: another fit or window, or a size that is not positive.
@@ -65,18 +67,14 @@ class View:
 
 
 def load(example: Mapping[str, Any], view: View) -> Example:
-  """Turns a record into network input.
+  """Turns an item of `records.Records` into network input.
 
-  Resizing comes first, in stored units, where the mean of several pixels is what a larger detector
-  element would have measured; the window clips afterwards; MONOCHROME1 is inverted last.
-
-  Args:
-    example: an item of `records.Records`.
-    view: what to make of it.
+  Resizing comes first, in stored units, where the mean of several pixels is the value of a larger
+  detector element; then the window clips; MONOCHROME1 is inverted last.
 
   Returns:
     images_m11 f32[S, T, C] in [-1, 1], -1 on padding; boxes f32[M, 4] in output pixels, without
-    those that a crop cuts away; lesion_mask uint16[S, T] or (0, 0), ids as the boxes are left;
+    those that a crop cuts away; lesion_mask uint16[S, T] or (0, 0), ids of these boxes;
     forbidden_mask uint8[S, T] or (0, 0); valid bool[S, T]; spacing_mm f32[2] (row, column) of the
     output; group, image_id.
   """
@@ -125,7 +123,7 @@ def values_of(item: Mapping[str, Any]) -> tuple[np.ndarray, tuple[float, float]]
 
 
 def window_of(example: Mapping[str, Any], window: str | tuple[float, float]) -> tuple[float, float]:
-  """The (low, high) that a window means for this record, in rescaled units, low < high."""
+  """(low, high) of a window of `View` for a record, in rescaled units, low < high."""
   if window == "stored":
     low, high = (float(v) for v in example["value_range"])
   elif window == "percentile":
@@ -153,14 +151,9 @@ def _mask(mask: np.ndarray, placement: "Placement") -> np.ndarray:
   return placement.paste(placement.resize_labels(mask)[..., None], fill=0)[..., 0]
 
 
-FITS = ("stretch", "pad", "crop")
-
-_LEAST_SHARE = 0.1  # of a box that must be left for it to count
-
-
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """The image is resized to `inner` and its corner put at `corner` of the output.
+  """Where an image lies in an output: resized to `inner`, with its corner at `corner`.
 
   Attributes:
     outer: (rows, columns) of the output.

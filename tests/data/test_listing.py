@@ -64,9 +64,9 @@ def test_groups_from_tables(tmp_path: Path, table: str) -> None:
   path = tmp_path / "groups.csv"
   path.write_text(table, encoding="utf-8")
   groups = listing.read_groups(path)
-  assert groups.of(tmp_path / "a.png", tmp_path) == "acq1"
-  assert groups.of(tmp_path / "sub" / "b.png", tmp_path) == "acq2"
-  assert groups.of(tmp_path / "c.png", tmp_path) is None
+  assert listing.group_in(groups, tmp_path / "a.png", tmp_path) == "acq1"
+  assert listing.group_in(groups, tmp_path / "sub" / "b.png", tmp_path) == "acq2"
+  assert listing.group_in(groups, tmp_path / "c.png", tmp_path) is None
 
 
 @pytest.mark.parametrize(

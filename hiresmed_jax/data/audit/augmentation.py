@@ -1,6 +1,6 @@
 """Signs that a set was augmented before it was published: wedges, mirror images, near-duplicates.
 
-All of it looks at a display image uint8 [H, W] of any size; the cost does not grow with H and W.
+Images are display images uint8 [H, W]; the cost does not grow with their size.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ _WEDGE_LEAVES = 0.3  # of an edge: how far from its middle the border may leave 
 def wedge_degrees(grey: np.ndarray) -> float:
   """Angle of the black corner triangles that a rotation leaves, 0 when there are none.
 
-  A rotation cuts straight lines of one angle into several edges of the frame; a flank or a rib can
-  be straight at one edge, but two edges then disagree. So two edges must show the same angle.
+  A rotation leaves straight borders of one angle at several edges of the frame. A flank or a rib
+  can be straight at one edge, so at least two edges must show the same angle.
 
   Args:
     grey: uint8 [H, W].
@@ -74,8 +74,8 @@ def _straight_border(grey: np.ndarray) -> tuple[float, float]:
   share = len(inside) / grey.shape[1]
   if share < _WEDGE_LENGTH or np.ptp(depth[inside]) < 3:
     return 0.0, 0.0
-  # A rotation about the middle lets the line run out of the frame near the middle of the edge; the
-  # outline of a body that lies in air does not.
+  # After a rotation about the middle the border leaves the frame near the middle of the edge. The
+  # outline of a body in air does not.
   slope = np.tan(np.deg2rad(_WEDGE_DEGREES[best]))
   leaves = np.median(inside - depth[inside] / slope) / grey.shape[1]
   if abs(leaves - 0.5) > _WEDGE_LEAVES:
@@ -100,7 +100,7 @@ def signature(grey: np.ndarray) -> np.ndarray:
   size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
   how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
   small = cv2.resize(grey, size, interpolation=how).astype(np.float32)
-  # A band: the coarse shape is the same in all patients, the finest does not survive a rotation.
+  # Coarse structures are the same in all patients; fine ones do not survive a rotation.
   small = cv2.GaussianBlur(small, (0, 0), _FINE) - cv2.GaussianBlur(small, (0, 0), _COARSE)
   centre = ((size[0] - 1) / 2, (size[1] - 1) / 2)
   polar = cv2.warpPolar(
@@ -135,7 +135,7 @@ def _best_correlation(
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates:
-  """Pairs of images that are one image but for a rotation, a mirroring or recompression.
+  """Pairs of images that differ by a rotation, a mirroring or recompression alone.
 
   Attributes:
     compared: images that were compared, an even sample of a large set.
@@ -153,7 +153,7 @@ def near_duplicates(signatures: Sequence[np.ndarray]) -> NearDuplicates:
   if len(picked) < 2:
     return NearDuplicates(len(picked), np.zeros((0, 2), np.int64))
   stack = _spectra(signatures[::step])
-  # Magnitudes do not change under rotation and mirroring: a cheap first sieve, a block at a time.
+  # Magnitudes do not change under rotation and mirroring: a fast first test, block by block.
   magnitudes = np.abs(stack).reshape(len(stack), -1)
   magnitudes /= np.linalg.norm(magnitudes, axis=1, keepdims=True) + 1e-12
   found = []

@@ -1,4 +1,4 @@
-"""An audit for a person: its warnings in sentences, and its table for a terminal or a log."""
+"""An audit as text: its warnings in sentences, and its table for a terminal or a log."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,18 +8,17 @@ from rich.table import Table
 
 
 def warnings(audit: Mapping[str, Any]) -> list[str]:
-  """Sentences on what a user of these images should know, the most serious first.
+  """Warnings for a user of these images, the most serious first.
 
   Args:
-    audit: the sections that `audit.summarise` makes.
+    audit: the sections of `summary.summarise`.
   """
-  found = [
+  return [
     *_leaks(audit["groups"]),
     *_augmentation(audit["augmentation"]),
     *_intensities(audit["images"], audit["jpeg"]),
     *_lesions(audit["lesions"], audit["images"]),
   ]
-  return [line for line in found if line]
 
 
 def _leaks(groups: Mapping[str, Any]) -> list[str]:
@@ -55,13 +54,11 @@ def _augmentation(found: Mapping[str, Any]) -> list[str]:
   lines = []
   share, thin = found["wedge_share"], found["thin_wedge_share"]
   both, compared = found["groups_with_both_orientations"], found["groups_compared"]
-  wedges = share + thin >= 0.1
-  mirrored = compared and both / compared >= 0.1
-  if wedges:
+  if share + thin >= 0.1:
     line = f"{share:.0%} of the images have black rotation wedges"
     line += f" (and {thin:.0%} thin ones)" if thin >= 0.01 else ""
     lines.append(f"{line}: the set was augmented before it was published")
-  if mirrored:
+  if compared and both / compared >= 0.1:
     lines.append(
       f"{both} of {compared} groups of several images hold both left-right orientations: the set "
       "was mirrored before it was published; left and right mean little"
@@ -123,7 +120,7 @@ def _lesions(lesions: Mapping[str, Any], images: Mapping[str, Any]) -> list[str]
 
 
 def show(card: Mapping[str, Any], console: Console) -> None:
-  """Prints a dataset card: a table of what was found, then the warnings."""
+  """Prints the audit of a dataset card: the table, then the warnings."""
   table = Table(title=f"{card['name']}: {card['images']} images", title_justify="left")
   table.add_column("what", style="bold", no_wrap=True)
   table.add_column("found")

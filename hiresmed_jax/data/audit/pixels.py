@@ -1,4 +1,4 @@
-"""What one image shows: the history of its grey values, its boxes, and blobs without a box."""
+"""Facts of one image for the audit: its grey values, its boxes, and blobs without a box."""
 
 import dataclasses
 from pathlib import Path
@@ -9,12 +9,14 @@ from PIL import Image, UnidentifiedImageError
 
 # First and last row of the luminance table of annex K.1 of the JPEG standard (ITU-T T.81).
 _STANDARD_ROWS = np.array([*(16, 11, 10, 16, 24, 40, 51, 61), *(72, 92, 95, 98, 112, 100, 103, 99)])
+_RING = 4  # pixels around a box that give the background
+_BLOBS_MAX = 1000
 
 
 def display(
   image: np.ndarray, value_range: tuple[float, float], slope: float, intercept: float
 ) -> np.ndarray:
-  """The image as a screen shows it (without MONOCHROME1's inversion): uint8 [H, W].
+  """The image as displayed, but for the inversion of MONOCHROME1: uint8 [H, W].
 
   Args:
     image: uint8 | uint16 [H, W, C], stored values.
@@ -30,10 +32,10 @@ def display(
 
 
 def censoring_level(image: np.ndarray) -> int:
-  """Stored value from which on an image tells nothing: 250 of 8 bits, else its plateau at the top.
+  """Stored value from which on an image is saturated: 250 of 8 bits, else its maximum.
 
-  A 16-bit image has a plateau when at least one pixel in 5,000 (and 16 pixels) holds its maximum;
-  without one the level lies above the maximum.
+  Where fewer than 16 pixels, or one in 5,000, of a 16-bit image hold its maximum, the level lies
+  above it.
   """
   if image.dtype == np.uint8:
     return 250
@@ -81,10 +83,6 @@ def jpeg_quality(path: Path) -> int | None:
   return int(qualities[np.abs(expected - found).sum(1).argmin()])
 
 
-_RING = 4  # pixels around a box that give the background
-_BLOBS_MAX = 1000
-
-
 @dataclasses.dataclass(frozen=True)
 class Lesion:
   """One box.
@@ -115,7 +113,7 @@ def mask_areas(mask: np.ndarray) -> np.ndarray:
 
 
 def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) -> Lesion | None:
-  """Measures what lies in a box; None when no pixel does.
+  """Measures the lesion in a box; None when no pixel lies in it.
 
   The half maximum lies midway between the brightest pixel of the box and the median of a ring
   around it; the region is the connected one, in the box, that holds the brightest pixel.
@@ -158,10 +156,9 @@ def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) 
 
 
 def unboxed_blobs(grey: np.ndarray, boxes: np.ndarray, lesions: list[Lesion]) -> int | None:
-  """Counts regions as bright, small and compact as this image's own lesions that have no box.
+  """Counts regions without a box that are as bright, small and compact as the image's lesions.
 
-  It is a hint to look: the cross-section of a rib or a vessel can be among them. None without
-  lesions to compare with.
+  Cross-sections of ribs and vessels can be among them. None without lesions to compare with.
 
   Args:
     grey: uint8 [H, W], the display image.

@@ -1,6 +1,6 @@
-"""The audit of a dataset: facts of each image, gathered as it streams by, and what they add up to.
+"""The audit of a dataset: facts of each image, and their summary for the dataset card.
 
-The summary is plain numbers and sentences for the dataset card; it names no image and no patient.
+The summary is plain numbers and sentences; it names no image and no patient.
 """
 
 import collections
@@ -23,7 +23,7 @@ _DEEP_WEDGE = 0.045  # of the shorter side: what a person sees at a glance
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-  """What the audit keeps of one image, about 6 kB. `group` is a keyed hash."""
+  """Facts of one image, about 6 kB. `group` is a keyed hash."""
 
   group: str
   split: Split
@@ -48,13 +48,7 @@ class ImageFacts:
 
 
 def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
-  """Looks at one image.
-
-  Args:
-    sample: the image.
-    group: keyed hash of its group.
-    split: the split that it goes to.
-  """
+  """Facts of an image; `group` is the keyed hash of its group."""
   image, boxes = sample.image, sample.boxes
   grey = pixels.display(image, sample.value_range, sample.rescale_slope, sample.rescale_intercept)
   ceiling = pixels.censoring_level(image)
@@ -67,7 +61,7 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     shape=(image.shape[0], image.shape[1], image.shape[2]),
     bits=8 * image.dtype.itemsize,
     photometric=sample.photometric,
-    # Two letters at most of what a header says of itself: nothing that names anybody.
+    # Only two letters are taken from a header, so that no name can be among them.
     modality=sample.modality if _MODALITY.fullmatch(sample.modality) else "other",
     physics=sample.physics,
     spacing_mm=sample.spacing_mm,
@@ -148,7 +142,7 @@ def _groups(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "count": len(sizes),
     "images_per_group": _spread(list(sizes.values())),
     "splits": splits,
-    # A group lies in one split by construction; a patient under two names shows as a duplicate.
+    # 0 by construction: a patient with two names shows as a near-duplicate.
     "across_splits": sum(
       len({f.split for f in facts if f.group == g}) > 1 for g in _repeated(facts)
     ),
@@ -221,7 +215,7 @@ def _jpeg(facts: Sequence[ImageFacts], qualities: Mapping[int, int]) -> dict[str
 
 
 def _spread(values: Any) -> list[float] | None:
-  """[least, median, greatest] of what is finite; None of nothing."""
+  """[least, median, greatest] of the finite values; None without any."""
   numbers = np.asarray(values, np.float64)
   numbers = numbers[np.isfinite(numbers)]
   if not len(numbers):

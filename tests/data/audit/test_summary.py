@@ -155,7 +155,7 @@ def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   reader = intake.Intake("images", root / "images", known, groups=groups)
   report = SourceReport()
   files = listing.list_files(root / "images", "images")
-  samples = list(reader.read(files, report, [], lambda: None))
+  samples = list(reader.read(files, report, lambda: None))
   began = time.process_time()
   facts = _facts(samples)
   found = audit.summarise(facts, jpeg_qualities=report.jpeg_qualities)
@@ -185,7 +185,7 @@ def test_other_real_sets_raise_no_false_alarm(shared: Path) -> None:
     root = data / folder / "images"
     reader = intake.Intake("images", root, annotations.Annotations())
     files = listing.list_files(root, "images")[::4]
-    samples = list(reader.read(files, SourceReport(), [], lambda: None))
+    samples = list(reader.read(files, SourceReport(), lambda: None))
     found = audit.summarise(_facts(samples))
     assert found["augmentation"]["wedge_share"] <= 0.03
     assert found["groups"]["near_duplicates"]["across_groups"] == 0

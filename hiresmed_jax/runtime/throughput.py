@@ -12,20 +12,6 @@ from typing import Any
 
 import jax
 
-# Dense matrix peak of one device by the makers' data sheets, FLOP/s: (bfloat16 or float16, float32
-# as XLA runs it by default: TF32 where there is one).
-_MATRIX_PEAK = {
-  "V100": (125e12, 15.7e12),
-  "A100": (312e12, 156e12),
-  "H100 PCIe": (756e12, 378e12),
-  "H100": (989e12, 494e12),
-  "H200": (989e12, 494e12),
-  "TPU v4": (275e12, math.nan),
-  "TPU v5 lite": (197e12, math.nan),
-  "TPU v5p": (459e12, math.nan),
-  "TPU v6 lite": (918e12, math.nan),
-}
-
 
 class Rate:
   """Images and FLOPs per second between two measurements, pauses left out.
@@ -94,16 +80,3 @@ def peak_memory() -> dict[str, float]:
   unit = 1 if sys.platform == "darwin" else 1024
   resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
   return {"peak_resident_memory_bytes": float(resident)}
-
-
-def matrix_peak(device_kind: str, *, half: bool) -> float:
-  """Dense matrix peak of a device in FLOP/s by its data sheet, NaN for a device not in the table.
-
-  Args:
-    device_kind: `jax.Device.device_kind`, such as "NVIDIA H100 80GB HBM3".
-    half: whether the products are in bfloat16 or float16, else in float32 (TF32 where it exists).
-  """
-  for name, (half_peak, full_peak) in _MATRIX_PEAK.items():
-    if name.lower() in device_kind.lower():
-      return half_peak if half else full_peak
-  return math.nan

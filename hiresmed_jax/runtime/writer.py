@@ -12,9 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import jax
-import numpy as np
 
 from hiresmed_jax import files
 
@@ -22,18 +20,18 @@ _log = logging.getLogger("hiresmed_jax")
 
 
 class Writer:
-  """The five methods of `clu.metric_writers.MetricWriter`. Only process 0 writes.
+  """Writes scalars as clu's writers do, on process 0 only.
 
   metrics.jsonl gets one object a line: "step", "time" (seconds since 1970) and the values. A value
   that is no number in JSON is written as "NaN", "Infinity" or "-Infinity", which `float` reads
-  back. Images go to figures/<name>_<step>.png.
+  back. folder/tensorboard gets the same where TensorFlow is installed: clu's own writers cannot be
+  imported without it.
 
   Args:
     folder: <workdir>/<route>.
-    tensorboard: whether to write to folder/tensorboard too, where TensorFlow is installed.
   """
 
-  def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = True) -> None:
+  def __init__(self, folder: str | os.PathLike[str]) -> None:
     self._folder = pathlib.Path(folder)
     self._writes = jax.process_index() == 0
     if not self._writes:
@@ -41,7 +39,7 @@ class Writer:
     self._folder.mkdir(parents=True, exist_ok=True)
     # Line by line, so that a kill loses no line that was written.
     self._file = open(self._folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-    self._board = _tensorboard(self._folder / "tensorboard") if tensorboard else None
+    self._board = _tensorboard(self._folder / "tensorboard")
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     """Adds one line. Values are anything that `float` takes."""
@@ -54,27 +52,6 @@ class Writer:
     _log.info("step %d: %s", step, ", ".join(f"{name} {v:.5g}" for name, v in values.items()))
     if self._board is not None:
       self._board.write_scalars(step, values)
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Writes pictures, uint8[H, W, C] with C in {1, 3} (RGB)."""
-    if not self._writes:
-      return
-    figures = self._folder / "figures"
-    figures.mkdir(exist_ok=True)
-    for name, image in images.items():
-      path = figures / f"{name.replace(os.sep, '_')}_{step:07d}.png"
-      path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes())
-      if self._board is not None:
-        self._board.write_images(step, {name: image[None]})
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    """Writes what was chosen for this run to hparams.json."""
-    if not self._writes:
-      return
-    text = json.dumps(dict(hparams), indent=2, sort_keys=True, default=str)
-    (self._folder / "hparams.json").write_text(text + "\n", encoding="utf-8")
-    if self._board is not None:
-      self._board.write_hparams(dict(hparams))
 
   def flush(self) -> None:
     """Puts everything on the disk."""

@@ -5,7 +5,6 @@ import math
 import sys
 import types
 
-import cv2
 import jax
 import numpy as np
 import pytest
@@ -90,28 +89,11 @@ def test_garbage_never_stops_a_run(tmp_path, garbage, step):
   assert all(entry["step"] <= step for entry in read(path))
 
 
-def test_images_and_choices_are_files(tmp_path):
-  log = Writer(tmp_path)
-  colour = np.zeros((4, 5, 3), np.uint8)
-  colour[..., 0] = 200
-  log.write_images(7, {"held/out": colour, "grey": colour[..., :1]})
-  log.write_hparams({"learning_rate": 0.1, "channels": (1, 2)})
-  log.close()
-  figures = tmp_path / "figures"
-  image = np.asarray(cv2.imread(str(figures / "held_out_0000007.png"), cv2.IMREAD_UNCHANGED))
-  np.testing.assert_array_equal(image[..., ::-1], colour)
-  grey = np.asarray(cv2.imread(str(figures / "grey_0000007.png"), cv2.IMREAD_UNCHANGED))
-  np.testing.assert_array_equal(grey, colour[..., 0])
-  assert json.loads((tmp_path / "hparams.json").read_text())["channels"] == [1, 2]
-
-
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(writer.jax, "process_index", lambda: 1)
   (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
   log = Writer(tmp_path / "route")
   log.write_scalars(1, {"l1": 1.0})
-  log.write_images(1, {"a": np.zeros((2, 2, 1), np.uint8)})
-  log.write_hparams({})
   log.flush()
   log.close()
   truncate(tmp_path / "metrics.jsonl", 0)
@@ -147,16 +129,13 @@ def test_tensorboard_gets_the_same_where_tensorflow_is(tmp_path, monkeypatch):
   monkeypatch.setattr(clu, "metric_writers", metric_writers, raising=False)
   log = Writer(tmp_path)
   log.write_scalars(2, {"l1": np.float32(0.5)})
-  log.write_images(2, {"a": np.zeros((2, 3, 1), np.uint8)})
-  log.write_hparams({"seed": 1})
   log.close()
   (board,) = boards
   assert board.folder == str(tmp_path / "tensorboard")
   assert hidden == [([], "GPU")]
   names = [name for name, _ in board.calls]
-  assert names == ["write_scalars", "write_images", "write_hparams", "flush", "close"]
+  assert names == ["write_scalars", "flush", "close"]
   assert board.calls[0][1] == (2, {"l1": 0.5})
-  assert board.calls[1][1][1]["a"].shape == (1, 2, 3, 1)
 
 
 def test_without_tensorflow_there_is_no_board(tmp_path, monkeypatch):

@@ -25,8 +25,9 @@ import numpy as np
 
 from benchmarks import harness
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import loop, settings
+from hiresmed_jax.routes import settings, supervised
 from hiresmed_jax.routes.location import task as location
+from hiresmed_jax.routes.programs import compile_programs
 from hiresmed_jax.runtime import cli, compilation
 from hiresmed_jax.runtime import mesh as meshes
 
@@ -111,13 +112,13 @@ def _ours(
   weight = np.ones(options.batch, np.float32)
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
   start = time.perf_counter()
-  programs = loop.compile_programs(task, mesh, batch, [batch | {"weight": weight}])
+  programs = compile_programs(task, 0, mesh, batch, batch | {"weight": weight})
   seconds = time.perf_counter() - start
   net = location.network(values, dtype=jax.numpy.dtype(precision))
   given = meshes.put_batch(batch, programs.batch_sharding)
   where = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
   holder = [jax.jit(task.init, out_shardings=where)(jax.random.key(0))]
-  variables = jax.tree.map(jax.numpy.copy, location.averaged(holder[0]))
+  variables = jax.tree.map(jax.numpy.copy, supervised.averaged(holder[0]))
   find = jax.jit(
     lambda v, x: location.detections(v, x, net=net), compiler_options=compilation.options()
   )

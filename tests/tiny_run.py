@@ -13,9 +13,8 @@ import grain
 import jax
 import numpy as np
 
-from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.loop import compile_programs
+from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
@@ -116,21 +115,21 @@ def quick_compiler() -> Iterator[None]:
     jax.stages.Lowered.compile = whole
 
 
-_programs: dict[tuple[int, ...], loop.Programs] = {}
+_programs: dict[tuple[int, ...], Programs] = {}
 
 
-def programs(task: Task, data: int = 1, fsdp: int = 1, size: int = CROP) -> loop.Programs:
+def programs(task: Task, data: int = 1, fsdp: int = 1, size: int = CROP) -> Programs:
   """What `fit` compiles for a task (one that is kept) on so many devices; only once."""
   key = (id(task), data, fsdp, size)
   if key not in _programs:
     with quick_compiler():
       first = {"images_m11": _images(size=size)[:BATCH]}
-      made = compile_programs(task, mesh(data, fsdp), first, val_batches())
+      made = compile_programs(task, 0, mesh(data, fsdp), first, val_batches()[0])
     _programs[key] = made
   return _programs[key]
 
 
-def begin(task: Task, programs: loop.Programs) -> Any:
+def begin(task: Task, programs: Programs) -> Any:
   """A state to start from, new each time, since steps consume it."""
   # On one device first: how it is made is compiled once for all meshes, and for `fit`.
   shapes = jax.eval_shape(task.init, jax.random.key(0))
@@ -141,9 +140,7 @@ def begin(task: Task, programs: loop.Programs) -> Any:
   )
 
 
-def batch(
-  programs: loop.Programs, number: int = 0, *, broken: bool = False, size: int = CROP
-) -> Any:
+def batch(programs: Programs, number: int = 0, *, broken: bool = False, size: int = CROP) -> Any:
   """A training batch on the devices; in a broken one a single pixel is not a number."""
   rows = np.arange(number * BATCH, (number + 1) * BATCH) % len(_images(size=size))
   pixels = _images(size=size)[rows]

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import settings
+from hiresmed_jax.routes import settings, supervised
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.location import task as location
@@ -169,7 +169,7 @@ def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Train
   )
   folder = workdir / "location" / "checkpoints"
   state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, variables = location.network(route, dtype=dtype), location.averaged(state)
+  net, variables = location.network(route, dtype=dtype), supervised.averaged(state)
   return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
 
 
@@ -181,7 +181,7 @@ def danger_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Trained
   task = danger.build(route, channels=view.channels, size=size, steps=1, dtype=dtype)
   folder = workdir / "danger" / "checkpoints"
   state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, variables = danger.network(route, dtype=dtype), danger.averaged(state)
+  net, variables = danger.network(route, dtype=dtype), supervised.averaged(state)
   return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
 
 

@@ -1,12 +1,13 @@
 """The records that a config trains on, and what makes a run this run and no other."""
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import jax
 
 from hiresmed_jax.data import phantom, records, transforms
+from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings
@@ -94,4 +95,49 @@ def identity(
     "config": whole,
     "config_hash": configs.hash_values(whole),
     "data": dataset.card["fingerprint"],
+  }
+
+
+def no_lesions(dataset: records.Dataset) -> str:
+  """Why a route of lesions cannot be trained on a dataset; "" where it can."""
+  return "" if dataset.card["boxes"] else "no lesions: prepare it with --boxes and --labels"
+
+
+def sources(dataset: records.Dataset) -> dict[str, records.Records]:
+  """The records of every split."""
+  return {split: records.source(dataset, split) for split in SPLITS}
+
+
+def check_counts(
+  sources: Mapping[str, Sized], route: str, batch_size: int, *, root: pathlib.Path, what: str
+) -> None:
+  """Refuses splits that are too small: a batch to train on, an image to choose the weights by.
+
+  Args:
+    sources: of "train" and "val".
+    route: which route, for the message.
+    batch_size: of a training step.
+    root: of the dataset, for the message.
+    what: "images", or which of them.
+
+  Raises:
+    UserError: too few.
+  """
+  for split, need in (("train", batch_size), ("val", 1)):
+    count = len(sources[split])
+    if count < need:
+      raise UserError(
+        f"{root} has {count} {split} {what} and this run needs {need}: prepare more images, name "
+        f"their patients by --groups, or lower {route}.batch_size"
+      )
+
+
+def feed(config: Any, batch_size: int) -> dict[str, Any]:
+  """What every dataset of training batches is told: size, seed, workers, this process's share."""
+  return {
+    "batch_size": batch_size,
+    "seed": config.seed,
+    "workers": config.data.workers,
+    "process_index": jax.process_index(),
+    "process_count": jax.process_count(),
   }

@@ -1,5 +1,6 @@
 """From a config to trained routes, one after another, in one workdir."""
 
+import importlib
 import json
 import pathlib
 import shlex
@@ -7,26 +8,14 @@ from typing import Any
 
 import jax
 
-from hiresmed_jax import files
+from hiresmed_jax import files, routes
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.workdir import DATA
 from hiresmed_jax.routes import settings
-from hiresmed_jax.routes.background import train as background
-from hiresmed_jax.routes.danger import train as danger
 from hiresmed_jax.routes.dataset import open_or_draw
-from hiresmed_jax.routes.lesion import train as lesion
-from hiresmed_jax.routes.location import train as location
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
-
-_MODULES: dict[str, Any] = {
-  "background": background,
-  "lesion": lesion,
-  "location": location,
-  "danger": danger,
-}
-_OF_LESIONS = ("lesion", "location")
 
 
 def train(
@@ -54,23 +43,25 @@ def train(
     for route in wanted if jax.process_index() == 0 else ():
       run_folder.clear(workdir / route)
     meshes.wait_for_all("an earlier run is removed")
+  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
   dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
   results = {}
   for route in wanted:
-    if config.route == "all" and route in _OF_LESIONS and not dataset.card["boxes"]:
-      _say(f"{dataset.root} has no lesions: the route {route} is left out")
+    reason = _module(route).skip(config, dataset)
+    if reason and config.route != "all":
+      raise UserError(f"{dataset.root} has {reason}")
+    if reason:
+      if jax.process_index() == 0:
+        print(f"the route {route} is left out: {dataset.root} has {reason}")
       continue
-    if config.route == "all" and route == "danger" and not danger.can_train(config, dataset):
-      _say(f"{dataset.root} has no masks of forbidden tissue: the route danger is left out")
-      continue
-    results[route] = _MODULES[route].train(config, dataset, workdir / route)
+    results[route] = _module(route).train(config, dataset, workdir / route, mesh)
     _note_dataset(workdir, dataset)
   return results
 
 
-def _say(line: str) -> None:
-  if jax.process_index() == 0:
-    print(line)
+def _module(route: str) -> Any:
+  """The train.py of a route: `skip` and `train`."""
+  return importlib.import_module(f"{routes.__name__}.{route}.train")
 
 
 def _note_dataset(workdir: pathlib.Path, dataset: records.Dataset) -> None:

@@ -17,8 +17,8 @@ class Phase(NamedTuple):
     steps_per_call: steps that one call of `Task.train_step` makes; it divides `steps`.
     begin: (last state of the phase before, batch) -> state. None: the first phase, which begins
       with `Task.init`.
-    batch: arrays on the host that every step trains on and every evaluation judges, whole on
-      every process. None: batches come from a dataset.
+    batch: arrays on the host, whole on every process, for every step and every evaluation. None:
+      batches come from a dataset.
   """
 
   name: str
@@ -35,26 +35,33 @@ class Task(NamedTuple):
   Attributes:
     name: the route.
     phases: trained one after another.
-    frozen: weights that are read but never trained; they are not in checkpoints.
     init: key -> state, with no data.
-    warm_start: (state, [images_m11 of each of the first batches], frozen) -> state, once before
-      step 0.
     train_step: (state, batch, frozen) -> (state, scalars).
-    eval_step: (state, batch, frozen) -> (totals, pictures_m11). Totals of batches add up, so that
-      padding (batch["weight"] 0) stays exact; pictures are f32[N, H, W, C], for figures.
+    eval_step: (state, batch, frozen) -> (totals, pictures). Totals of batches add up, so that
+      padding (batch["weight"] 0) stays exact; pictures are f32[N, ...], for figures.
+    eval_arrays: names of what `eval_step` reads of a batch.
     summarise: added-up totals -> named numbers, on the host.
     select: the number of `summarise` by which the best checkpoint is kept; +1: more is better.
       None: the last one is what counts.
+    frozen: weights that are read but never trained; they are not in checkpoints.
+    warm_start: (state, the first batches, frozen) -> state, once before step 0; None: nothing.
+    shown: {scalar: its short name} for the progress line.
+    newest: scalars that are logged as they are; of the others the mean since the last line.
+    in_a_row: the scalar that counts the steps in a row that were skipped; "": none does.
     shardings: (shapes of a state, mesh) -> where each of its leaves lives.
   """
 
   name: str
   phases: tuple[Phase, ...]
-  frozen: Params
   init: Callable[[Array], Any]
-  warm_start: Callable[[Any, Sequence[Array], Params], Any] | None
   train_step: Callable[[Any, Batch, Params], tuple[Any, Metrics]]
   eval_step: Callable[[Any, Batch, Params], tuple[Mapping[str, Array], Array]]
+  eval_arrays: tuple[str, ...]
   summarise: Callable[[Mapping[str, Any]], dict[str, float]]
-  select: tuple[str, int] | None
+  select: tuple[str, int] | None = None
+  frozen: Params = {}  # noqa: RUF012
+  warm_start: Callable[[Any, Sequence[Batch], Params], Any] | None = None
+  shown: Mapping[str, str] = {}
+  newest: tuple[str, ...] = ()
+  in_a_row: str = ""
   shardings: Callable[[Any, Any], Any] = meshes.state_shardings

@@ -67,7 +67,7 @@ def make_optimizer(
   warmup_steps: int = 0,
   total_steps: int = 0,
   accumulate: int = 1,
-  clip: float | None = None,
+  clip: float = 0.0,
 ) -> optax.GradientTransformation:
   """Adam, AdamW or SGD, with a schedule, gradient accumulation and clipping by global norm.
 
@@ -76,6 +76,7 @@ def make_optimizer(
   norm scale, bias or unit-length code would only shrink. `warmup_steps` and `total_steps` count
   calls of `update`, so a config keeps its meaning whatever `accumulate` is. With `accumulate` = n
   the gradients of n calls are averaged (then clipped) and the parameters move on every n-th call.
+  `clip` is the largest norm of all gradients together; 0: any.
 
   A step whose gradients are not finite is left out by `select` on the whole state: the accumulator
   keeps its sum and its counter, so the average is still over n finite gradients, one call later.
@@ -95,7 +96,7 @@ def make_optimizer(
     warmup_steps=warmup_steps // accumulate,
     total_steps=total_steps // accumulate,
   )
-  parts = [] if clip is None else [optax.clip_by_global_norm(clip)]
+  parts = [optax.clip_by_global_norm(clip)] if clip else []
   decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
   if name == "sgd":
     parts += [decay, optax.trace(decay=b1, nesterov=True)]
@@ -155,6 +156,44 @@ def all_finite(tree: Any) -> Array:
 def select(finite: Array, new: Tree, old: Tree) -> Tree:
   """`new` where `finite` (bool[]) is True, else `old`, leaf by leaf: a skipped update."""
   return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def update(
+  tx: optax.GradientTransformation,
+  grads: Any,
+  params: Tree,
+  opt_state: Any,
+  accept: Array | None = None,
+  *,
+  apart: tuple[str, ...] = (),
+) -> tuple[Tree, Any]:
+  """One update of the parameters by packed gradients: two large vectors in place of many leaves.
+
+  Args:
+    tx: the optimiser, of packed parameters.
+    grads: packed.
+    params: not packed.
+    opt_state: of `tx`.
+    accept: bool[], where False nothing changes; None: always True.
+    apart: see `pack`.
+
+  Returns:
+    (params, opt_state).
+  """
+  old = pack(params, apart=apart)
+  updates, new_state = tx.update(grads, opt_state, old)
+  new = optax.apply_updates(old, updates)
+  if accept is not None:
+    new, new_state = select(accept, new, old), select(accept, new_state, opt_state)
+  return unpack(new, params, apart=apart), new_state
+
+
+SKIPPED = ("skipped", "skipped_in_a_row")  # names of the two counts
+
+
+def count_skipped(counts: Array, finite: Array) -> Array:
+  """Updates that were left out, i32[2]: in all, and in a row."""
+  return jnp.where(finite, counts * jnp.array([1, 0]), counts + 1)
 
 
 def ema_update(ema: Tree, params: Tree, decay: float, step: Array | int) -> Tree:

@@ -16,6 +16,7 @@ import pytest
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
+from hiresmed_jax.routes.programs import evaluate
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, writer
 from tests import tiny, tiny_run
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled on
 CADENCE = loop.Cadence(log=4, evaluate=5, keep=2, max_skipped=4)
 
 
-def compiled_before(task, mesh, batch, val_batches):
+def compiled_before(task, phase, mesh, batch, val_batch):
   return tiny_run.programs(tiny_run.task(), mesh.shape["data"], mesh.shape["fsdp"])
 
 
@@ -252,8 +253,8 @@ def test_an_evaluation_adds_up_over_batches():
   programs = tiny_run.programs(task)
   state = tiny_run.begin(task, programs)
   (five,), (two,) = tiny_run.val_batches(5), tiny_run.val_batches(2)
-  separate = [loop.evaluate(task, programs, state, [batch])[0] for batch in (five, two)]
-  together, pictures = loop.evaluate(task, programs, state, [five, two])
+  separate = [evaluate(task, programs, state, [batch])[0] for batch in (five, two)]
+  together, pictures = evaluate(task, programs, state, [five, two])
   assert [len(picture) for picture in pictures] == [5, 2]
   for name in ("psnr", "l1"):
     mean = (5 * separate[0][name] + 2 * separate[1][name]) / 7

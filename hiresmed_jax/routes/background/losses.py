@@ -1,8 +1,8 @@
-"""What the VQGAN's step differentiates: the way to the pixels, and everything that grades them.
+"""The losses of the VQGAN's step: the generator's forward pass, and the losses of its pixels.
 
-The parts are kept apart at the pixels. Each grader gives a gradient with respect to the
-reconstruction; the step adds them and takes the sum back through the generator once. That also
-makes the adaptive GAN weight cheap: it needs both gradients at the last convolution alone.
+Each loss gives a gradient with respect to the reconstruction. The step adds these gradients and
+goes back through the generator once. The adaptive GAN weight needs both gradients at the last
+convolution only, so that it is cheap.
 
 N images in a batch, H x W pixels, h x w latent positions, C image channels, D code width, K codes.
 """
@@ -58,7 +58,7 @@ def forward(gen: Params, *, net: VQGAN, images: Array, key: Array, config: Any) 
   return (recon, code_loss), jax.lax.stop_gradient(aux)
 
 
-def grade(
+def reconstruction_loss(
   recon: Array,
   *,
   target: Array,
@@ -67,7 +67,7 @@ def grade(
   weights: Params,
   distance_weight: float,
 ) -> tuple[Array, Metrics]:
-  """Reconstruction loss ("l1" or "mse") + perceptual distance -> (f32[], scalars)."""
+  """Pixel error ("l1" or "mse") + weighted perceptual distance -> (f32[], scalars)."""
   error = {"l1": autoencoder.l1, "mse": autoencoder.mse}[kind]
   total = jnp.mean(error(recon, target))
   scalars = {"reconstruction": total}
@@ -77,7 +77,7 @@ def grade(
   return total, scalars
 
 
-def play(
+def gan_gradients(
   disc: MultiScaleDiscriminator,
   params: Params,
   recon: Array,
@@ -86,38 +86,49 @@ def play(
   *,
   policy: tuple[str, ...],
 ) -> tuple[Array, Params, Metrics]:
-  """Both sides of the game on one reconstruction.
+  """Gradients of the hinge losses of both players, on one reconstruction.
+
+  Args:
+    disc: the discriminator.
+    params: of it.
+    recon: f32[N, H, W, C] in [-1, 1].
+    images: the real ones, same shape.
+    key: of DiffAugment.
+    policy: of DiffAugment, the same for both players; () for none.
 
   Returns:
-    (gradient of the generator's hinge loss with respect to the reconstruction f32[N, H, W, C],
-    gradients of the discriminator, scalars). Both sides see through DiffAugment with one `policy`.
+    (gradient of the generator's loss with respect to the reconstruction f32[N, H, W, C],
+    gradients of the discriminator's loss with respect to its parameters, both losses).
   """
 
-  def see(pixels: Array) -> Array:
+  def augmented(pixels: Array) -> Array:
     return diff_augment(pixels, key, policy=policy) if policy else pixels
 
-  def fool(pixels: Array) -> Array:
-    return jnp.mean(adversarial.hinge_generator(disc.apply({"params": params}, see(pixels))))
+  def generator_loss(pixels: Array) -> Array:
+    logits = disc.apply({"params": params}, augmented(pixels))
+    return jnp.mean(adversarial.hinge_generator(logits))
 
-  def tell_apart(params: Params) -> Array:
-    real, fake = (disc.apply({"params": params}, see(x)) for x in (images, recon))
+  def discriminator_loss(params: Params) -> Array:
+    real, fake = (disc.apply({"params": params}, augmented(x)) for x in (images, recon))
     return jnp.mean(adversarial.hinge_discriminator(real, fake))
 
-  gen_loss, pixel_grad = jax.value_and_grad(fool)(recon)
-  disc_loss, disc_grads = jax.value_and_grad(tell_apart)(params)
+  gen_loss, pixel_grad = jax.value_and_grad(generator_loss)(recon)
+  disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(params)
   return pixel_grad, disc_grads, {"gan_generator": gen_loss, "gan_discriminator": disc_loss}
 
 
 def adaptive_weight(
-  net: VQGAN, params: Params, features: Array, graded: Array, fooled: Array, *, cap: float
+  net: VQGAN, params: Params, features: Array, pixel_grad: Array, gan_grad: Array, *, cap: float
 ) -> Array:
   """GAN weight that balances the two pixel gradients at the last convolution: f32[].
 
   Args:
+    net: the generator.
     params: of `net`.
     features: what the last convolution reads.
-    graded: gradient of reconstruction + perceptual loss, f32[N, H, W, C].
-    fooled: gradient of the generator's GAN loss, same shape.
+    pixel_grad: gradient of reconstruction + perceptual loss, f32[N, H, W, C].
+    gan_grad: gradient of the generator's GAN loss, same shape.
+    cap: the largest weight.
 
   Source: Esser et al. 2021, Eq. 7.
   """
@@ -126,5 +137,5 @@ def adaptive_weight(
     return net.apply({"params": {**params, "output": last}}, features, method="head")
 
   _, backward = jax.vjp(head, params["output"])
-  kernels = [backward(gradient)[0]["kernel"] for gradient in (graded, fooled)]
+  kernels = [backward(gradient)[0]["kernel"] for gradient in (pixel_grad, gan_grad)]
   return adversarial.adaptive_weight(*kernels, cap=cap)

@@ -37,7 +37,7 @@ def draw_reconstructions(
   _grid(folder / f"reconstruction_{step:07d}.png", pictures, batches, f"validation, step {step}")
 
 
-def judged(
+def final_evaluation(
   evaluate: Evaluate,
   *,
   train: Sequence[HostBatch],
@@ -48,7 +48,7 @@ def judged(
   """Judges the best weights on the held-out groups, and draws the figures of the run.
 
   Args:
-    evaluate: host batches -> (numbers, pictures), as `loop.evaluate` with the best state.
+    evaluate: host batches -> (numbers, pictures), as `programs.evaluate` with the best state.
     train: some training images, for the gap between what was seen and what was not.
     test: all held-out images; may be none.
     all_train: every training image, for the floors.

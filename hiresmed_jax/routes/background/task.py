@@ -71,7 +71,6 @@ def build(
   net, disc = networks(config, channels=channels, dtype=dtype)
   values = config.optimizer.to_dict()
   values |= {"warmup_steps": round(values.pop("warmup") * steps), "total_steps": steps}
-  values["clip"] = values["clip"] or None
   txs = (optim.make_optimizer(**values), optim.make_optimizer(**values))
   gan_steps = (round(config.gan.start * steps), max(1, round(config.gan.warmup * steps)))
   common: dict[str, Any] = {"net": net, "channels": channels}
@@ -95,8 +94,17 @@ def build(
     warm_start=warm if config.codebook.init == "kmeans" else None,
     train_step=step,
     eval_step=functools.partial(_eval_step, **common),
+    eval_arrays=("images_m11", "weight", "valid"),
     summarise=summarise,
     select=("l1", -1),
+    shown={
+      "reconstruction": "rec",
+      "perceptual": "lpips",
+      "gan_weight": "gan",
+      "code_usage": "codes",
+    },
+    newest=(*optim.SKIPPED, "code_usage", "code_perplexity"),
+    in_a_row=optim.SKIPPED[1],
   )
 
 
@@ -162,7 +170,7 @@ def _init(
 
 def _warm_start(
   state: State,
-  batches_m11: Sequence[Array],
+  batches: Sequence[Batch],
   frozen: Params,
   *,
   net: VQGAN,
@@ -172,7 +180,8 @@ def _warm_start(
   """The codebook becomes the k-means centres of the first batches' latents."""
   del frozen
   # One image that is not finite would spoil every centre; training leaves its batch out.
-  images = jnp.nan_to_num(to_channels(jnp.concatenate(batches_m11), channels), nan=-1.0)
+  images = jnp.concatenate([batch["images_m11"] for batch in batches])
+  images = jnp.nan_to_num(to_channels(images, channels), nan=-1.0)
   latents = net.apply({"params": state.gen["net"]}, images, train=False, method="encode")
   flat = latents.reshape(-1, latents.shape[-1])
   key = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
@@ -200,7 +209,7 @@ def _train_step(
   key = jax.random.fold_in(state.key, state.step)
   keys = [jax.random.fold_in(key, use) for use in (_DROP_PATH, _AUGMENT, _REVIVE)]
 
-  # Forward once, and keep the way back; then grade the pixels.
+  # Forward once, and keep the way back; then the loss of the pixels and its gradient.
   (recon, _), backward, aux = jax.vjp(
     functools.partial(
       losses.forward, net=net, images=images, key=keys[_DROP_PATH], config=config.loss
@@ -208,22 +217,22 @@ def _train_step(
     state.gen,
     has_aux=True,
   )
-  grade = functools.partial(
-    losses.grade,
+  pixel_loss = functools.partial(
+    losses.reconstruction_loss,
     target=images,
     kind=config.loss.reconstruction,
     distance=distance,
     weights=frozen,
     distance_weight=config.perceptual.weight,
   )
-  (_, scalars), pixel_grad = jax.value_and_grad(grade, has_aux=True)(recon)
+  (_, scalars), pixel_grad = jax.value_and_grad(pixel_loss, has_aux=True)(recon)
   scalars |= aux["losses"]
 
   # The discriminator sees the same reconstruction.
   disc_grads: Any = {}
   start, warmup = gan_steps
   if disc is not None:
-    fooled, disc_grads, gan_scalars = losses.play(
+    gan_grad, disc_grads, gan_scalars = losses.gan_gradients(
       disc, state.disc, recon, images, keys[_AUGMENT], policy=tuple(config.gan.augment)
     )
     # It trains alone for a while: the gradient of an untrained one would only ruin the decoder.
@@ -231,19 +240,21 @@ def _train_step(
     if config.gan.adaptive:
       cap = config.gan.adaptive_cap
       weight *= losses.adaptive_weight(
-        net, state.gen["net"], aux["features"], pixel_grad, fooled, cap=cap
+        net, state.gen["net"], aux["features"], pixel_grad, gan_grad, cap=cap
       )
-    pixel_grad += weight * fooled
+    pixel_grad += weight * gan_grad
     scalars |= gan_scalars | {"gan_weight": weight}
 
   (gen_grads,) = backward((pixel_grad, jnp.ones(())))
   gen_grads, disc_grads = _pack(gen_grads), _pack(disc_grads)
   finite = optim.all_finite((gen_grads, disc_grads))
-  gen, gen_opt = _update(txs[0], gen_grads, state.gen, state.gen_opt, finite)
+  gen, gen_opt = optim.update(txs[0], gen_grads, state.gen, state.gen_opt, finite, apart=_APART)
   disc_params, disc_opt = state.disc, state.disc_opt
   if disc is not None:
     trains = finite & (state.step >= start)
-    disc_params, disc_opt = _update(txs[1], disc_grads, disc_params, disc_opt, trains)
+    disc_params, disc_opt = optim.update(
+      txs[1], disc_grads, disc_params, disc_opt, trains, apart=_APART
+    )
   ema = optim.ema_update(state.ema, _pack(gen), config.ema, state.step) if config.ema else {}
 
   # Latents that are not finite choose a code all the same; that is no use of it.
@@ -263,13 +274,9 @@ def _train_step(
     threshold=config.codebook.revive_threshold,
   )
   both = codebook_care.add_counts(state.counts, counts, state.step, steps_per_epoch)
-  skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-  scalars |= codebook_care.scalars(both) | {
-    "revived": revived,
-    "skipped": skipped[0],
-    "skipped_in_a_row": skipped[1],
-    "gradient_norm": optax.tree.norm(gen_grads),
-  }
+  skipped = optim.count_skipped(state.skipped, finite)
+  scalars |= codebook_care.scalars(both) | dict(zip(optim.SKIPPED, skipped))
+  scalars |= {"revived": revived, "gradient_norm": optax.tree.norm(gen_grads)}
   new = State(
     step=state.step + 1,
     gen=gen,
@@ -312,14 +319,6 @@ def _eval_step(
 def _total(values: Array, weight: Array) -> Array:
   """Rows of weight 0 may hold anything, an infinite psnr too."""
   return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
-
-
-def _update(tx: Any, grads: Any, params: Any, opt_state: Any, accept: Array) -> tuple[Any, Any]:
-  """One optimiser update by packed gradients, or nothing at all where `accept` is false."""
-  old = _pack(params)
-  updates, new_state = tx.update(grads, opt_state, old)
-  new = optim.select(accept, optax.apply_updates(old, updates), old)
-  return unpack(new, params, apart=_APART), optim.select(accept, new_state, opt_state)
 
 
 def _pack(params: Any) -> dict[str, Array]:

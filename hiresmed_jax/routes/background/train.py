@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,30 +10,33 @@ import jax.numpy as jnp
 
 from hiresmed_jax.convert.features import load_perceptual
 from hiresmed_jax.data import pipeline, records
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.background import report
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.dataset import identity
-from hiresmed_jax.routes.dataset import view as data_view
-from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.routes.programs import evaluate
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 
-def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
-  """Trains HiResMed-VQGAN on the dataset's training groups; picks by its validation groups."""
+def skip(config: Any, dataset: records.Dataset) -> str:
+  """Why the route cannot be trained on these data; it always can."""
+  del config, dataset
+  return ""
+
+
+def train(
+  config: Any, dataset: records.Dataset, folder: pathlib.Path, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """Trains HiResMed-VQGAN on the dataset's training groups; picks by its validation groups.
+
+  Raises:
+    UserError: too few images; see also `loop.fit`.
+  """
   values, crop = config.background, config.data.crop
-  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  view = data_view(config.data)
-  sources = {split: records.source(dataset, split) for split in ("train", "val", "test")}
-  for split, need in (("train", values.batch_size), ("val", 1)):
-    if len(sources[split]) < need:
-      raise UserError(
-        f"{dataset.root} has {len(sources[split])} {split} images and this run needs {need}: "
-        "prepare more images, name their patients by --groups, or lower background.batch_size"
-      )
+  view, sources = datasets.view(config.data), datasets.sources(dataset)
+  datasets.check_counts(sources, "background", values.batch_size, root=dataset.root, what="images")
   steps_per_epoch = max(1, len(sources["train"]) // values.batch_size)
-  distance, weights = (None, None)
+  distance, weights = None, None
   if values.perceptual.net and values.perceptual.weight:
     # float32 whatever the network computes in: in bfloat16 the gradient's cosine with it was .94
     # (AlexNet) and .88 (SqueezeNet) on CT slices; VGG16 was not tried.
@@ -54,43 +58,34 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     view=view,
     augmentation=config.data.augment.to_dict(),
     crop=crop,
-    batch_size=values.batch_size,
-    seed=config.seed,
-    workers=config.data.workers,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    **datasets.feed(config, values.batch_size),
   )
 
-  def held(split: str, limit: int | None) -> list[dict[str, Any]]:
-    return list(
-      pipeline.eval_batches(sources[split], view=view, batch_size=values.batch_size, limit=limit)
+  def batches(split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    return pipeline.eval_batches(
+      sources[split], view=view, batch_size=values.batch_size, limit=limit
     )
 
-  val_batches = held("val", values.eval_images)
-  figures = folder / "figures"
-  draw = functools.partial(report.draw_reconstructions, batches=val_batches, folder=figures)
+  validation = list(batches("val", values.eval_images))
   done = loop.fit(
     task,
     folder=folder,
-    identity=identity(config, "background", dataset, folder),
+    identity=datasets.identity(config, "background", dataset, folder),
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,
-    val_batches=val_batches,
+    val_batches=validation,
     cadence=loop.Cadence(
-      log=values.log_every,
-      evaluate=values.eval_every,
-      keep=values.keep_checkpoints,
-      max_skipped=values.max_skipped,
+      values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=draw,
-    finish=lambda state, programs: report.judged(
-      functools.partial(loop.evaluate, task, programs, state),
-      train=held("train", values.eval_images),
-      test=held("test", None),
-      all_train=lambda: pipeline.eval_batches(
-        sources["train"], view=view, batch_size=values.batch_size
-      ),
+    draw=functools.partial(
+      report.draw_reconstructions, batches=validation, folder=folder / "figures"
+    ),
+    finish=lambda state, programs: report.final_evaluation(
+      functools.partial(evaluate, task, programs, state),
+      train=list(batches("train", values.eval_images)),
+      test=list(batches("test")),
+      all_train=lambda: batches("train"),
       folder=folder,
     ),
   )

@@ -35,7 +35,7 @@ def draw_masks(
   _grid(folder / f"masks_{step:07d}.png", pictures, batches, f"validation, step {step}")
 
 
-def judged(
+def final_evaluation(
   evaluate: Evaluate,
   *,
   val: Sequence[HostBatch],
@@ -46,7 +46,7 @@ def judged(
   """Judges the best weights on images, and by the real lesions that they would forbid; draws.
 
   Args:
-    evaluate: host batches -> (numbers, chances), as `loop.evaluate` with the best state.
+    evaluate: host batches -> (numbers, chances), as `programs.evaluate` with the best state.
     val: validation images, which chose the weights.
     test: held-out images; may be none.
     folder: <workdir>/danger.

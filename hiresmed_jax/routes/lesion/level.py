@@ -1,6 +1,6 @@
-"""One level of one lesion's SinGAN while it trains: draws from below, and both players' steps.
+"""One level of one lesion's SinGAN while it trains: images from below, and both networks' steps.
 
-Nothing here knows that there are other lesions: `tasks.lesion` maps these functions over them.
+These functions are of one lesion; `lesion.task` maps them over all lesions.
 
 s x s pixels of the level, C channels, K images at once. Source: Shaham et al. 2019 and its code,
 with two readings of the paper: the noise that must give the lesion back is drawn once, and the
@@ -19,7 +19,7 @@ import optax
 from hiresmed_jax.losses.adversarial import critic_loss, generator_loss
 from hiresmed_jax.nets.singan import Critic, Generator
 from hiresmed_jax.ops.pyramid import Pyramid, to_level
-from hiresmed_jax.runtime.optim import pack, unpack
+from hiresmed_jax.runtime import optim
 from hiresmed_jax.types import Array, Metrics, Params
 
 _NOISE, _BELOW, _BETWEEN = range(3)  # what an iteration draws random numbers for
@@ -51,7 +51,7 @@ class Level(NamedTuple):
 
 @flax.struct.dataclass
 class Players:
-  """The two that play. gen: {"params", "batch_stats"}; critic: parameters."""
+  """Both networks and their optimisers. gen: {"params", "batch_stats"}; critic: parameters."""
 
   gen: Params
   critic: Params
@@ -142,16 +142,16 @@ def iterate(level: Level, players: Players, given: Given, key: Array) -> tuple[P
   fakes, gen = generate(level, players.gen, given.amplitudes[-1] * z + below, below)
   players = dataclasses.replace(players, gen=gen)
 
-  def criticise(players: Players, drawn: tuple[Array, Array]) -> tuple[Players, Array]:
+  def train_critic(players: Players, drawn: tuple[Array, Array]) -> tuple[Players, Array]:
     fake, mixture = drawn
     return critic_step(level, players, given.real, fake[None], mixture)
 
-  def generate_better(players: Players, _: None) -> tuple[Players, tuple[Array, Array]]:
+  def train_generator(players: Players, _: None) -> tuple[Players, tuple[Array, Array]]:
     return generator_step(level, players, given, z, below[-1:])
 
-  players, critic = jax.lax.scan(criticise, players, (fakes, mixtures))
+  players, critic = jax.lax.scan(train_critic, players, (fakes, mixtures))
   players, (adversarial, error) = jax.lax.scan(
-    generate_better, players, None, length=level.gen_steps
+    train_generator, players, None, length=level.gen_steps
   )
   scalars = {"critic": critic, "adversarial": adversarial, "reconstruction": error}
   return players, {name: jnp.mean(value) for name, value in scalars.items()}
@@ -174,7 +174,9 @@ def critic_step(
     return critic_loss(critic, real, fake, between, penalty=level.penalty)[0]
 
   value, gradient = jax.value_and_grad(loss)(players.critic)
-  critic, opt = _update(level.critic_tx, gradient, players.critic_opt, players.critic)
+  critic, opt = optim.update(
+    level.critic_tx, optim.pack(gradient), players.critic, players.critic_opt
+  )
   return dataclasses.replace(players, critic=critic, critic_opt=opt), value
 
 
@@ -194,20 +196,11 @@ def generator_step(
 
   params = players.gen["params"]
   gradient, (stats, adversarial, error) = jax.grad(loss, has_aux=True)(params)
-  params, opt = _update(level.gen_tx, gradient, players.gen_opt, params)
+  params, opt = optim.update(level.gen_tx, optim.pack(gradient), params, players.gen_opt)
   gen = {"params": params, "batch_stats": stats}
   return dataclasses.replace(players, gen=gen, gen_opt=opt), (adversarial, error)
 
 
 def optimiser_state(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
   """The first state of an optimiser of the packed parameters."""
-  return tx.init(pack(params))
-
-
-def _update(
-  tx: optax.GradientTransformation, gradient: Params, state: optax.OptState, params: Params
-) -> tuple[Params, optax.OptState]:
-  # As one vector: a network has 18 small leaves, and each would be a program of its own.
-  packed = pack(params)
-  updates, state = tx.update(pack(gradient), state, packed)
-  return unpack(optax.apply_updates(packed, updates), params), state
+  return tx.init(optim.pack(params))

@@ -40,7 +40,7 @@ def draw_level(step: int, pictures: Sequence[np.ndarray], *, folder: pathlib.Pat
   )
 
 
-def judged(bank: Bank, patches: Sequence[LesionPatch], *, seed: int) -> dict[str, Any]:
+def measure(bank: Bank, patches: Sequence[LesionPatch], *, seed: int) -> dict[str, Any]:
   """What the trained bank gives, in numbers.
 
   Args:

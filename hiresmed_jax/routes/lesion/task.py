@@ -111,13 +111,14 @@ def build(
   return Task(
     name="lesion",
     phases=tuple(phases),
-    frozen={},
     init=functools.partial(_init, shape=crops[0].shape, make=make),
-    warm_start=None,
     train_step=train,
     eval_step=functools.partial(_eval_step, make=make),
+    eval_arrays=("images_m11", "weight"),
     summarise=summarise,
-    select=None,
+    shown={"reconstruction": "rec"},
+    newest=optim.SKIPPED,
+    in_a_row=optim.SKIPPED[1],
     shardings=meshes.bank_shardings,
   )
 
@@ -282,7 +283,7 @@ def _train(
       after, scalars = singan_level.iterate(level, before, given, jax.random.fold_in(key, number))
       # A step that is not finite spoils the moments too: then the whole iteration is left out.
       finite = optim.all_finite((after.gen_opt, after.critic_opt))
-      skipped = jnp.where(finite, skipped * jnp.array([1, 0]), skipped + 1)
+      skipped = optim.count_skipped(skipped, finite)
       return (optim.select(finite, after, before), skipped), scalars
 
     (players, skipped), scalars = jax.lax.scan(

@@ -17,22 +17,27 @@ from hiresmed_jax.lesions.patch import LesionPatch, spread
 from hiresmed_jax.lesions.sampling import Generators
 from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.dataset import identity
+from hiresmed_jax.routes.dataset import identity, no_lesions
 from hiresmed_jax.routes.lesion import report
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 
-def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
+def skip(config: Any, dataset: records.Dataset) -> str:
+  """Why the route cannot be trained on these data; "" where it can."""
+  del config
+  return no_lesions(dataset)
+
+
+def train(
+  config: Any, dataset: records.Dataset, folder: pathlib.Path, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
   """Trains the bank and writes it to `folder`/bank.
 
   Raises:
     UserError: the training split has no lesion that can be used; see also `loop.fit`.
   """
-  if not dataset.card["boxes"]:
-    raise UserError(f"{dataset.root} has no lesions: prepare it with --boxes and --labels")
-  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
   values = resolved(config.lesion, jax.default_backend())
   found = survey.kept(dataset, folder.parent)
   patches = chosen(found.patches, values)
@@ -53,7 +58,6 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     at_once=values.at_once,
     dtype=compute_dtype(values.dtype),
   )
-  figures = folder / "figures"
   facts = {
     "windows": {str(side): len(group) for side, group in by_side.items()},
     "skipped": dict(found.skipped),
@@ -68,23 +72,19 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     groups = _groups(jax.device_get(whole), list(by_side.values()), values.min_size)
     bank.save(folder / "bank", groups, start=values.start)
     opened = bank.load(folder / "bank")
-    report.draw_samples(opened, patches, figures / "samples.png", seed=config.seed)
-    return facts | report.judged(opened, patches, seed=config.seed)
+    report.draw_samples(opened, patches, folder / "figures" / "samples.png", seed=config.seed)
+    return facts | report.measure(opened, patches, seed=config.seed)
 
-  who = identity(config, "lesion", dataset, folder, {"lesion": values.to_dict()})
   done = loop.fit(
     task,
     folder=folder,
-    identity=who,
+    identity=identity(config, "lesion", dataset, folder, {"lesion": values.to_dict()}),
     seed=config.seed,
     mesh=mesh,
     cadence=loop.Cadence(
-      log=values.log_every,
-      evaluate=values.save_every,
-      keep=values.keep_checkpoints,
-      max_skipped=values.max_skipped,
+      values.log_every, values.save_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=functools.partial(report.draw_level, folder=figures),
+    draw=functools.partial(report.draw_level, folder=folder / "figures"),
     finish=finish,
   )
   if jax.process_index() == 0:

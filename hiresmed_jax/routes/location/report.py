@@ -34,7 +34,7 @@ def draw_detections(
   _grid(folder / f"detections_{step:07d}.png", pictures, batches, f"validation, step {step}")
 
 
-def judged(
+def final_evaluation(
   evaluate: Evaluate,
   *,
   val: Sequence[HostBatch],
@@ -44,7 +44,7 @@ def judged(
   """Judges the best weights as a detector, lesions in place, and draws.
 
   Args:
-    evaluate: host batches -> (numbers, detections), as `loop.evaluate` with the best state.
+    evaluate: host batches -> (numbers, detections), as `programs.evaluate` with the best state.
     val: validation images, which chose the weights.
     test: held-out images; may be none.
     folder: <workdir>/location.

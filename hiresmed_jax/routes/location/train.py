@@ -1,102 +1,96 @@
-"""Route `location`: YOLO11 learns where lesions are, and whether that beats the atlas is judged."""
+"""Route `location`: YOLO11 learns where lesions are, and is compared with the atlas."""
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from hiresmed_jax.convert import yolo as converted
 from hiresmed_jax.data import detection, records, transforms
-from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import emptied, places, prior_scores, survey
-from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.dataset import identity
+from hiresmed_jax.routes import dataset as datasets
+from hiresmed_jax.routes import loop, supervised
 from hiresmed_jax.routes.location import report
 from hiresmed_jax.routes.location import task as location
+from hiresmed_jax.routes.programs import Programs, evaluate
 from hiresmed_jax.runtime import compilation, run_folder
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
 
-_JUDGED = 256  # images of a split on which priors are compared, at most
+_PRIOR_IMAGES = 256  # of a split on which priors are compared, at most
 
 
-def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[str, Any]:
-  """Trains the detector, judges it and the priors that it gives.
+def skip(config: Any, dataset: records.Dataset) -> str:
+  """Why the route cannot be trained on these data; "" where it can."""
+  del config
+  return datasets.no_lesions(dataset)
+
+
+def train(
+  config: Any, dataset: records.Dataset, folder: pathlib.Path, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """Trains the detector, and evaluates it and the priors that it gives.
 
   Raises:
-    UserError: no lesions, too few images; see also `loop.fit`.
+    UserError: too few images; see also `loop.fit`.
   """
-  if not dataset.card["boxes"]:
-    raise UserError(f"{dataset.root} has no lesions: prepare it with --boxes and --labels")
-  values, mesh = config.location, meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+  values, dtype = config.location, compute_dtype(config.location.dtype)
   view = transforms.View(
     size=values.size, fit="pad", window=config.data.window, channels=config.data.channels
   )
-  sources = {split: records.source(dataset, split) for split in ("train", "val", "test")}
-  if len(sources["train"]) < values.batch_size:
-    raise UserError(
-      f"{dataset.root} has {len(sources['train'])} train images and this run needs "
-      f"{values.batch_size}: prepare more images, or lower location.batch_size"
-    )
+  sources = datasets.sources(dataset)
+  datasets.check_counts(sources, "location", values.batch_size, root=dataset.root, what="images")
   plain = {split: source.without_masks() for split, source in sources.items()}
   room = max(detection.most_boxes(plain["train"]), *(_most(plain[s]) for s in ("val", "test")))
-  who = identity(config, "location", dataset, folder)
-  done = run_folder.claim(folder, who)
+  who = datasets.identity(config, "location", dataset, folder)
   train_source: Any = plain["train"]
-  if values.bare and done is None:
+  if run_folder.claim(folder, who) is None and values.bare:
     _write_bare(sources["train"], folder / "bare", values.decoys, config.seed)
     train_source = detection.WithoutLesions(plain["train"], folder / "bare")
   steps_per_epoch = max(1, len(train_source) // values.batch_size)
   steps = values.steps or values.epochs * steps_per_epoch
-  net = location.network(values, dtype=compute_dtype(values.dtype))
+  net = location.network(values, dtype=dtype)
   task = location.build(
     values,
     channels=view.channels,
     size=values.size,
     steps=steps,
     steps_per_epoch=steps_per_epoch,
-    dtype=compute_dtype(values.dtype),
+    dtype=dtype,
     start_from=_weights(values.weights, net, view.channels),
   )
-  augment = values.augment.to_dict()
   train_data = detection.train_dataset(
     train_source,
     view=view,
     room=room,
-    augmentation=augment,
+    augmentation=values.augment.to_dict(),
     mosaic_share=values.mosaic,
     mosaic_batches=max(0, steps - values.close_mosaic * steps_per_epoch),
     bare_share=values.bare,
-    batch_size=values.batch_size,
-    seed=config.seed,
-    workers=config.data.workers,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    **datasets.feed(config, values.batch_size),
   )
 
-  def held(split: str) -> list[dict[str, Any]]:
-    return list(
-      detection.eval_batches(plain[split], view=view, room=room, batch_size=values.batch_size)
-    )
+  def batches(split: str) -> Iterator[dict[str, Any]]:
+    return detection.eval_batches(plain[split], view=view, room=room, batch_size=values.batch_size)
 
-  val_batches, figures = held("val"), folder / "figures"
+  validation = list(batches("val"))
 
-  def finish(state: Any, programs: loop.Programs) -> dict[str, Any]:
-    test = held("test")
-    judge = functools.partial(loop.evaluate, task, programs, state)
-    variables = jax.jit(location.averaged, out_shardings=meshes.replicated(mesh))(state)
-    prior = places.Prior(
-      "yolo",
-      view,
-      places.through_detector(
-        net, jax.device_get(variables), channels=view.channels, options=compilation.options()
-      ),
+  def finish(state: Any, programs: Programs) -> dict[str, Any]:
+    results = report.final_evaluation(
+      functools.partial(evaluate, task, programs, state),
+      val=validation,
+      test=list(batches("test")),
+      folder=folder,
     )
-    return report.judged(judge, val=val_batches, test=test, folder=folder) | _priors(
-      config, dataset, sources, prior, folder
+    variables = jax.jit(supervised.averaged, out_shardings=meshes.replicated(mesh))(state)
+    detector = places.through_detector(
+      net, jax.device_get(variables), channels=view.channels, options=compilation.options()
     )
+    prior = places.Prior("yolo", view, detector)
+    return results | _priors(config, dataset, sources, prior, folder)
 
   done = loop.fit(
     task,
@@ -105,14 +99,11 @@ def train(config: Any, dataset: records.Dataset, folder: pathlib.Path) -> dict[s
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,
-    val_batches=val_batches,
+    val_batches=validation,
     cadence=loop.Cadence(
-      log=values.log_every,
-      evaluate=values.eval_every,
-      keep=values.keep_checkpoints,
-      max_skipped=values.max_skipped,
+      values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=functools.partial(report.draw_detections, batches=val_batches, folder=figures),
+    draw=functools.partial(report.draw_detections, batches=validation, folder=folder / "figures"),
     finish=finish,
   )
   if jax.process_index() == 0:
@@ -139,7 +130,7 @@ def _priors(
     decoys=config.location.decoys,
     floor=config.synthesize.floor,
     seed=config.seed,
-    limit=_JUDGED,
+    limit=_PRIOR_IMAGES,
   )
   val = score(sources["val"])
   if not val.groups:

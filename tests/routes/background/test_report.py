@@ -53,7 +53,7 @@ def test_the_results_of_a_route(folder):
   images, boxes = scene(7)
   test = [batch(images[:4], boxes[:4]), batch(images[4:], boxes[4:])]
   train = [batch(scene(4, seed=1)[0])]
-  found = report.judged(
+  found = report.final_evaluation(
     judge(0.25), train=train, test=test, all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"]["images"] == 7
@@ -72,7 +72,7 @@ def test_the_results_of_a_route(folder):
 
 def test_without_held_out_images_nothing_is_made_up(folder):
   train = [batch(scene(4)[0])]
-  found = report.judged(
+  found = report.final_evaluation(
     judge(0.0), train=train, test=[], all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"] is None
@@ -84,7 +84,7 @@ def test_without_held_out_images_nothing_is_made_up(folder):
 def test_the_table_tells_the_floors_and_a_dying_codebook(folder, capsys):
   images, boxes = scene(4)
   test = [batch(images, boxes)]
-  found = report.judged(
+  found = report.final_evaluation(
     judge(0.5), train=test, test=test, all_train=lambda: iter(test), folder=folder
   )
   report.print_results({"results": found}, folder)

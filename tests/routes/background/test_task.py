@@ -277,15 +277,15 @@ def test_the_codebook_begins_as_centres_of_latents():
   task = tiny_run.task()
   program = tiny_run.programs(task)
   state = tiny_run.begin(task, program)
-  images = [tiny_run.batch(program, number)["images_m11"] for number in range(3)]
+  batches = [tiny_run.batch(program, number) for number in range(3)]
   net, _ = background.networks(tiny.get_config().background, channels=1, dtype=jnp.float32)
 
-  def start(state, images):
-    variables = {"params": state.gen["net"]}
-    latents = net.apply(variables, jnp.concatenate(images), method="encode")
-    return task.warm_start(state, images, {}), latents
+  def start(state, batches):
+    images = jnp.concatenate([batch["images_m11"] for batch in batches])
+    latents = net.apply({"params": state.gen["net"]}, images, method="encode")
+    return task.warm_start(state, batches, {}), latents
 
-  warm, latents = jax.jit(start, compiler_options=tiny_run.quick())(state, images)
+  warm, latents = jax.jit(start, compiler_options=tiny_run.quick())(state, batches)
   codes = np.asarray(warm.gen["codebook"])
   np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-5)
   np.testing.assert_array_equal(codes, warm.ema["codebook"])

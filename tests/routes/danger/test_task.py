@@ -12,7 +12,7 @@ import pytest
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.danger import settings
 from hiresmed_jax.routes.danger import task as danger
-from hiresmed_jax.routes.loop import compile_programs
+from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from tests import tiny_run
@@ -66,9 +66,9 @@ def train_data() -> grain.IterDataset:
 
 
 @functools.cache
-def programs(data: int) -> loop.Programs:
+def programs(data: int) -> Programs:
   with tiny_run.quick_compiler():
-    return compile_programs(task(), tiny_run.mesh(data), batch(), val_batches())
+    return compile_programs(task(), 0, tiny_run.mesh(data), batch(), val_batches()[0])
 
 
 def run(data: int, changed: Any = None) -> tuple[Any, list[dict[str, float]]]:

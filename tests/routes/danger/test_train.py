@@ -13,6 +13,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import workdir
 from hiresmed_jax.routes import run
 from hiresmed_jax.routes.danger import report
+from hiresmed_jax.routes.danger import train as danger
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
 
@@ -89,9 +90,9 @@ def test_images_without_masks_are_told_in_a_line(images, tmp_path):
 
 def test_all_routes_leave_it_out_where_there_are_no_masks(images):
   dataset = records.open_dataset(images / "without")
-  assert not run.danger.can_train(load_config(SPEC), dataset)
-  assert run.danger.can_train(load_config(SPEC, ["danger.rule=abdomen"]), dataset)
-  assert run.danger.can_train(load_config(SPEC), records.open_dataset(images / "with"))
+  assert "no masks" in danger.skip(load_config(SPEC), dataset)
+  assert not danger.skip(load_config(SPEC, ["danger.rule=abdomen"]), dataset)
+  assert not danger.skip(load_config(SPEC), records.open_dataset(images / "with"))
 
 
 def test_lesions_that_are_forbidden_are_counted():

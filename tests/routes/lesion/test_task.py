@@ -12,7 +12,7 @@ import pytest
 
 from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.lesion import task as lesion
-from hiresmed_jax.routes.loop import compile_programs
+from hiresmed_jax.routes.programs import Programs, abstract_state, compile_programs
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
@@ -57,16 +57,16 @@ def task(data: int = 1, at_once: int = 1) -> Task:
   return whole._replace(phases=(*whole.phases[:2], whole.phases[next_size]))
 
 
-_programs: dict[Any, loop.Programs] = {}
+_programs: dict[Any, Programs] = {}
 
 
-def compiled_before(task: Task, mesh: Any, batch: Any, held: Any) -> loop.Programs:
-  """What `fit` compiles for a level, only once: levels differ in the shapes of their states."""
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
-  key = (task.train_step, mesh.shape["data"], str(jax.tree.map(lambda leaf: leaf.shape, shapes)))
+def compiled_before(task: Task, phase: int, mesh: Any, batch: Any, val_batch: Any) -> Programs:
+  """What `fit` compiles for a level, only once."""
+  shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_state(task, phase, mesh))
+  key = (task.train_step, mesh.shape["data"], str(shapes))
   if key not in _programs:
     with tiny_run.quick_compiler():
-      _programs[key] = compile_programs(task, mesh, batch, held)
+      _programs[key] = compile_programs(task, phase, mesh, batch, val_batch)
   return _programs[key]
 
 
@@ -75,7 +75,7 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
   kept: list[Any] = []
   drawn: dict[int, list[np.ndarray]] = {}
 
-  def finish(state: Any, programs: loop.Programs) -> dict[str, Any]:
+  def finish(state: Any, programs: Programs) -> dict[str, Any]:
     kept.append(host(state))
     return {"lesions": len(lesion.finished(state))}
 
@@ -213,7 +213,7 @@ def first_level(at_once: int, images: np.ndarray) -> tuple[Any, list[dict[str, f
   """Both calls of the first level: (state, scalars)."""
   known = task(at_once=at_once)
   batch = {"images_m11": images, "weight": WEIGHT}
-  programs = compiled_before(known, tiny_run.mesh(), batch, [batch])
+  programs = compiled_before(known, 0, tiny_run.mesh(), batch, batch)
   state = jax.jit(known.init, compiler_options=tiny_run.ONCE)(jax.random.key(0))
   put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
   rows = []

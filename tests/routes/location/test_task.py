@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.nets import yolo
-from hiresmed_jax.routes import loop
+from hiresmed_jax.routes import loop, supervised
 from hiresmed_jax.routes.location import settings
 from hiresmed_jax.routes.location import task as location
-from hiresmed_jax.routes.loop import compile_programs
+from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from tests import tiny_run
@@ -74,9 +74,9 @@ def train_data() -> grain.IterDataset:
 
 
 @functools.cache
-def programs(data: int) -> loop.Programs:
+def programs(data: int) -> Programs:
   with tiny_run.quick_compiler():
-    return compile_programs(task(), tiny_run.mesh(data), batch(), val_batches())
+    return compile_programs(task(), 0, tiny_run.mesh(data), batch(), val_batches()[0])
 
 
 def run(
@@ -194,7 +194,7 @@ def test_nothing_is_compiled_after_the_first_steps(tmp_path):
 def test_the_average_is_what_is_judged_and_used():
   state, _ = run(1)
   program = programs(1)
-  used = location.averaged(state)
+  used = supervised.averaged(state)
   mine = leaves(state)
   assert not np.array_equal(
     np.asarray(used["params"]["down1"]["kernel"]), mine.params["down1"]["kernel"]
@@ -212,7 +212,7 @@ def test_the_map_of_scores_is_that_of_the_finest_level():
   state, _ = run(1)
   net = yolo.Yolo11(1, **TINY)
   found = jax.jit(functools.partial(location.score_map, net=net))(
-    location.averaged(state), batch()["images_m11"]
+    supervised.averaged(state), batch()["images_m11"]
   )
   assert found.shape == (BATCH, SIDE // 8, SIDE // 8)
   assert 0 <= float(found.min()) < float(found.max()) <= 1

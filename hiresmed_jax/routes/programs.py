@@ -1,0 +1,151 @@
+"""What is compiled for a phase of training, and the states that its programs begin with."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hiresmed_jax.routes.task import Task
+from hiresmed_jax.runtime import compilation, cost
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.types import Array
+
+# For programs that run once: faster code is not worth the wait (53 s against 11 s).
+_QUICK = {"xla_backend_optimization_level": 0}
+
+
+class Programs(NamedTuple):
+  """What is compiled once per phase, and where its arrays live.
+
+  Attributes:
+    step: `Task.train_step`, compiled; it consumes its state.
+    evaluate: `Task.eval_step`, compiled.
+    flops_per_call: of `step`, over all devices.
+    abstract_state: shapes and shardings of the state.
+    batch_sharding: of batches.
+    frozen: `Task.frozen` on the devices.
+  """
+
+  step: Callable[..., Any]
+  evaluate: Callable[..., Any]
+  flops_per_call: float
+  abstract_state: Any
+  batch_sharding: jax.sharding.NamedSharding
+  frozen: Any
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> Any:
+    """This process's share of a batch -> global arrays."""
+    return meshes.put_batch(batch, self.batch_sharding)
+
+
+def compile_programs(
+  task: Task,
+  phase: int,
+  mesh: jax.sharding.Mesh,
+  batch: Mapping[str, Any],
+  val_batch: Mapping[str, Any],
+) -> Programs:
+  """Compiles the step and the evaluation of a phase ahead of time.
+
+  Args:
+    task: what is trained.
+    phase: its number.
+    mesh: of all devices.
+    batch: this process's share of a training batch, for the shapes.
+    val_batch: a validation batch, whole, for the shapes.
+  """
+  split, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+  state = abstract_state(task, phase, mesh)
+  frozen = jax.device_put(task.frozen, whole)
+  step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(_shardings(state), whole))
+  traced = step.trace(state, _global_shapes(batch, split), frozen)
+  evaluate = jax.jit(task.eval_step, out_shardings=whole)
+  judged = _global_shapes(_eval_arrays(task, val_batch), split)
+  options = compilation.options()
+  return Programs(
+    step=traced.lower().compile(options),
+    evaluate=evaluate.lower(state, judged, frozen).compile(options),
+    # Of the trace: not every backend tells, and some of those that do count a loop once.
+    flops_per_call=sum(cost.flops(traced.jaxpr.jaxpr).values()),
+    abstract_state=state,
+    batch_sharding=split,
+    frozen=frozen,
+  )
+
+
+def abstract_state(task: Task, phase: int, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes and shardings of the state in a phase; nothing is computed."""
+
+  def init(key: Array) -> Any:
+    state = task.init(key)
+    for later in task.phases[1 : phase + 1]:
+      if later.begin is not None and later.batch is not None:
+        state = later.begin(state, dict(later.batch))
+    return state
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  return meshes.with_shardings(shapes, task.shardings(shapes, mesh))
+
+
+def first_state(
+  task: Task, programs: Programs, seed: int, batches: Sequence[Mapping[str, Any]]
+) -> Any:
+  """The state before step 0, made on the mesh; `batches` are the first ones, for a warm start."""
+  shardings = _shardings(programs.abstract_state)
+  init = jax.jit(task.init, out_shardings=shardings, compiler_options=_QUICK)
+  state = init(jax.random.key(seed))
+  if task.warm_start is None:
+    return state
+  warm_start = jax.jit(task.warm_start, out_shardings=shardings)
+  return warm_start(state, [programs.put(batch) for batch in batches], programs.frozen)
+
+
+def next_state(begin: Callable[..., Any], programs: Programs, state: Any, batch: Any) -> Any:
+  """The state with which a phase begins, from the last one of the phase before.
+
+  Args:
+    begin: of the phase.
+    programs: of the phase.
+    state: the last one of the phase before.
+    batch: the phase's, on the devices.
+  """
+  shardings = _shardings(programs.abstract_state)
+  return jax.jit(begin, out_shardings=shardings, compiler_options=_QUICK)(state, batch)
+
+
+def evaluate(
+  task: Task, programs: Programs, state: Any, batches: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, float], list[np.ndarray]]:
+  """Runs the evaluation over whole host batches -> (named numbers, pictures without padding)."""
+  totals: Any = None
+  pictures = []
+  for batch in batches:
+    arrays = programs.put(_eval_arrays(task, batch))
+    more, drawn = programs.evaluate(state, arrays, programs.frozen)
+    totals = more if totals is None else jax.tree.map(np.add, totals, jax.device_get(more))
+    pictures.append(np.array(drawn)[np.asarray(batch["weight"]) > 0])
+  return task.summarise(jax.device_get(totals)), pictures
+
+
+def local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """This process's rows of a batch that every process holds whole."""
+  processes, index = jax.process_count(), jax.process_index()
+  share = {key: len(value) // processes for key, value in batch.items()}
+  return {key: value[index * share[key] : (index + 1) * share[key]] for key, value in batch.items()}
+
+
+def _eval_arrays(task: Task, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  return local_share({name: batch[name] for name in task.eval_arrays})
+
+
+def _shardings(abstract: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _global_shapes(local: Any, sharding: jax.sharding.NamedSharding) -> Any:
+  def shape(x: np.ndarray) -> jax.ShapeDtypeStruct:
+    rows = x.shape[0] * jax.process_count()
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
+
+  return jax.tree.map(shape, local)

@@ -183,8 +183,9 @@ def _open_checkpoints(
   task: Task, folder: pathlib.Path, keep: int
 ) -> contextlib.AbstractContextManager[checkpoint.Manager]:
   name, sign = task.select or (None, 1)
-  mode = "max" if sign > 0 else "min"
-  return checkpoint.open(folder / "checkpoints", keep=keep, best=name, best_mode=mode)
+  return checkpoint.open(
+    folder / "checkpoints", keep=keep, best=name, best_mode="max" if sign > 0 else "min"
+  )
 
 
 def _phase_at(ends: Sequence[int], step: int) -> int:

@@ -216,6 +216,7 @@ def workdir(place, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_trained_run_on_its_held_out_images(place, workdir, tmp_path):
   report, page = call(
     place, tmp_path / "report", "--workdir", f"hdfb={workdir}", "--workdir", f"hdfb={workdir}"

@@ -53,6 +53,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
   return out, err
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_images_to_a_trained_route(tmp_path, capsys):
   raw = write_images(tmp_path / "raw", 40)  # of unequal sizes
   (raw / "notes.png").write_text("these are not pixels")

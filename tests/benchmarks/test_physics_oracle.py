@@ -11,6 +11,7 @@ def test_a_ball_is_as_large_as_it_should_be():
   assert physics_oracle._ball(offsets[:2], 5.0).sum() == pytest.approx(np.pi * 25, rel=0.01)
 
 
+@pytest.mark.slow
 def test_superposition_is_exact_in_uniform_tissue_whatever_lies_along_the_ray():
   hu = np.full((100, 24, 100), 40, np.float32)
   hu[:, :4] = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(100, 4, 100)), 3)

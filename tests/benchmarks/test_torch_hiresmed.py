@@ -148,10 +148,11 @@ def test_forward_and_all_gradients_equal_ours(preset, block):
 @pytest.mark.parametrize(
   ("preset", "changes"),
   [
-    (
+    pytest.param(
       "best",
       {"gan.adaptive": True, "optimizer.warmup": 0.2, "optimizer.clip": 0.5}
       | {"net.block": "residual", "net.middle_blocks": 0, "ema": 0.0, "gan.scales": 1},
+      marks=pytest.mark.slow,
     ),
     pytest.param("paper", {}, marks=pytest.mark.slow),
     pytest.param("best", {"gan.adaptive": True}, marks=pytest.mark.slow),

@@ -23,6 +23,7 @@ def test_a_summary_counts_with_the_median():
   assert (row["p10_ms"], row["p90_ms"]) == pytest.approx((120.0, 760.0))
 
 
+@pytest.mark.slow
 def test_the_stages_are_the_whole_network():
   net = VQGAN(3, 3, 8, (8, 16), (2, 2), 1, 1, 1, 8, code_dim=16, block="residual")
   images = jnp.zeros((1, 16, 16, 3))

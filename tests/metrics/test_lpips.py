@@ -71,7 +71,9 @@ def test_equals_the_published_reference_outputs(net, shared, tmp_path):
     np.testing.assert_allclose(summands[0], wanted["per_layer"], atol=1e-5)
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+  "net", [pytest.param(net, marks=[pytest.mark.slow] * (net == "vgg16")) for net in NETS]
+)
 def test_equals_the_lpips_package_in_value_and_gradient(net, tmp_path):
   (distance, weights), reference, torch = random_distance(tmp_path, net)
   rng = np.random.default_rng(5)

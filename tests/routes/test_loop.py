@@ -129,7 +129,9 @@ def test_the_best_weights_are_judged_whichever_way_is_better(tmp_path, sign):
 # After 3 steps: the discriminator trains, half of an update is accumulated, a revival has just
 # been, and three steps wait for the log. After 6: just updated and revived. After 7: as 3, and the
 # generator feels the discriminator.
-@pytest.mark.parametrize("stops", [(3,), (6,), (7,), (3, 1, 3)], ids=str)
+@pytest.mark.parametrize(
+  "stops", [(3, 1, 3), *(pytest.param(stops, marks=pytest.mark.slow) for stops in [(6,), (7,)])]
+)
 def test_a_stopped_run_goes_on_to_the_last_bit(whole, tmp_path, stops):
   folder = tmp_path / "background"
   done = 0

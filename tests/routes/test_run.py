@@ -227,7 +227,8 @@ def test_the_type_to_compute_in_follows_the_device(monkeypatch, platform, capabi
   assert compute_dtype("auto") == expected
 
 
-@pytest.mark.parametrize("preset", ["paper", pytest.param("best", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "best"])
 def test_a_step_at_full_size_can_be_lowered(preset):
   config = load_config(f"kub.py:background,{preset}", ["background.perceptual.net=None"])
   values = config.background

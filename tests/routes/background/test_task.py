@@ -82,6 +82,7 @@ def test_the_losses_fall_and_are_all_there(ten):
     assert after < share * before, name
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_steps_of_one(ten):
   assert sum(scalars["revived"] for scalars in ten.history[:5]) > 0
   assert_close(ten.history, run(tiny_run.task(), tiny.STEPS, data=8).history, 1e-5)

@@ -135,7 +135,7 @@ def assert_statistics(ours: Any, twin: reference.Generator) -> None:
     np.testing.assert_allclose(stats["var"], norm.running_var, rtol=1e-5)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_step_of_the_critic(number):
   ours = case(number)
   fake = 0.5 * images(ours.given.real.shape, 8)
@@ -169,7 +169,7 @@ def test_a_step_of_the_generator(number):
   jax.tree.map(np.testing.assert_array_equal, players.critic, ours.players.critic)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_iteration(number, monkeypatch):
   ours, key = case(number), jax.random.key(7)
   level, twin = ours.level, ours.twin

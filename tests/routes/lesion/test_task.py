@@ -18,7 +18,8 @@ from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from tests import tiny_run
 
-pytestmark = pytest.mark.xdist_group("tiny lesions")  # its programs are compiled once
+# Its programs are compiled once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny lesions")]
 LESIONS, SIDES, WIDTH = 8, (24, 26), 4
 STEPS, A_CALL = 4, 2
 CADENCE = loop.Cadence(log=3, evaluate=100, keep=2, max_skipped=4)
@@ -181,7 +182,6 @@ def test_a_stopped_run_goes_on_to_the_last_bit(whole, tmp_path, stops):
     assert_same(whole.drawn[step], pictures)
 
 
-@pytest.mark.slow
 def test_eight_devices_make_the_lesions_of_one(whole, tmp_path):
   state, drawn = fit(tmp_path / "lesion", data=8, task=task(8, at_once=0))
   for one, other in zip(
@@ -223,7 +223,6 @@ def first_level(at_once: int, images: np.ndarray) -> tuple[Any, list[dict[str, f
   return host(state), rows
 
 
-@pytest.mark.slow
 def test_lesions_side_by_side_are_those_one_after_the_other():
   (_, one), (_, other) = (first_level(number, crops(SIDES[0])) for number in (1, 3))
   for a, b in zip(one, other, strict=True):

@@ -102,7 +102,8 @@ def main(argv: list[str]) -> None:
 def settings(way: str, *, size: int, batch: int, epochs: int) -> Any:
   """Settings of the route `location` for one way."""
   values = tables.values("location", "best")
-  values.update({"size": size, "batch_size": batch, "epochs": epochs, "bare": 0.0, "near": 0.0})
+  values.update({"size": size, "batch_size": batch, "epochs": epochs})
+  values.update({"lesion_free": 0.0, "near": 0.0})
   values.close_mosaic = min(values.close_mosaic, epochs // 3)
   values.update(WAYS[way])
   return values

@@ -143,8 +143,13 @@ def check(config: Any, wanted: Iterable[str] = (), *, devices: int = 1) -> None:
   _check_data(config.data)
   for route in wanted:
     mesh.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
-    if "batch_size" in config[route]:
-      _check_run(route, config, devices)
+    own = config[route]
+    if "batch_size" in own:
+      _check_batch(route, config, devices)
+    if "epochs" in own and not own.steps and not own.epochs:
+      raise UserError(f"{route}.steps and {route}.epochs: one of them must be above 0")
+    if "optimizer" in own:
+      _check_optimizer(route, own.optimizer, own.steps)
     _module(route).check(config)
 
 
@@ -195,32 +200,31 @@ def _check_data(data: Any) -> None:
     raise UserError(f"crops of {data.crop} px do not fit in a view of {rows} x {columns}")
 
 
-def _check_run(route: str, config: Any, devices: int) -> None:
-  """What routes that train on batches of images share."""
-  own = config[route]
-  if own.batch_size % devices:
+def _check_batch(route: str, config: Any, devices: int) -> None:
+  size = config[route].batch_size
+  if size % devices:
     raise UserError(
-      f"{route}.batch_size={own.batch_size} cannot be split over {devices} devices: "
-      f"use a multiple of {devices}"
+      f"{route}.batch_size={size} cannot be split over {devices} devices: use a multiple of "
+      f"{devices}"
     )
   largest = max(rows * columns for rows, columns in _module(route).sizes(config))
-  if 4 * own.batch_size * largest * config.data.channels > _MOST_BYTES:
+  if 4 * size * largest * config.data.channels > _MOST_BYTES:
     raise UserError(
-      f"{route}.batch_size={own.batch_size}: a batch would have more than {_MOST_BYTES >> 30} GiB "
-      "of pixels: use fewer or smaller images"
+      f"{route}.batch_size={size}: a batch would have more than {_MOST_BYTES >> 30} GiB of pixels: "
+      "use fewer or smaller images"
     )
-  if not own.steps and not own.epochs:
-    raise UserError(f"{route}.steps and {route}.epochs: one of them must be above 0")
-  if own.optimizer.name == "adam" and own.optimizer.weight_decay:
+
+
+def _check_optimizer(route: str, values: Any, steps: int) -> None:
+  if values.name == "adam" and values.get("weight_decay"):
     raise UserError(
-      f"{route}.optimizer.weight_decay={own.optimizer.weight_decay} belongs to 'adamw': use that "
-      f"as {route}.optimizer.name, or no decay"
+      f"{route}.optimizer.weight_decay={values.weight_decay} belongs to 'adamw': use that as "
+      f"{route}.optimizer.name, or no decay"
     )
-  if own.steps and "warmup" in own.optimizer:
-    accumulate = own.optimizer.accumulate
+  if steps and "warmup" in values:
     optim.make_schedule(
-      learning_rate=own.optimizer.learning_rate,
-      schedule=own.optimizer.schedule,
-      warmup_steps=round(own.optimizer.warmup * own.steps) // accumulate,
-      total_steps=own.steps // accumulate,
+      learning_rate=values.learning_rate,
+      schedule=values.schedule,
+      warmup_steps=round(values.warmup * steps) // values.accumulate,
+      total_steps=steps // values.accumulate,
     )

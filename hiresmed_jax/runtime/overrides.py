@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hiresmed_jax.errors import UserError
 
-# What settings are called elsewhere, by the last part of their keys.
+# What settings are called elsewhere, or were called before, by the last part of their keys.
 _OTHER_NAMES = {
   **dict.fromkeys(("lr", "rate", "base_lr"), "learning_rate"),
   **dict.fromkeys(("bs", "batch", "batchsize", "train_batch_size"), "batch_size"),
@@ -24,6 +24,7 @@ _OTHER_NAMES = {
   **dict.fromkeys(("grad_accum", "accumulation", "accumulation_steps"), "accumulate"),
   **dict.fromkeys(("codes", "codebook_size", "n_embed"), "num_codes"),
   "beta2": "b2",
+  "bare": "lesion_free",
   "random_seed": "seed",
   "precision": "dtype",
 }

@@ -30,7 +30,7 @@ def test_a_way_differs_in_one_setting(way):
   )
   flat = {name: value for name, value in _flat(one) if dict(_flat(base))[name] != value}
   assert len(flat) == (way != "as_is")
-  assert base["bare"] == 0.0  # lesions stay where they are
+  assert base["lesion_free"] == 0.0  # lesions stay where they are
   assert base["close_mosaic"] == 10
 
 

@@ -196,9 +196,10 @@ def test_a_run_begun_before_a_setting_existed_is_the_same_run(place, tmp_path):
 
   made = who("location.near=0.0")
   del made["config"]["location"]["near"]
+  made["config"]["location"]["bare"] = made["config"]["location"].pop("lesion_free")
   made["config_hash"] = hash_values(made["config"])
   run_folder.claim(tmp_path, made)
-  # Boxes began wide then, and checkpoints hold the hash of then.
+  # Boxes began wide then, one setting had another name, and checkpoints hold the hash of then.
   assert who("location.near=0.0")["config_hash"] == made["config_hash"]
   assert run_folder.claim(tmp_path, who("location.near=0.0")) is None
   for other in (["location.near=1.0"], ["location.near=0.0", "seed=1"]):

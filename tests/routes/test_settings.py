@@ -173,7 +173,7 @@ def test_a_changed_value_is_listed_with_both_values():
     ("background.net.kernel_init_std=0.02", "initial kernels"),
     ("background.net.upsampling=resize", "initial upsampling kernels"),
     ("background.gan.weight=0", "start of the adversarial loss"),
-    ("location.bare=0", "what the detector is trained on"),
+    ("location.lesion_free=0", "what the detector is trained on"),
   ],
 )
 def test_a_reading_that_does_not_apply_is_not_listed(override, what):
@@ -241,6 +241,7 @@ def test_a_wrong_route_or_preset(arg, line):
     ("danger", "wd=1", "config.danger.optimizer.weight_decay?"),
     ("danger", "background.lr=1", "config.background.optimizer.learning_rate?"),
     ("location", "epoch=1", "config.location.epochs?"),
+    ("location", "location.bare=0", "config.location.lesion_free?"),
     ("background", "background.gan.wieght=1", "config.background.gan.weight?"),
     ("background", "num_workers=1", "config.data.workers or config.synthesize.workers?"),
   ],

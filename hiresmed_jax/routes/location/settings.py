@@ -34,8 +34,7 @@ TABLE = Table("location", (
           rules.text("a file of tensors to begin with, .safetensors, .npz or .pth; '': random"),
           "a network that has seen other images starts ahead on few"),
   # A prior must know where lesions occur, not what they look like.
-  Setting("bare", 0.5, 0.5, rules.share("of the training images whose lesions are taken out"),
-          _OTHER),
+  Setting("lesion_free", 0.5, 0.5, rules.share("of images whose lesions are taken out"), _OTHER),
   Setting("decoys", 1.0, 1.0,
           rules.number(0, 1000, "holes filled elsewhere for each lesion that is taken out"),
           _OTHER),
@@ -72,7 +71,7 @@ TABLE = Table("location", (
   Setting("eval_every", 500, 500, rules.EVAL_EVERY),
   Setting("keep_checkpoints", 1, 1, rules.KEEP_CHECKPOINTS),
   Setting("max_skipped", 20, 20, rules.MAX_SKIPPED),
-))
+), renamed={"bare": "lesion_free"})
 # fmt: on
 
 
@@ -104,11 +103,11 @@ def readings(config: Any) -> Iterator[Departure]:
     "all class scores before any is thrown away, times the atlas where that is better",
     "in such an image a good detector finds nothing",
   )
-  if config.bare:
+  if config.lesion_free:
     yield Departure(
       "what the detector is trained on",
       "images with their lesions",
-      f"{config.bare:.0%} of the images have them taken out, boxes kept, with "
+      f"{config.lesion_free:.0%} of the images have them taken out, boxes kept, with "
       f"{config.decoys:g} filled hole(s) elsewhere for each",
       "it is to know where lesions occur, and not what they look like",
     )

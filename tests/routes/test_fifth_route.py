@@ -1,0 +1,45 @@
+"""A route is one folder and one entry in the list: nothing else names the routes."""
+
+from pathlib import Path
+
+import pytest
+
+from hiresmed_jax import explain, routes, train
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.routes import settings
+from hiresmed_jax.runtime.config import load_config
+from tests import tiny
+
+BIAS = f"{tiny.__file__}:bias"
+
+
+@pytest.fixture
+def fifth(monkeypatch):
+  monkeypatch.setattr(routes, "__path__", [*routes.__path__, str(Path(__file__).parent)])
+  monkeypatch.setattr(routes, "ROUTES", (*routes.ROUTES, "bias"))
+
+
+def test_it_trains_and_is_trained_then(fifth, tmp_path, capsys):
+  command = ["--config", BIAS, "--workdir", str(tmp_path)]
+  assert train.main(command) == 0
+  assert (tmp_path / "bias" / "DONE.json").is_file()
+  assert train.main(command) == 0
+  assert "bias is trained already" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"another config \(bias.rate: 0.5 -> 0.25\)"):
+    train.main([*command, "--config.bias.rate=0.25"])
+
+
+def test_its_settings_are_checked_and_explained(fifth, capsys):
+  assert settings.wanted(load_config(f"{tiny.__file__}:all"))[-1] == "bias"
+  explain.main(["--config", BIAS, "--config.bias.rate=0.2"])
+  text = capsys.readouterr().out
+  assert "ROUTE bias\n1 parameter" in text
+  assert "bias.rate: paper 0.1; here 0.2\n    because fewer steps" in text
+  assert "the mean: paper nothing; here a bias" in text
+  for override, line in (
+    ("bias.rate=2", "bias.rate=2.0: use a number from 0 to 1"),
+    ("bias.batch_size=9", "cannot be split over 8 devices"),
+    ("bias.ratio=1", "did you mean config.bias.rate"),
+  ):
+    with pytest.raises(UserError, match=line):
+      explain.main(["--config", BIAS, f"--config.{override}"])

@@ -81,8 +81,9 @@ def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
   overrides = ["--config.mesh.fsdp=2", "--config.background.ema=0.5"]
   explain.main(["--config", f"{spec}:background,best", "--devices", "4", *overrides])
   text = capsys.readouterr().out
-  assert alone["mesh"]["images_per_device"] == 8
-  assert "data 2, fsdp 2; 2 images a device" in text
+  assert alone["images_per_device"] == 8
+  assert ", mesh of data 2, fsdp 2\n" in text
+  assert "\n2 images a device\n" in text
   assert "background.ema: paper 0.0; here 0.5" in text
   assert "ROUTE lesion" not in text
   for part in ("generator:", "discriminator:", "training step", "4 x", "MiB", "because"):

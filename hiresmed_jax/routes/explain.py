@@ -16,6 +16,7 @@ from clu import parameter_overview
 from hiresmed_jax import routes
 from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cost
+from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.overrides import leaves
 from hiresmed_jax.runtime.settings import keyed
 
@@ -31,23 +32,33 @@ def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
     compiled: also compile the training step for the devices that are here, where a route can.
 
   Returns:
-    {"config": its name, route and preset; "departures" of what all routes share; for each route
-    by name: the facts of its own `explain`, and its "departures"}.
+    {"config": its name, route and preset; "mesh": devices, their kind, sizes of the axes;
+    "departures" of what all routes share; for each route by name: the facts of its own `explain`,
+    "images_per_device" of a training batch and "departures"}.
   """
   facts: Facts = {"config": {key: config[key] for key in ("name", "route", "preset")}}
+  data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
+  kind = jax.devices()[0].device_kind
+  facts["mesh"] = {"devices": devices, "kind": kind, "data": data, "fsdp": fsdp}
   facts["departures"] = _departures(config, "data") + _departures(config, "synthesize")
   for route in settings.wanted(config):
-    own = _module(route).explain(config, devices=devices, compiled=compiled)
-    facts[route] = own | {"departures": _departures(config, route)}
+    facts[route] = _module(route).explain(config, devices=devices, compiled=compiled)
+    if "batch_size" in config[route]:
+      facts[route]["images_per_device"] = config[route].batch_size // devices
+    facts[route]["departures"] = _departures(config, route)
   return facts
 
 
 def lines(facts: Facts) -> Iterator[str]:
   """The same as text."""
+  mesh = facts["mesh"]
   yield f"{facts['config']['name']}, preset {facts['config']['preset']}"
+  yield f"{mesh['devices']} x {mesh['kind']}, mesh of data {mesh['data']}, fsdp {mesh['fsdp']}"
   for route in routes.ROUTES:
     if route in facts:
       yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
+      if "images_per_device" in facts[route]:
+        yield f"{facts[route]['images_per_device']} images a device"
       yield from _departure_lines(f"departures of {route} from the paper", facts[route])
   yield from _departure_lines("departures of what all routes share from the paper", facts)
 

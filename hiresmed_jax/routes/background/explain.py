@@ -31,8 +31,8 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
   """See `routes.explain.explain`.
 
   Returns:
-    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "mesh", and
-    "compiled" when asked for}.
+    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "dtype" of the
+    convolutions, and "compiled" when asked for}.
   """
   values, dtype = config.background, compute_dtype(config.background.dtype)
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
@@ -60,14 +60,7 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
     "flops_per_image": _flops(plain, state.gen["net"], image)
     | {"training step": sum(cost.flops(step).values()) * devices / values.batch_size},
     "memory_per_device": _memory(make, values, state, mesh, local, step),
-    "mesh": {
-      "devices": devices,
-      "kind": jax.devices()[0].device_kind,
-      "data": data,
-      "fsdp": fsdp,
-      "images_per_device": values.batch_size // devices,
-      "dtype": jnp.dtype(dtype).name,
-    },
+    "dtype": jnp.dtype(dtype).name,
   }
   return facts | ({"compiled": _compiled(task, config, state, size)} if compiled else {})
 
@@ -93,12 +86,7 @@ def lines(facts: Facts) -> Iterator[str]:
   yield from table((), [(k, f"{v:,}") for k, v in facts["parameters"].items()])
   yield from ("", "GFLOP per image (a multiply-add is two)")
   yield from table((), [(k, f"{v / 1e9:,.1f}") for k, v in facts["flops_per_image"].items()])
-  mesh = facts["mesh"]
-  yield ""
-  yield (
-    f"mesh: {mesh['devices']} x {mesh['kind']}, data {mesh['data']}, fsdp {mesh['fsdp']}; "
-    f"{mesh['images_per_device']} images a device; convolutions in {mesh['dtype']}"
-  )
+  yield from ("", f"convolutions in {facts['dtype']}")
   yield from ("", "memory per device: an estimate from shapes, before the compiler's copies")
   yield from table((), [(k, in_bytes(v)) for k, v in facts["memory_per_device"].items()])
   if "compiled" in facts:

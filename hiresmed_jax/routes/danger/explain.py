@@ -12,9 +12,9 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
 
   Returns:
     {"size", "crop", "parameters", "levels": [{"size", "channels"}], "flops_per_image": forward,
-    of a training image, "images_per_device", "rule"}.
+    of a training image, "rule"}.
   """
-  del compiled
+  del devices, compiled
   values = config.danger
   size = (values.crop, values.crop) if values.crop else tuple(values.size)
   net = task.network(values)
@@ -28,7 +28,6 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
       for level in range(net.depth + 1)
     ],
     "flops_per_image": flops,
-    "images_per_device": values.batch_size // devices,
     "rule": values.rule,
   }
 
@@ -45,4 +44,3 @@ def lines(facts: Facts) -> Iterator[str]:
   yield "channels and rows: " + ", ".join(levels)
   rule = f", else of the rule {facts['rule']!r}" if facts["rule"] else ""
   yield f"masks: given with the images{rule}"
-  yield f"{facts['images_per_device']} images a device"

@@ -11,10 +11,10 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
   """See `routes.explain.explain`.
 
   Returns:
-    {"net", "size", "parameters", "levels": [{"stride", "positions"}], "flops_per_image": forward,
-    "images_per_device"}.
+    {"net", "size", "parameters", "levels": [{"stride", "positions"}], "flops_per_image":
+    forward}.
   """
-  del compiled
+  del devices, compiled
   values = config.location
   net = task.network(values)
   parameters, flops = forward(net, 1, values.size, values.size, config.data.channels)
@@ -24,7 +24,6 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
     "parameters": parameters,
     "levels": [{"stride": s, "positions": (values.size // s) ** 2} for s in net.strides],
     "flops_per_image": flops,
-    "images_per_device": values.batch_size // devices,
   }
 
 
@@ -39,4 +38,3 @@ def lines(facts: Facts) -> Iterator[str]:
   yield "positions: " + ", ".join(
     f"{level['positions']:,} of stride {level['stride']}" for level in facts["levels"]
   )
-  yield f"{facts['images_per_device']} images a device"

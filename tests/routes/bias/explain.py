@@ -2,8 +2,8 @@
 
 
 def explain(config, *, devices, compiled):
-  del compiled
-  return {"parameters": 1, "images_per_device": config.bias.batch_size // devices}
+  del config, devices, compiled
+  return {"parameters": 1}
 
 
 def lines(facts):

@@ -1,9 +1,12 @@
 # Sourced by the scripts beside it: `environment [EXTRA]` makes the project's Python environment, or
-# takes the one that is there and up to date, and activates it. $repo is the checkout's folder.
+# takes the one that is there and up to date, and activates it. $repo is the checkout's folder. More
+# arguments are those of references.sh, which the extra `test` runs.
 #
 #   HIRESMED_VENV     where the environment lies (default: .venv in the checkout)
 #   HIRESMED_PYTHON   the Python to make it with (default: the first of 3.12, 3.11, 3.13, python3; for
 #                     tests 3.11 first, the version that every reference package is built for)
+
+# `newest_python` prints "3.N PATH" of the newest released Python that is there.
 
 # Large arrays on large pages (glibc 2.35 and newer; others do not know the word): a step on the CPU
 # asks the system for its memory anew, page by page. A step of YOLO11n became 1.2 times as fast
@@ -35,8 +38,28 @@ environment() {
   [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
   echo "installing the project and what it needs (some minutes the first time)"
   python -m pip install --quiet --editable "$repo${extra:+[$extra]}"
-  [[ $extra != test ]] || bash "$repo/launch/references.sh"
+  [[ $extra != test ]] || bash "$repo/launch/references.sh" "${@:2}"
   echo "$wanted" >"$stamp"
+}
+
+newest_python() {
+  local python version_managers=(
+    "${PYENV_ROOT:-$HOME/.pyenv}/versions"
+    "${ASDF_DATA_DIR:-$HOME/.asdf}/installs/python"
+    "${MISE_DATA_DIR:-$HOME/.local/share/mise}/installs/python"
+    "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}"
+  )
+  {
+    compgen -c python3. | grep -xE 'python3\.[0-9]+' || true
+    find "${version_managers[@]}" -maxdepth 3 -path '*/bin/python3' 2>/dev/null || true
+  } | while read -r python; do
+    # Asked, for not each that is found runs; alphas and betas are nobody's.
+    "$python" - 2>/dev/null <<'END' || true
+import sys
+if sys.version_info.releaselevel == "final":
+  print("%d.%d" % sys.version_info[:2], sys.executable)
+END
+  done | sort -V | tail -n 1
 }
 
 find_python() {

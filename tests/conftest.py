@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import hypothesis
@@ -12,11 +13,17 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 ALLOWED_SKIPS = REPO / "tests" / "allowed_skips.txt"
+# What numbers are compared with (launch/references.sh). Not every Python has a build of each.
+REFERENCES = {"torch", "torchvision", "torchmetrics", "lpips", "pytorch_fid", "ultralytics"}
+REFERENCES |= {"pycocotools"}
 
 _skipped: list[tuple[str, str]] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+  is_xdist_worker = hasattr(config, "workerinput")  # has its parent's environment
+  if os.environ.get("HIRESMED_QUICK") and not is_xdist_worker:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {' '.join(quick_flags())}"
   # Tiny tensors, and as many processes as cores: torch's threads would only wait for each other.
   os.environ.setdefault("OMP_NUM_THREADS", "1")
   # Eight devices, so that meshes are real in every test; it must precede the first computation.
@@ -32,6 +39,31 @@ def pytest_configure(config: pytest.Config) -> None:
   hypothesis.settings.load_profile("here")
 
 
+def quick_flags() -> list[str]:
+  """XLA's flags for programs that are soon compiled, and slow: what they mean is the same."""
+  flags = ["--xla_backend_optimization_level=0"]
+  # Halves the time once more; a version that does not know a flag ends the process.
+  known = jax.__version_info__[:2] == (0, 10)
+  return [*flags, "--xla_cpu_use_fusion_emitters=false"] if known else flags
+
+
+class Module(pytest.Module):
+  """A test file, skipped where a reference package that it imports is not installed."""
+
+  def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+    try:
+      return super().collect()
+    except self.CollectError as error:
+      name = getattr(error.__cause__, "name", None)
+      if name not in REFERENCES:
+        raise
+      pytest.skip(f"No module named '{name}'", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+  return Module.from_parent(parent, path=module_path)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
   """Folder of real images and reference numbers; the test is skipped where it is absent."""
@@ -42,14 +74,33 @@ def shared() -> Path:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+  _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+  _note_skip(report)
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
   # A plain skip leaves (file, line, reason); an expected failure is "skipped" too, with wasxfail.
   if report.skipped and not hasattr(report, "wasxfail"):
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    _skipped.append((report.nodeid, reason))
+    if (report.nodeid, reason) not in _skipped:  # every process collects
+      _skipped.append((report.nodeid, reason))
 
 
-def forbidden_skips(skipped: list[tuple[str, str]], allowed: str) -> list[str]:
-  """Lines for the skips that `allowed` (one test id or file per line, # comments) does not name."""
+def forbidden_skips(
+  skipped: list[tuple[str, str]], allowed: str, absent: Iterable[str] = ()
+) -> list[str]:
+  """Lines for the skips that must not be.
+
+  Args:
+    skipped: (test id or file, reason) each.
+    allowed: those that may be skipped, one test id or file per line, # comments.
+    absent: reference packages that this Python has no build of: what needs them may be skipped.
+  """
+  without = [f"No module named '{name}'" for name in absent]
+  skipped = [(node, reason) for node, reason in skipped if not any(w in reason for w in without)]
   patterns = [line.split("#")[0].strip() for line in allowed.splitlines()]
   patterns = [p for p in patterns if p]
   # Where tests run in several processes, the name of an xdist_group ends the id.
@@ -66,7 +117,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
   is_xdist_worker = hasattr(session.config, "workerinput")
   if not os.environ.get("CI") or is_xdist_worker:
     return
-  lines = forbidden_skips(_skipped, ALLOWED_SKIPS.read_text())
+  absent = os.environ.get("HIRESMED_ABSENT", "").split()
+  lines = forbidden_skips(_skipped, ALLOWED_SKIPS.read_text(), absent)
   if lines:
     print("\nskipped in CI and not on tests/allowed_skips.txt:", *lines, sep="\n  ")
     session.exitstatus = max(int(exitstatus), 1)

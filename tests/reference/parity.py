@@ -1,14 +1,15 @@
 """A Linen module and its PyTorch twin on the same weights: values and gradients compared."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-import torch
+import pytest
 
-from benchmarks.torch_baseline.convert import state_dict
+if TYPE_CHECKING:
+  import torch
 
 # A program that runs once is better compiled fast than well: a third of the time.
 quick_jit = functools.partial(
@@ -40,7 +41,7 @@ def random_params(shapes: Any, seed: int = 0) -> Any:
 
 
 def assert_same(
-  net: nn.Module, twin: torch.nn.Module, x: np.ndarray, *args: Any, rtol: float = 1e-4
+  net: nn.Module, twin: "torch.nn.Module", x: np.ndarray, *args: Any, rtol: float = 1e-4
 ) -> None:
   """Outputs, gradients of the input and of every parameter, under one random cotangent.
 
@@ -48,6 +49,10 @@ def assert_same(
   gradients not below a hundredth of the largest of all, for a bias before a normalisation has
   a gradient of exactly zero, of which float32 leaves rounding.
   """
+  # Here, for most tests want only what lies around this function.
+  torch = pytest.importorskip("torch")
+  from benchmarks.torch_baseline.convert import state_dict
+
   shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, *args), x)
   params = random_params(shapes)["params"]
   twin.load_state_dict(state_dict(params, twin))

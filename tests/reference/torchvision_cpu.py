@@ -19,7 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 for package in ("torchvision", "lpips"):
   if importlib.util.find_spec(package) is None:
-    pytest.skip(f"{package} is not installed", allow_module_level=True)
+    pytest.skip(f"No module named '{package}'", allow_module_level=True)
 
 _declared: Any = None  # operators live as long as their library object
 

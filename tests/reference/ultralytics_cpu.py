@@ -18,7 +18,7 @@ from tests.reference import torchvision_cpu
 
 torch = torchvision_cpu.torch
 if importlib.util.find_spec("ultralytics") is None:
-  pytest.skip("ultralytics is not installed", allow_module_level=True)
+  pytest.skip("No module named 'ultralytics'", allow_module_level=True)
 
 
 @functools.cache

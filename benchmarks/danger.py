@@ -33,7 +33,7 @@ from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.placement import forbidden
 from hiresmed_jax.routes import run
 from hiresmed_jax.routes.danger.report import false_exclusion
-from hiresmed_jax.runtime import cli, compilation
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.runtime.figures import image_grid
 
@@ -54,20 +54,17 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--figure", type=Path, help="picture of a few corrected slices")
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
-  model = workdir.danger_of(options.workdir, dataset, dtype=jax.numpy.float32)
-  through = places.through_unet(
-    model.net, model.variables, channels=model.view.channels, options=compilation.options()
-  )
-  unet = places.Danger(model.view, through)
+  fingerprint = dataset.card["fingerprint"]
+  unet = workdir.danger_of(options.workdir, fingerprint, dtype=jax.numpy.float32)
   masks: Masks = {
     "rule": lambda item: forbidden.abdomen(forbidden.grey_of(item)) > 0,
-    "unet": lambda item: places.mask(unet, canvas.real(item), jax.devices()[0]),
+    "unet": lambda item: places.forbidden(unet, canvas.real(item)),
   }
   result = {
     "benchmark": "danger",
     **harness.environment(),
     "data": dataset.card["name"],
-    "steps": model.step,
+    "steps": unet.step,
     "corrected": _corrected(masks, options.source / "images", options.figure),
     "excluded": _excluded(masks, records.source(dataset, "test")),
     "lungs": _lungs(options.cxr) if options.cxr else None,
@@ -116,7 +113,7 @@ def _excluded(masks: Masks, source: records.Records) -> dict[str, Any]:
     if not len(item["boxes"]):
       continue
     boxes.append(item["boxes"])
-    empty = {**item, "image": emptied.emptied(item, (0, index), decoys=0.0)}
+    empty = {**item, "image": emptied.with_decoys(item, (0, index), decoys=0.0)}
     for name, make in masks.items():
       found[name]["as_they_are"].append(make(item))
       found[name]["emptied"].append(make(empty))

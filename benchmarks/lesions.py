@@ -12,7 +12,6 @@ exact copy). With --out it also writes a figure of samples with their nearest tr
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,14 +72,13 @@ def main(argv: list[str]) -> None:
 def opened(workdir: Path, data: Path | None) -> Trained:
   """The bank of a workdir."""
   dataset = workdirs.dataset_of(workdir, data)
-  run = workdirs.trained_on(workdir, "lesion", dataset)
-  values = ConfigDict(run["config"]["lesion"])
-  patches = train.chosen(survey.kept(dataset, workdir).patches, values)
+  run = workdirs.finished(workdir, "lesion", dataset.card["fingerprint"])
+  values = ConfigDict(run.config["lesion"])
+  patches = train.chosen(survey.load_or_make(dataset, workdir).patches, values)
   loaded = bank.load(workdir / "lesion" / "bank")
   if [m.donor for m in loaded.members] != [p.donor for p in patches]:
     raise UserError(f"the bank in {workdir} was trained on other lesions")
-  facts = json.loads((workdir / "lesion" / "DONE.json").read_text())["results"]
-  about = {"data": dataset.card["name"], **{key: facts[key] for key in ("windows", "steps")}}
+  about = {"data": dataset.card["name"], **{key: run.results[key] for key in ("windows", "steps")}}
   return Trained(loaded, patches, about)
 
 

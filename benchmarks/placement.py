@@ -31,9 +31,11 @@ from benchmarks import harness, patch_classifier
 from benchmarks.insertion_realism import SIDE, fold_of
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
+from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates
-from hiresmed_jax.runtime import cli, compilation
+from hiresmed_jax.routes.settings import PRIORS
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.figures import image_grid
 
 FLOOR = 0.3  # the default of `synthesize.floor`
@@ -65,13 +67,10 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--figure", type=Path, help="PNG of scores and chosen sites")
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
-  model = workdir.location_of(options.workdir, dataset, dtype=jax.numpy.float32)
-  through = places.through_detector(
-    model.net, model.variables, channels=model.view.channels, options=compilation.options()
-  )
-  chosen = model.results["prior"]
-  detector = places.Prior("yolo", model.view, through)
-  where = survey.kept(dataset, options.workdir).atlas
+  fingerprint = dataset.card["fingerprint"]
+  detector = workdir.location_of(options.workdir, fingerprint, dtype=jax.numpy.float32)
+  chosen = detector.results["prior"]
+  where = survey.load_or_make(dataset, options.workdir).atlas
   source = records.source(dataset, options.split)
   found = prior_scores.score_priors(
     source, detector, where, decoys=1.0, floor=FLOOR, seed=0, limit=len(source)
@@ -79,7 +78,7 @@ def main(argv: list[str]) -> None:
   used = prior_scores.key_of(chosen["name"], chosen["powers"].get(chosen["name"], 1.0))
   gains = prior_scores.table(found, used, powers=list(chosen["powers"].values()), seed=0)
   print(json.dumps({"used": used, **gains}), flush=True)
-  forbid = _forbidden(options.workdir, dataset)
+  forbid = _forbidden(options.workdir, fingerprint)
   scenes = [
     _scene(item, index, where, detector, chosen["powers"], forbid)
     for index, item in enumerate(source)
@@ -100,35 +99,29 @@ def main(argv: list[str]) -> None:
   harness.publish(result, options.out)
 
 
-def _forbidden(folder: Path, dataset: records.Dataset) -> Callable[[canvas.Canvas], Any] | None:
+def _forbidden(folder: Path, fingerprint: str) -> Callable[[canvas.Canvas], Any] | None:
   """The mask of the route danger, where the workdir has one."""
   if not (folder / "danger" / "DONE.json").is_file():
     return None
-  model = workdir.danger_of(folder, dataset, dtype=jax.numpy.float32)
-  net = places.Danger(
-    model.view,
-    places.through_unet(
-      model.net, model.variables, channels=model.view.channels, options=compilation.options()
-    ),
-  )
-  return lambda scene: places.mask(net, scene, jax.devices()[0])
+  unet = workdir.danger_of(folder, fingerprint, dtype=jax.numpy.float32)
+  return lambda scene: places.forbidden(unet, scene)
 
 
 def _scene(
   item: dict[str, Any],
   index: int,
   where: atlases.Atlas,
-  detector: places.Prior,
+  detector: Model,
   powers: dict[str, float],
   forbid: Callable[[canvas.Canvas], np.ndarray] | None,
 ) -> Scene:
   values, value_range = transforms.values_of(item)
-  lesions = emptied.masks(values, item["boxes"], item["lesion_mask"], value_range)
-  empty = {**item, "image": emptied.emptied(item, (0, index), decoys=0.0)}
+  lesions = emptied.lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
+  empty = {**item, "image": emptied.with_decoys(item, (0, index), decoys=0.0)}
   ground = canvas.real(empty)
   scores = {
-    name: places.score_map(detector._replace(name=name, power=powers.get(name, 1.0)), where, ground)
-    for name in places.NAMES
+    name: places.score_map(places.Prior(name, detector, powers.get(name, 1.0)), where, ground)
+    for name in PRIORS
   }
   forbidden = np.zeros(ground.shape, bool)
   if item["forbidden_mask"].size:
@@ -140,7 +133,7 @@ def _scene(
     atlases.centres_of(item),
     values,
     lesions,
-    [emptied.cut(mask) for mask in lesions],
+    [emptied.cropped(mask) for mask in lesions],
     item["group"],
     scores,
     forbidden,
@@ -158,7 +151,7 @@ def _place(
 
 def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
-  ways = {name: (name, FLOOR) for name in places.NAMES} | {NO_FLOOR: (used, 0.0)}
+  ways = {name: (name, FLOOR) for name in PRIORS} | {NO_FLOOR: (used, 0.0)}
   groups = [scene.group for scene in scenes for _ in scene.points]
   real: dict[str, list[np.ndarray]] = {name: [] for name in ("alone", *ways)}
   chosen: dict[str, list[np.ndarray]] = {name: [] for name in ways}
@@ -196,7 +189,7 @@ def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> 
     row, column = site.origin
     hole[row : row + shape.shape[0], column : column + shape.shape[1]] = shape
     holes.append(hole)
-  return emptied.without(scene.values, holes, jax.random.key(number))
+  return emptied.inpainted(scene.values, holes, jax.random.key(number))
 
 
 def _patch(scene: Scene, values: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from benchmarks import harness, input_pipeline
 from hiresmed_jax.data import records, transforms
-from hiresmed_jax.inference import reconstruct, survey
+from hiresmed_jax.inference import networks, survey
 from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.runtime import cli, compilation
+from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.synthesis import background as backgrounds
 from hiresmed_jax.synthesis import folder, image, run
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     root = input_pipeline.prepare(Path(place), options.phantoms, options.size)[16]
     dataset = records.open_dataset(root)
     start = time.perf_counter()
-    found = survey.survey(records.source(dataset, "train"), workers=options.workers)
+    found = survey.make(records.source(dataset, "train"), workers=options.workers)
     result["survey_seconds_per_image"] = round(
       (time.perf_counter() - start) / dataset.card["splits"]["train"], 3
     )
@@ -127,7 +127,7 @@ def measured(
 def _run(setting: image.Setting, out: Path, workers: int) -> None:
   folder.claim(out, {"request": setting.request.identity()})
   with contextlib.redirect_stderr(open(os.devnull, "w")):
-    failures = run.run(setting, out, token="benchmark", workers=workers)
+    failures = run.write_missing(setting, out, token="benchmark", workers=workers)
   if failures:
     raise RuntimeError(failures[0])
 
@@ -152,7 +152,7 @@ def _request(way: str, num: int) -> Request:
 
 def _maker(way: str, size: int) -> backgrounds.Maker:
   values = settings.values("synthesize", "best")
-  maker = backgrounds.Maker(None, None, False, values.least_contrast)
+  maker = backgrounds.Maker(None, False, values.least_contrast)
   if way == "real":
     return maker
   config = settings.base("benchmark", route="background", preset="paper")
@@ -163,9 +163,9 @@ def _maker(way: str, size: int) -> backgrounds.Maker:
   )
   net, _ = background.networks(config.background, channels=3, dtype=dtype)
   params = background.averaged(jax.jit(task.init)(jax.random.key(0)))
-  through = reconstruct.through_model(net, params, channels=3, options=compilation.options())
   view = transforms.View(size=(size, size), fit="stretch", window=config.data.window, channels=3)
-  return maker._replace(view=view, through=through)
+  network = networks.reconstruction(net, params, channels=3)
+  return maker._replace(model=networks.Model(view, network))
 
 
 def _print(result: dict[str, Any]) -> None:

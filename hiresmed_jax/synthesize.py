@@ -6,7 +6,9 @@ import pathlib
 
 from hiresmed_jax.convert.features import cache_folder
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import workdir
 from hiresmed_jax.ops import insertion
+from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cli, compilation, config
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.synthesis import folder, request, run
@@ -23,26 +25,26 @@ def main(argv: list[str]) -> None:
   """Makes the images that are missing; the same command again goes on."""
   options, overrides = _options(argv)
   values = config.load_config(options.config, overrides)
+  settings.check(values)
   asked = request.check(_request(options))
   count, shards = options.num, asked.shard[1]
   if options.overwrite and shards > 1:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
   compilation.keep_programs(cache_folder())
+  folder_of_run = options.workdir or pathlib.Path("runs") / values.name
+  dataset = workdir.dataset_of(folder_of_run, options.data)
+  if asked.background == "reconstruction":
+    workdir.require_same_network(folder_of_run, dataset.card["fingerprint"], values)
   workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
+  dtype = compute_dtype(values.background.dtype)
   setting, identity = run.assemble(
-    values,
-    asked,
-    options.workdir or pathlib.Path("runs") / values.name,
-    data=options.data,
-    dtype=compute_dtype(values.background.dtype),
-    workers=workers,
+    values.synthesize, asked, folder_of_run, dataset, dtype=dtype, workers=workers
   )
   folder.claim(options.out, identity, overwrite=options.overwrite)
-  failures = run.run(setting, options.out, token=run.token(identity), workers=workers)
+  failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
   records = folder.gather(options.out)
   if records:
-    sheet = options.out / folder.CONTACT_SHEET
-    folder.draw(options.out, records, sheet)
+    sheet = folder.draw_contact_sheet(options.out, records)
     print(f"{len(records)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet.absolute()}")
   if failures:

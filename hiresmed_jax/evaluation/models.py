@@ -1,25 +1,22 @@
 """Reconstructions of held-out images by the model of a trained workdir."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from hiresmed_jax.data import records, transforms
+from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation.pictures import Entry, Picture
 from hiresmed_jax.evaluation.real import Place, Real
 from hiresmed_jax.evaluation.sets import ImageSet
-from hiresmed_jax.inference import reconstruct, workdir
-from hiresmed_jax.runtime import compilation
-from hiresmed_jax.runtime.compilation import compute_dtype
+from hiresmed_jax.inference import canvas, workdir
+from hiresmed_jax.inference.networks import Model
 
-_FOUND = ("train", "held_out", "floors", "gap_psnr")  # of a run's own results
+_REPORTED = ("train", "held_out", "floors", "gap_psnr")  # of a run's own results
 
 
 def window_of(folder: Path, dataset: records.Dataset) -> Any:
@@ -28,12 +25,12 @@ def window_of(folder: Path, dataset: records.Dataset) -> Any:
   Raises:
     UserError: it is not trained, or on other data.
   """
-  window = _config(folder, dataset)["data"]["window"]
-  return tuple(window) if isinstance(window, list) else window
+  run = workdir.finished(folder, "background", dataset.card["fingerprint"])
+  return run.config["data"]["window"]
 
 
 def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Device]) -> ImageSet:
-  """The held-out images through encoder, codebook and decoder, the padding of the view cut away.
+  """The held-out images through encoder, codebook and decoder, without the padding of the view.
 
   One image at a time, as `synthesize` does it, so that the number of devices changes nothing.
 
@@ -42,62 +39,35 @@ def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Devi
   """
   if real.dataset is None:
     raise UserError(f"--workdir {folder} needs its prepared dataset as --real or --data")
-  there = _config(folder, real.dataset)
-  if window_of(folder, real.dataset) != real.window:
+  window = window_of(folder, real.dataset)
+  if window != real.window:
     raise UserError(
-      f"{folder} sees images through the window {there['data']['window']} and another method "
-      f"through {real.window}: evaluate them one by one"
+      f"{folder} sees images through the window {window} and another method through "
+      f"{real.window}: evaluate them one by one"
     )
-  asked = ConfigDict({"data": there["data"] | {"workers": 0}, "background": there["background"]})
-  dtype = compute_dtype(there["background"]["dtype"])
-  model = workdir.model_of(folder, asked, real.dataset, dtype=dtype)
-  view = model.view
-  through = reconstruct.through_model(
-    model.net, model.params, channels=view.channels, options=compilation.options()
-  )
+  fingerprint = real.dataset.card["fingerprint"]
+  model = workdir.background_of(folder, fingerprint)
   source, entries = real.sources["test"], []
   for key, place in real.places.items():
     if place.split == "test":
       device = devices[place.number % len(devices)]
-      load = functools.partial(_load, source, place, view, through, device)
+      load = functools.partial(_load, source, place, model, device)
       entries.append(Entry(key, place.group, 0, (), load))
-  facts = {"step": model.step, "seed": there["seed"], **_results(folder / "background")}
+  seed = workdir.finished(folder, "background", fingerprint).config["seed"]
+  reported = {name: model.results[name] for name in _REPORTED if name in model.results}
   kind = "reconstructions of held-out images"
-  longest = max(view.shape)
-  return ImageSet(name, kind, tuple(entries), True, (), (facts,), longest)
+  facts = {"step": model.step, "seed": seed, **reported}
+  return ImageSet(name, kind, tuple(entries), True, (), (facts,), max(model.view.shape))
 
 
-def _config(folder: Path, dataset: records.Dataset) -> dict[str, Any]:
-  return dict(workdir.trained_on(folder, "background", dataset)["config"])
-
-
-def _results(folder: Path) -> dict[str, Any]:
-  """What the run has found of itself; {} where its file is not there."""
-  try:
-    found = json.loads((folder / "results.json").read_text())
-    return {name: found[name] for name in _FOUND if name in found}
-  except (OSError, ValueError, TypeError):
-    return {}
-
-
-def _load(
-  source: records.Records,
-  place: Place,
-  view: transforms.View,
-  through: reconstruct.Through,
-  device: jax.Device,
-) -> Picture:
-  item = source[place.number]
-  example = transforms.load(item, view)
-  placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
-  rows, columns = placed.filled
-  seen = example["images_m11"]
-  made = transforms.with_channels(through(seen, device), seen.shape[-1])
-  before, after = ((np.clip(x, -1, 1)[rows, columns] + 1.0) / 2.0 for x in (seen, made))
-  mask = example["lesion_mask"]
+def _load(source: records.Records, place: Place, model: Model, device: jax.Device) -> Picture:
+  example, output_m11 = canvas.without_padding(
+    source[place.number], model.view, lambda image: model.network(image, device)
+  )
+  before, after = ((np.clip(x, -1, 1) + 1.0) / 2.0 for x in (example["images_m11"], output_m11))
   return Picture(
     image=after.astype(np.float32),
     reference=before.astype(np.float32),
-    boxes=example["boxes"] - np.array([columns.start, rows.start] * 2, np.float32),
-    lesion_mask=mask[rows, columns] if mask.size else mask,
+    boxes=example["boxes"],
+    lesion_mask=example["lesion_mask"],
   )

@@ -1,6 +1,6 @@
-"""The image that lesions are put into: values, dense bright, with all that lies on it.
+"""The image that lesions are inserted into: its values, and the masks and boxes that belong to it.
 
-H, W rows and columns of the canvas, C channels (1 grey, 3 RGB).
+H, W rows and columns of the canvas; C channels (1 grey, 3 RGB). Dense tissue is bright.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class Canvas(NamedTuple):
 
 
 def real(item: Mapping[str, Any]) -> Canvas:
-  """The pixels of a record themselves, at their resolution."""
+  """The pixels of a record, at their resolution."""
   values, value_range = transforms.values_of(item)
   return Canvas(
     values=values,
@@ -67,38 +67,89 @@ def real(item: Mapping[str, Any]) -> Canvas:
 
 
 def viewed(
-  item: Mapping[str, Any], view: transforms.View, through: Callable[[np.ndarray], np.ndarray]
+  item: Mapping[str, Any],
+  view: transforms.View,
+  network: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Canvas:
-  """What a network makes of a record, in the geometry of its view, the padding cut away.
+  """What a network makes of a record, in the geometry of its view without the padding.
 
   Args:
     item: a record of `records.Records`.
     view: how the network sees it.
-    through: images_m11 f32[S, T, C] -> the same of what the network gives.
+    network: images_m11 f32[S, T, C] -> the same of its output; None: the view itself.
   """
-  example = transforms.load(item, view)
-  placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
-  rows, columns = placed.filled
-  seen = example["images_m11"]
-  made = transforms.with_channels(through(seen)[rows, columns], seen.shape[-1])
+  example, output_m11 = without_padding(item, view, network)
   low, high = (float(v) for v in item["value_range"])
-  values = _values(made, item, view)
-  shift = np.array([columns.start, rows.start] * 2, np.float32)
-  lesions, forbidden = example["lesion_mask"], example["forbidden_mask"]
+  values = _values(output_m11, item, view)
+  placed = transforms.place(item["image"].shape[:2], view.shape, view.fit)
   return Canvas(
     values=values,
     value_range=(low, high),
     spacing_mm=(float(example["spacing_mm"][0]), float(example["spacing_mm"][1])),
     scale=(float(placed.scale[0]), float(placed.scale[1])),
-    boxes=example["boxes"] - shift,
-    lesion_mask=lesions[rows, columns] if lesions.size else lesions,
-    forbidden_mask=forbidden[rows, columns] if forbidden.size else forbidden,
+    boxes=example["boxes"],
+    lesion_mask=example["lesion_mask"],
+    forbidden_mask=example["forbidden_mask"],
     content=body.content(values, value_range=(low, high)),
   )
 
 
+def without_padding(
+  item: Mapping[str, Any],
+  view: transforms.View,
+  network: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[transforms.Example, np.ndarray]:
+  """A record as a network sees it, and the network's output; padding is cut from both.
+
+  Args:
+    item: a record of `records.Records`.
+    view: how the network sees it.
+    network: images_m11 f32[S, T, C] -> the same of its output; None: the view itself.
+
+  Returns:
+    (images_m11, boxes, masks and spacing of `transforms.load`, output f32[H, W, C]).
+  """
+  example = transforms.load(item, view)
+  rows, columns = transforms.place(item["image"].shape[:2], view.shape, view.fit).filled
+  image_m11 = example["images_m11"]
+  output_m11 = image_m11 if network is None else network(image_m11)
+  cut = {
+    name: example[name][rows, columns] if example[name].size else example[name]
+    for name in ("images_m11", "lesion_mask", "forbidden_mask")
+  }
+  shift = np.array([columns.start, rows.start] * 2, np.float32)
+  output_m11 = transforms.with_channels(output_m11[rows, columns], image_m11.shape[-1])
+  return {**example, **cut, "boxes": example["boxes"] - shift}, output_m11
+
+
+def record_of(
+  image: np.ndarray,
+  value_range: tuple[float, float],
+  *,
+  photometric: str = "MONOCHROME2",
+  rescale_slope: float = 1.0,
+  rescale_intercept: float = 0.0,
+  spacing_mm: tuple[float, float] = (float("nan"), float("nan")),
+) -> dict[str, Any]:
+  """An image without lesions or masks as an item of `records.Records`; see there."""
+  unknown = np.zeros((0, 0), np.uint16)
+  return {
+    "image": image,
+    "rescale_slope": rescale_slope,
+    "rescale_intercept": rescale_intercept,
+    "value_range": np.asarray(value_range, np.float32),
+    "photometric": photometric,
+    "boxes": np.zeros((0, 4), np.float32),
+    "lesion_mask": unknown,
+    "forbidden_mask": unknown,
+    "spacing_mm": np.asarray(spacing_mm, np.float32),
+    "group": "",
+    "image_id": "",
+  }
+
+
 def _values(images_m11: np.ndarray, item: Mapping[str, Any], view: transforms.View) -> np.ndarray:
-  """Network output to value units, dense bright: the way of `transforms.load` back."""
+  """Network output to value units, dense bright: the inverse of `transforms.load`."""
   low, high = transforms.window_of(item, view.window)
   shown = np.clip(images_m11, -1.0, 1.0)
   if item["photometric"] != "MONOCHROME1":
@@ -109,10 +160,7 @@ def _values(images_m11: np.ndarray, item: Mapping[str, Any], view: transforms.Vi
 
 
 def stored(values: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
-  """Canvas values as the record stores them: its dtype, its polarity, clipped last.
-
-  Never outside of what the record holds or shows.
-  """
+  """Canvas values in the record's dtype and polarity, clipped to what the record holds or shows."""
   low, high = (float(v) for v in item["value_range"])
   if item["photometric"] == "MONOCHROME1":
     values = np.float32(low + high) - values

@@ -1,11 +1,11 @@
-"""Networks of places over one picture: where a lesion is likely, and where none can be.
+"""Where a lesion is likely in an image, and where none can be.
 
-The scores of YOLO11 are taken before any detection is thrown away (the reading of C_loc, Eq. 14);
-the U-Net gives M_danger (Eq. 15). H, W rows and columns of the canvas; S, T of the network's view.
+Scores of YOLO11 before suppression are C_loc (Eq. 14); the U-Net gives M_danger (Eq. 15).
+H, W rows and columns of the canvas.
 """
 
-import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,139 +13,125 @@ import jax
 import numpy as np
 
 from hiresmed_jax.data import transforms
-from hiresmed_jax.inference.canvas import Canvas
+from hiresmed_jax.inference import workdir
+from hiresmed_jax.inference.canvas import Canvas, record_of
+from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.placement import atlas as atlases
-from hiresmed_jax.routes.danger import task as danger
-from hiresmed_jax.routes.location import task as location
-from hiresmed_jax.routes.settings import PRIORS
 
-# (images_m11 f32[S, T, C], device) -> f32[S / s, T / s] for some stride s
-Through = Callable[[np.ndarray, jax.Device], np.ndarray]
-
-
-def over(scene: Canvas, view: transforms.View, through: Through, device: jax.Device) -> np.ndarray:
-  """f32[H, W]: what the network says, linear between its positions."""
-  example = transforms.load(_as_record(scene), view)
-  said = through(example["images_m11"], device)
-  whole = cv2.resize(said, view.shape[::-1], interpolation=cv2.INTER_LINEAR)
-  placed = transforms.place(scene.shape, view.shape, view.fit)
-  return cv2.resize(whole[placed.filled], scene.shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def through_network(
-  says: Callable[[Any, Any], Any], variables: Any, *, channels: int, options: Any
-) -> Through:
-  """A network on a device, one image at a time: batched programs round differently.
-
-  Args:
-    says: (variables, images_m11 f32[1, S, T, C]) -> f32[1, S / s, T / s].
-    variables: each device gets its copy on its first image.
-    channels: C that the network sees; grey is repeated.
-    options: of the compiler.
-  """
-  copies: dict[Any, Any] = {}
-  program = jax.jit(lambda held, images_m11: says(held, images_m11)[0], compiler_options=options)
-
-  def through(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
-    if device not in copies:
-      copies[device] = jax.device_put(variables, device)
-    shown = transforms.with_channels(image_m11, channels)[None]
-    return np.asarray(program(copies[device], jax.device_put(shown, device)))
-
-  return through
-
-
-def _as_record(scene: Canvas) -> dict[str, Any]:
-  """A canvas as `transforms.load` takes it."""
-  nothing = np.zeros((0, 0), np.uint16)
-  return {
-    "image": scene.values,
-    "rescale_slope": 1.0,
-    "rescale_intercept": 0.0,
-    "value_range": np.asarray(scene.value_range, np.float32),
-    "photometric": "MONOCHROME2",
-    "boxes": np.zeros((0, 4), np.float32),
-    "lesion_mask": nothing,
-    "forbidden_mask": nothing,
-    "spacing_mm": np.asarray(scene.spacing_mm, np.float32),
-    "group": "",
-    "image_id": "",
-  }
-
-
-NAMES = PRIORS
+_FORBIDDEN = 0.5  # chance from which on a pixel is forbidden
 
 
 class Prior(NamedTuple):
   """A prior over places.
 
   Attributes:
-    name: one of `NAMES`; of "uniform" and "atlas" the rest is not used.
-    view: the detector's.
-    through: the detector.
-    power: of its scores: below 1 they are taken less seriously.
+    name: one of `settings.PRIORS`.
+    detector: of `networks.detection_scores`; None for "uniform" and "atlas".
+    power: of the detector's scores: below 1 they count less.
   """
 
   name: str = "atlas"
-  view: transforms.View | None = None
-  through: Through | None = None
+  detector: Model | None = None
   power: float = 1.0
 
 
+def open_prior(
+  asked: str, folder: Path, fingerprint: str, *, dtype: Any = None
+) -> tuple[Prior, str]:
+  """Opens a prior of a run.
+
+  Args:
+    asked: one of `settings.PRIORS`, or "auto": the one that the route `location` found best on
+      validation images; the atlas where that route is not trained.
+    folder: the workdir.
+    fingerprint: of the dataset that it was trained on.
+    dtype: of the convolutions; None: as the route's config says.
+
+  Returns:
+    (the prior, text that differs where another prior is used).
+
+  Raises:
+    UserError: the route that it needs is not trained, or on other data.
+  """
+  if asked == "auto" and not (folder / "location" / "DONE.json").is_file():
+    asked = "atlas"
+  if asked in ("uniform", "atlas"):
+    return Prior(asked), asked
+  detector = workdir.location_of(folder, fingerprint, dtype=dtype)
+  chosen = detector.results["prior"]
+  name, powers = chosen["name"] if asked == "auto" else asked, chosen["powers"]
+  label = f"{name}, {detector.step}, {powers}"
+  return Prior(name, detector, powers.get(name, 1.0)), label
+
+
+def open_danger(
+  asked: str,
+  folder: Path,
+  fingerprint: str,
+  *,
+  dtype: Any = None,
+  say: Callable[[str], Any] = print,
+) -> tuple[Model | None, str]:
+  """Opens what finds forbidden tissue; else as `open_prior`.
+
+  Args:
+    asked: "on", "off", or "auto": on where the route `danger` is trained and spares real lesions.
+    folder: the workdir.
+    fingerprint: of the dataset that it was trained on.
+    dtype: of the convolutions; None: as the route's config says.
+    say: gets a line where "auto" leaves a trained network out.
+  """
+  trained = (folder / "danger" / "DONE.json").is_file()
+  if asked == "off" or (asked == "auto" and not trained):
+    return None, "off"
+  unet = workdir.danger_of(folder, fingerprint, dtype=dtype)
+  if asked == "auto" and not unet.results["use"]:
+    say(f"the danger mask is not used: {unet.results['why']}")
+    return None, "off"
+  return unet, f"danger, {unet.step}"
+
+
 def score_map(
-  prior: Prior, where: atlases.Atlas, scene: Canvas, device: jax.Device | None = None
+  prior: Prior, atlas: atlases.Atlas, scene: Canvas, device: jax.Device | None = None
 ) -> np.ndarray:
   """The prior laid over a canvas: f32[H, W], >= 0, any scale.
 
   Raises:
     UserError: see `atlas.score_map`.
+    ValueError: a prior that lacks its detector.
   """
   score = np.ones(scene.shape, np.float32)
   if prior.name in ("yolo", "atlas x yolo"):
-    score = seen(prior, scene, device or jax.devices()[0]) ** np.float32(prior.power)
+    if prior.detector is None:
+      raise ValueError(f"the prior {prior.name} has no detector")
+    score = detector_scores(prior.detector, scene, device) ** np.float32(prior.power)
   if prior.name in ("atlas", "atlas x yolo"):
-    score = score * atlases.score_map(where, scene.content)
+    score = score * atlases.score_map(atlas, scene.content)
   return score
 
 
-def seen(prior: Prior, scene: Canvas, device: jax.Device) -> np.ndarray:
-  """What the detector makes of a canvas: f32[H, W] in [0, 1].
+def detector_scores(detector: Model, scene: Canvas, device: jax.Device | None = None) -> np.ndarray:
+  """The detector's scores laid over a canvas: f32[H, W] in [0, 1]."""
+  return np.maximum(_laid_over(detector, scene, device), np.float32(0.0))
 
-  Raises:
-    ValueError: a prior without a detector.
+
+def forbidden(unet: Model, scene: Canvas, device: jax.Device | None = None) -> np.ndarray:
+  """bool[H, W]: tissue in which no lesion can be (1 - M_danger, Eq. 15).
+
+  Args:
+    unet: of `networks.forbidden_chances`.
+    scene: the canvas.
+    device: the first one by default.
   """
-  if prior.view is None or prior.through is None:
-    raise ValueError(f"the prior {prior.name} has no detector")
-  return np.maximum(over(scene, prior.view, prior.through, device), np.float32(0.0))
+  return _laid_over(unet, scene, device) > _FORBIDDEN
 
 
-def through_detector(net: Any, variables: Any, *, channels: int, options: Any) -> Through:
-  """The detector of `workdir.Location`, as `seen.through_network`."""
-  says = functools.partial(location.score_map, net=net)
-  return through_network(says, variables, channels=channels, options=options)
-
-
-_FORBIDDEN = 0.5  # chance from which on a pixel is
-
-
-class Danger(NamedTuple):
-  """The network as it is used.
-
-  Attributes:
-    view: how it sees a canvas.
-    through: see `seen.through_network`; chances in [0, 1].
-  """
-
-  view: transforms.View
-  through: Through
-
-
-def mask(net: Danger, scene: Canvas, device: jax.Device) -> np.ndarray:
-  """bool[H, W]: forbidden (1 - M_danger, Eq. 15)."""
-  return over(scene, net.view, net.through, device) > _FORBIDDEN
-
-
-def through_unet(net: Any, variables: Any, *, channels: int, options: Any) -> Through:
-  """The U-Net of `workdir.Danger`, as `seen.through_network`."""
-  says = functools.partial(danger.forbidden, net=net)
-  return through_network(says, variables, channels=channels, options=options)
+def _laid_over(model: Model, scene: Canvas, device: jax.Device | None) -> np.ndarray:
+  """f32[H, W]: a network's output, linear between its positions."""
+  record = record_of(scene.values, scene.value_range, spacing_mm=scene.spacing_mm)
+  view = model.view
+  image_m11 = transforms.load(record, view)["images_m11"]
+  output = model.network(image_m11, device or jax.devices()[0])
+  output = cv2.resize(output, view.shape[::-1], interpolation=cv2.INTER_LINEAR)
+  inside = transforms.place(scene.shape, view.shape, view.fit).filled
+  return cv2.resize(output[inside], scene.shape[::-1], interpolation=cv2.INTER_LINEAR)

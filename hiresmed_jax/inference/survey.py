@@ -1,10 +1,12 @@
-"""One look at all training images: where lesions are, what they look like, how boxes pad them.
+"""The lesions of a training split: where they are, what they look like, how boxes pad them.
 
-It takes about 0.1 s for a slice of 391 x 320 on one core, so the result is kept in the workdir.
-Only the training split is looked at: nothing of a held-out patient enters a synthetic image.
+Looking at all images takes about 0.1 s for a slice of 391 x 320 on one core, so the result is kept
+in the workdir. It holds keyed hashes, no names. Only the training split is looked at: nothing of a
+held-out patient enters a synthetic image.
 """
 
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -15,14 +17,35 @@ import numpy as np
 from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.data.parallel import ordered_map
-from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import crops, labels
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.placement import atlas
+from hiresmed_jax.runtime.progress import Progress
+
+_VERSION = 1  # of the file and of how lesions are found
+_IMAGES = ("values", "surround", "alpha")
 
 
-def training_only(source: Records) -> Records:
+class Survey(NamedTuple):
+  """What a training split holds.
+
+  Attributes:
+    atlas: where lesions are.
+    patches: the lesions that can be used.
+    padding: f32[N, 5], see `labels.padding`.
+    groups: hashes of the split's groups; no other may give a lesion.
+    skipped: number of lesions that cannot be used, by reason.
+  """
+
+  atlas: atlas.Atlas
+  patches: list[LesionPatch]
+  padding: np.ndarray
+  groups: frozenset[str]
+  skipped: dict[str, int]
+
+
+def training_only(source: records.Records) -> records.Records:
   """The same records, if they are of the training split.
 
   Raises:
@@ -36,8 +59,8 @@ def training_only(source: Records) -> Records:
   return source
 
 
-def training_donor(group: str, groups: Collection[str]) -> None:
-  """Lets a lesion pass whose donor's group is one of the training split's.
+def require_training_donor(group: str, groups: Collection[str]) -> None:
+  """Refuses a lesion whose donor is not of the training split.
 
   Args:
     group: hash of the donor's group.
@@ -53,29 +76,8 @@ def training_donor(group: str, groups: Collection[str]) -> None:
     )
 
 
-_VERSION = 1  # of what is kept and how it is found
-
-
-class Survey(NamedTuple):
-  """What was found.
-
-  Attributes:
-    atlas: where lesions are.
-    patches: the lesions that can be used.
-    padding: see `labels.padding`, f32[N, 5].
-    groups: of the training split: nothing else may give a lesion.
-    skipped: lesions that cannot be used, by reason.
-  """
-
-  atlas: atlas.Atlas
-  patches: list[LesionPatch]
-  padding: np.ndarray
-  groups: frozenset[str]
-  skipped: dict[str, int]
-
-
-def survey(source: records.Records, *, workers: int = 1) -> Survey:
-  """Looks at the images of the training split.
+def make(source: records.Records, *, workers: int = 1) -> Survey:
+  """Looks at the images of the training split in so many threads.
 
   Raises:
     UserError: they are not of the training split, or have no lesions.
@@ -91,79 +93,108 @@ def survey(source: records.Records, *, workers: int = 1) -> Survey:
     return item, list(crops.crops_of(item)), labels.padding(item)
 
   def items() -> Iterator[dict[str, Any]]:
-    for item, found, padding in ordered_map(look, range(len(source)), workers=workers):
-      patches.extend(one for one in found if not isinstance(one, str))
-      skipped.update(one for one in found if isinstance(one, str))
-      paddings.append(padding)
-      groups.add(item["group"])
-      yield item
+    with Progress(len(source), "lesions looked at", unit="image") as progress:
+      for item, lesions, padding in ordered_map(look, range(len(source)), workers=workers):
+        patches.extend(lesion for lesion in lesions if not isinstance(lesion, str))
+        skipped.update(lesion for lesion in lesions if isinstance(lesion, str))
+        paddings.append(padding)
+        groups.add(item["group"])
+        yield item
+        progress.advance()
 
-  where = atlas.fit(items())
-  return Survey(where, patches, np.concatenate(paddings), frozenset(groups), dict(skipped))
+  places = atlas.fit(items())
+  return Survey(places, patches, np.concatenate(paddings), frozenset(groups), dict(skipped))
 
 
-def kept(dataset: records.Dataset, folder: Path, *, workers: int = 1) -> Survey:
-  """The survey of a dataset's training split, from `folder` where it is there, else made and put
-  there.
+def load_or_make(dataset: records.Dataset, workdir: Path, *, workers: int = 1) -> Survey:
+  """The survey of a dataset's training split, from the workdir where it is, else made and written.
+
+  A damaged file is made anew.
 
   Raises:
-    UserError: see `survey`; nothing can be written there.
+    UserError: see `make`; nothing can be written there.
   """
-  path = folder / f"survey-{_VERSION}-{str(dataset.card['fingerprint'])[:12]}.npz"
-  if path.is_file():
+  path = _path(workdir, dataset.card["fingerprint"])
+  survey = _read(path)
+  if survey is None:
+    survey = make(records.source(dataset, "train"), workers=workers)
+    files.write_npz(path, _packed(survey))
+  return survey
+
+
+def load(workdir: Path, fingerprint: str) -> Survey:
+  """The survey in a workdir, without its dataset.
+
+  Args:
+    workdir: of the run.
+    fingerprint: of the dataset.
+
+  Raises:
+    UserError: it is not there, or damaged.
+  """
+  path = _path(workdir, fingerprint)
+  survey = _read(path)
+  if survey is None:
+    state = "is damaged" if path.is_file() else "is not there"
+    raise UserError(
+      f"{path} {state}: run the same train command again, with its data, to have it made"
+    )
+  return survey
+
+
+def _path(workdir: Path, fingerprint: str) -> Path:
+  return workdir / f"survey-{_VERSION}-{fingerprint[:12]}.npz"
+
+
+def _read(path: Path) -> Survey | None:
+  """None where there is no whole file."""
+  try:
     with np.load(path, allow_pickle=False) as arrays:
       return _unpacked(arrays)
-  found = survey(records.source(dataset, "train"), workers=workers)
-  files.write_npz(path, _packed(found))
-  return found
+  except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+    return None
 
 
-_IMAGES = ("values", "surround", "alpha")
-
-
-def _packed(found: Survey) -> dict[str, np.ndarray]:
-  """Arrays alone: no pickles."""
-  about = [
-    {
-      key: value
-      for key, value in patch._asdict().items()
-      if key not in _IMAGES
-    } | {"shape": patch.values.shape}
-    for patch in found.patches
-  ]  # fmt: skip
-  text = json.dumps({"patches": about, "skipped": found.skipped, "groups": sorted(found.groups)})
-  flat = {
+def _packed(survey: Survey) -> dict[str, np.ndarray]:
+  """As arrays: patches flattened and joined, what is no array as JSON."""
+  facts = []
+  for patch in survey.patches:
+    plain = {key: value for key, value in patch._asdict().items() if key not in _IMAGES}
+    facts.append(plain | {"shape": patch.values.shape})
+  text = json.dumps({"patches": facts, "skipped": survey.skipped, "groups": sorted(survey.groups)})
+  joined = {
     name: np.concatenate(
-      [np.zeros(0, np.float32), *(getattr(patch, name).ravel() for patch in found.patches)]
+      [np.zeros(0, np.float32), *(getattr(patch, name).ravel() for patch in survey.patches)]
     )
     for name in _IMAGES
   }
   return {
-    **flat,
+    **joined,
     "about": np.frombuffer(text.encode(), np.uint8),
-    "centres": found.atlas.centres,
-    "weights": found.atlas.weights,
-    "bandwidth": np.asarray(found.atlas.bandwidth),
-    "padding": found.padding,
+    "centres": survey.atlas.centres,
+    "weights": survey.atlas.weights,
+    "bandwidth": np.asarray(survey.atlas.bandwidth),
+    "padding": survey.padding,
   }
 
 
 def _unpacked(arrays: Any) -> Survey:
+  """The inverse of `_packed`."""
   about = json.loads(arrays["about"].tobytes().decode())
-  flat, start = {name: arrays[name] for name in _IMAGES}, dict.fromkeys(_IMAGES, 0)
+  joined, start = {name: arrays[name] for name in _IMAGES}, dict.fromkeys(_IMAGES, 0)
   patches = []
-  for one in about["patches"]:
-    shape = tuple(one.pop("shape"))
+  for facts in about["patches"]:
+    shape = tuple(facts.pop("shape"))
     images = {}
     for name in _IMAGES:
       size = shape if name != "alpha" else shape[:2]
       count = int(np.prod(size))
-      images[name] = flat[name][start[name] : start[name] + count].reshape(size)
+      images[name] = joined[name][start[name] : start[name] + count].reshape(size)
       start[name] += count
     for key in ("spacing_mm", "value_range"):
-      one[key] = tuple(one[key])
-    patches.append(LesionPatch(**images, **one))
+      facts[key] = tuple(facts[key])
+    patches.append(LesionPatch(**images, **facts))
   row, column = arrays["bandwidth"]
-  where = atlas.Atlas(arrays["centres"], arrays["weights"], (float(row), float(column)))
+  places = atlas.Atlas(arrays["centres"], arrays["weights"], (float(row), float(column)))
   groups = frozenset(about["groups"])
-  return Survey(where, patches, arrays["padding"], groups, about["skipped"])
+  return Survey(places, patches, arrays["padding"], groups, about["skipped"])

@@ -1,72 +1,101 @@
-"""What a workdir knows: where its run found its data, and the model that it trained."""
+"""What a workdir holds of a run: where its data are, and the networks that it trained."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
+from hiresmed_jax import files
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import networks
+from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.routes import settings, supervised
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import checkpoint, config, mesh
+from hiresmed_jax.runtime.compilation import compute_dtype
 
-DATA = "data.json"  # written by `train`
-
-
-class Model(NamedTuple):
-  """HiResMed-VQGAN as a workdir has trained it.
-
-  Attributes:
-    net: its network.
-    params: {"net", "codebook"}, the averaged ones where the run kept an average.
-    view: how it sees a record.
-    step: of the checkpoint.
-  """
-
-  net: nn.Module
-  params: Any
-  view: transforms.View
-  step: int
+_DATA = "data.json"
 
 
-class Trained(NamedTuple):
-  """A network of places as a workdir has trained it.
+class Finished(NamedTuple):
+  """A route that is trained.
 
   Attributes:
-    net: the network.
-    variables: {"params", "batch_stats"}, averaged where the run kept an average.
-    view: how it sees a record.
-    step: of the checkpoint.
-    results: what the route found of itself.
+    folder: of the route.
+    config: nested values of its config, as `settings.stored` gives them.
+    config_hash: of the config as it was then.
+    best_step: of its checkpoint.
+    results: what its training found of it.
   """
 
-  net: nn.Module
-  variables: Any
-  view: transforms.View
-  step: int
+  folder: Path
+  config: dict[str, Any]
+  config_hash: str
+  best_step: int
   results: dict[str, Any]
 
 
-def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
-  """The dataset that a workdir was trained on, or that of --data.
+def note(workdir: Path, dataset: records.Dataset, synthesize: dict[str, Any]) -> None:
+  """Writes what the other commands need of a run: where its data are, and how it synthesizes."""
+  noted = {
+    "root": str(dataset.root.absolute()),
+    "fingerprint": dataset.card["fingerprint"],
+    "synthesize": synthesize,
+  }
+  if _read(workdir / _DATA, ()) != json.loads(json.dumps(noted)):
+    files.write_json(workdir / _DATA, noted)
+
+
+def fingerprint_of(workdir: Path) -> str:
+  """The fingerprint of the dataset that a workdir was trained on.
 
   Raises:
-    UserError: nobody knows where it is, or what lies there is another one.
+    UserError: it is not a workdir, or no route in it is trained.
   """
-  noted = _read(workdir / DATA, ("root", "fingerprint"))
+  noted = _read(workdir / _DATA, ("fingerprint",))
+  if noted is None:
+    raise UserError(f"{workdir} holds no trained run: {_DATA} is not there")
+  return str(noted["fingerprint"])
+
+
+def synthesize_of(workdir: Path) -> dict[str, Any]:
+  """The values of the group `synthesize` that a run was trained with; today's where none are noted.
+
+  Raises:
+    UserError: see `settings.stored`.
+  """
+  noted = _read(workdir / _DATA, ()) or {}
+  if "synthesize" not in noted:
+    return settings.values("synthesize", "best").to_dict()
+  return settings.stored({"synthesize": noted["synthesize"]}, workdir)["synthesize"]
+
+
+def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
+  """Opens the dataset that a workdir was trained on.
+
+  Args:
+    workdir: of the run.
+    data: where the dataset is; None: where it was, or the phantoms in the workdir.
+
+  Raises:
+    UserError: it is not known where the dataset is, or another one is there.
+  """
+  noted = _read(workdir / _DATA, ("root", "fingerprint"))
+  own = workdir / "data"  # phantoms that `train` drew; they move with the workdir
   if data is not None:
     root = data
+  elif noted is not None and Path(noted["root"]).is_dir():
+    root = Path(noted["root"])
+  elif (own / "card.json").is_file():
+    root = own
   elif noted is not None:
     root = Path(noted["root"])
-  elif (workdir / "data" / "card.json").is_file():  # phantoms that `train` drew
-    root = workdir / "data"
   else:
     raise UserError(f"{workdir} does not say which data it was trained on: name them with --data")
   dataset = records.open_dataset(root)
@@ -75,20 +104,14 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   return dataset
 
 
-def trained_on(
-  workdir: Path, route: str, dataset: records.Dataset, *, instead: str = ""
-) -> dict[str, Any]:
-  """The config of a finished route, as `train` noted it, and its best step.
+def finished(workdir: Path, route: str, fingerprint: str, *, instead: str = "") -> Finished:
+  """A trained route of a workdir.
 
   Args:
     workdir: of the run.
     route: which one.
-    dataset: that it must have been trained on.
+    fingerprint: of the dataset that it must have been trained on.
     instead: the option that does without the route, for the message.
-
-  Returns:
-    {"config": nested values in the terms of this version, "config_hash": of the config as it was
-    trained, "best_step": int, "results": what the route says of itself}.
 
   Raises:
     UserError: the route is not trained, or on other data.
@@ -102,30 +125,19 @@ def trained_on(
       f"{folder} {state}: train it first, python -m hiresmed_jax.train --config CONFIG:{route} "
       f"--workdir {workdir}" + (f"; or use {instead}" if instead else "")
     )
-  if made["data"] != dataset.card["fingerprint"]:
-    raise UserError(f"{folder} was trained on other data than {dataset.root}")
-  return {
-    "config": settings.stored(made["config"], folder),
-    "config_hash": made["config_hash"],
-    "best_step": int(done["best_step"]),
-    "results": done["results"],
-  }
+  if made["data"] != fingerprint:
+    raise UserError(f"{folder} was trained on other data than this run's")
+  values = _tuples(settings.stored(made["config"], folder))
+  return Finished(folder, values, made["config_hash"], int(done["best_step"]), done["results"])
 
 
-def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any) -> Model:
-  """Restores the background route's model.
-
-  Args:
-    workdir: of the run.
-    asked: the config of this command: its network and its data must be those of the run.
-    dataset: what it was trained on.
-    dtype: of the convolutions.
+def require_same_network(workdir: Path, fingerprint: str, asked: Any) -> None:
+  """Compares a command's config with that of the trained background route.
 
   Raises:
-    UserError: it is not trained, or was trained by another config.
+    UserError: the route is not trained; or other values of `data` or `background.net`.
   """
-  run = trained_on(workdir, "background", dataset, instead="--background real")
-  there = run["config"]
+  there = finished(workdir, "background", fingerprint, instead="--background real").config
   now = {"data": asked.data.to_dict(), "net": asked.background.net.to_dict()}
   now["data"].pop("workers")
   changed = config.differences({"data": there["data"], "net": there["background"]["net"]}, now)
@@ -134,67 +146,73 @@ def model_of(workdir: Path, asked: Any, dataset: records.Dataset, *, dtype: Any)
       f"{workdir} was trained with another config ({changed[0]}): give synthesize the same "
       "--config and --config.key=value as train"
     )
-  data, route = asked.data, ConfigDict(_tuples(there["background"]))
-  view = transforms.View(
-    size=tuple(data.size), fit=data.fit, window=data.window, channels=data.channels
-  )
-  task = background.build(
-    route,
-    channels=data.channels,
-    size=(data.crop, data.crop) if data.crop else view.shape,
-    steps=1,
-    steps_per_epoch=1,
-  )
-  folder = workdir / "background" / "checkpoints"
-  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, _ = background.networks(route, channels=data.channels, dtype=dtype)
-  return Model(net, jax.device_get(background.averaged(state)), view, run["best_step"])
 
 
-def location_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Trained:
-  """Restores the YOLO11 of the route `location`, by the config that it was trained with.
+def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
+  """HiResMed-VQGAN of the route `background`, with averaged weights where the run kept them.
 
   Args:
     workdir: of the run.
-    dataset: what it was trained on.
-    dtype: of the convolutions.
+    fingerprint: of the dataset that it must have been trained on.
+    dtype: of the convolutions; None: as the route's config says.
 
   Raises:
     UserError: it is not trained, or on other data.
   """
-  run = trained_on(workdir, "location", dataset, instead="--config.synthesize.prior=atlas")
-  route, view = _places(run["config"], "location")
-  task = location.build(
-    route, channels=view.channels, size=route.size, steps=1, steps_per_epoch=1, dtype=dtype
-  )
-  folder = workdir / "location" / "checkpoints"
-  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, variables = location.network(route, dtype=dtype), supervised.averaged(state)
-  return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
-
-
-def danger_of(workdir: Path, dataset: records.Dataset, *, dtype: Any) -> Trained:
-  """Restores the U-Net of the route `danger`; else as `location_of`."""
-  run = trained_on(workdir, "danger", dataset, instead="--config.synthesize.danger=off")
-  route, view = _places(run["config"], "danger")
-  size = (route.crop, route.crop) if route.crop else view.shape
-  task = danger.build(route, channels=view.channels, size=size, steps=1, dtype=dtype)
-  folder = workdir / "danger" / "checkpoints"
-  state = _restored(task, folder, step=run["best_step"], keep=route.keep_checkpoints)
-  net, variables = danger.network(route, dtype=dtype), supervised.averaged(state)
-  return Trained(net, jax.device_get(variables), view, run["best_step"], run["results"])
-
-
-def _places(stored: dict[str, Any], name: str) -> tuple[Any, transforms.View]:
-  """(the route's values, its view) of a run's config."""
-  route, data = ConfigDict(_tuples(stored[name])), stored["data"]
+  run = finished(workdir, "background", fingerprint, instead="--background real")
+  values, data = ConfigDict(run.config["background"]), ConfigDict(run.config["data"])
   view = transforms.View(
-    size=route.size, fit="pad", window=_tuples(data["window"]), channels=data["channels"]
+    size=tuple(data.size), fit=data.fit, window=data.window, channels=data.channels
   )
-  return route, view
+  size = (data.crop, data.crop) if data.crop else view.shape
+  task = background.build(values, channels=view.channels, size=size, steps=1, steps_per_epoch=1)
+  net, _ = background.networks(
+    values, channels=view.channels, dtype=dtype or compute_dtype(values.dtype)
+  )
+  params = jax.device_get(background.averaged(_restored(task, run, values)))
+  network = networks.reconstruction(net, params, channels=view.channels)
+  return Model(view, network, run.best_step, run.results)
 
 
-def _restored(task: Task, folder: Path, *, step: int, keep: int) -> Any:
+def location_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
+  """YOLO11 of the route `location`; else as `background_of`."""
+  instead = "--config.synthesize.prior=atlas"
+  run = finished(workdir, "location", fingerprint, instead=instead)
+  values, view = _padded_view(run, "location")
+  dtype = dtype or compute_dtype(values.dtype)
+  task = location.build(
+    values, channels=view.channels, size=values.size, steps=1, steps_per_epoch=1, dtype=dtype
+  )
+  variables = jax.device_get(supervised.averaged(_restored(task, run, values)))
+  net = location.network(values, dtype=dtype)
+  network = networks.detection_scores(net, variables, channels=view.channels)
+  return Model(view, network, run.best_step, run.results)
+
+
+def danger_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
+  """U-Net of the route `danger`; else as `background_of`."""
+  instead = "--config.synthesize.danger=off"
+  run = finished(workdir, "danger", fingerprint, instead=instead)
+  values, view = _padded_view(run, "danger")
+  dtype = dtype or compute_dtype(values.dtype)
+  size = (values.crop, values.crop) if values.crop else view.shape
+  task = danger.build(values, channels=view.channels, size=size, steps=1, dtype=dtype)
+  variables = jax.device_get(supervised.averaged(_restored(task, run, values)))
+  net = danger.network(values, dtype=dtype)
+  network = networks.forbidden_chances(net, variables, channels=view.channels)
+  return Model(view, network, run.best_step, run.results)
+
+
+def _padded_view(run: Finished, route: str) -> tuple[ConfigDict, transforms.View]:
+  """(the route's values, its view)."""
+  values, data = ConfigDict(run.config[route]), run.config["data"]
+  view = transforms.View(
+    size=values.size, fit="pad", window=data["window"], channels=data["channels"]
+  )
+  return values, view
+
+
+def _restored(task: Task, run: Finished, values: ConfigDict) -> Any:
   """The state of a finished run at its best step, on one device."""
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
@@ -203,25 +221,28 @@ def _restored(task: Task, folder: Path, *, step: int, keep: int) -> Any:
     raise ValueError(f"the route {task.name} keeps its best step")
   name, sign = task.select
   with checkpoint.open(
-    folder, keep=keep, best=name, best_mode="max" if sign > 0 else "min"
+    run.folder / "checkpoints",
+    keep=values.keep_checkpoints,
+    best=name,
+    best_mode="max" if sign > 0 else "min",
   ) as manager:
-    state, _, _ = checkpoint.restore(manager, abstract, step=step)
+    state, _, _ = checkpoint.restore(manager, abstract, step=run.best_step)
   return state
 
 
 def _tuples(value: Any) -> Any:
-  """What JSON made lists of, as configs have it."""
+  """JSON's lists as tuples, as configs have them."""
   if isinstance(value, dict):
     return {key: _tuples(one) for key, one in value.items()}
   return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
-  """A JSON file with these keys; None where there is none."""
+  """A JSON file that has at least these keys; None where there is none."""
   if not path.is_file():
     return None
   try:
     content = json.loads(path.read_text())
-    return {key: content[key] for key in keys}
+    return {key: content[key] for key in keys} | content
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} is damaged, or no file of this program") from error

@@ -1,17 +1,18 @@
 """From a config to trained routes, one after another, in one workdir."""
 
 import importlib
-import json
+import os
 import pathlib
 import shlex
 from typing import Any
 
 import jax
 
-from hiresmed_jax import files, routes
+from hiresmed_jax import routes
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference.workdir import DATA
+from hiresmed_jax.inference import survey
+from hiresmed_jax.inference import workdir as workdirs
 from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.dataset import open_or_draw
 from hiresmed_jax.runtime import mesh as meshes
@@ -55,7 +56,7 @@ def train(
         print(f"the route {route} is left out: {dataset.root} has {reason}")
       continue
     results[route] = _module(route).train(config, dataset, workdir / route, mesh)
-    _note_dataset(workdir, dataset)
+    _note(config, dataset, workdir)
   return results
 
 
@@ -64,13 +65,13 @@ def _module(route: str) -> Any:
   return importlib.import_module(f"{routes.__name__}.{route}.train")
 
 
-def _note_dataset(workdir: pathlib.Path, dataset: records.Dataset) -> None:
-  """Where the other commands find the images that this workdir was trained on."""
+def _note(config: Any, dataset: records.Dataset, workdir: pathlib.Path) -> None:
+  """Writes what the other commands need beside the routes, so that a workdir can be moved."""
   if jax.process_index() == 0:
-    noted = {"root": str(dataset.root.absolute()), "fingerprint": dataset.card["fingerprint"]}
-    content = (json.dumps(noted, indent=2) + "\n").encode()
-    if not (workdir / DATA).is_file() or (workdir / DATA).read_bytes() != content:
-      files.write(workdir / DATA, content)
+    workdirs.note(workdir, dataset, config.synthesize.to_dict())
+    train_images = records.source(dataset, "train")
+    if any(len(item["boxes"]) for item in train_images.without_masks()):
+      survey.load_or_make(dataset, workdir, workers=os.cpu_count() or 1)
 
 
 def _check_workdir(workdir: pathlib.Path, wanted: tuple[str, ...]) -> None:

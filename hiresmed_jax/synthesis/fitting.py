@@ -24,9 +24,9 @@ from hiresmed_jax.lesions.patch import (
 from hiresmed_jax.ops import insertion
 
 _SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of windows: few programs
-_AROUND = 12  # pixels around a lesion whose noise and level are looked at
-_TRIES = 6  # at meeting a diameter
-_DRAWS = 20  # at finding a lesion whose size in mm fits the background's pixels
+_AROUND = 12  # pixels around a lesion in which noise and level are measured
+_TRIES = 6  # to meet a diameter
+_DRAWS = 20  # to find a lesion whose size in mm fits the background's pixels
 
 
 class Source(Protocol):
@@ -37,14 +37,13 @@ class Source(Protocol):
 
 
 class Fitted(NamedTuple):
-  """A lesion ready to be put in.
+  """A lesion ready for insertion.
 
   Attributes:
-    values, surround: f32[S, S, C], value units of the canvas, contrast as it is wanted there.
+    values, surround: f32[S, S, C], value units and contrast of the canvas.
     alpha: f32[S, S].
     mask: bool[S, S], the instance mask.
-    diameter_px: of that mask, canvas pixels.
-    asked_px: what was wanted, canvas pixels; NaN: as the lesion comes.
+    asked_px: diameter asked for, canvas pixels; NaN: none.
     patch: where it comes from.
   """
 
@@ -52,7 +51,6 @@ class Fitted(NamedTuple):
   surround: np.ndarray
   alpha: np.ndarray
   mask: np.ndarray
-  diameter_px: float
   asked_px: float
   patch: LesionPatch
 
@@ -103,31 +101,34 @@ def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: floa
   values, surround = (
     with_channels(image, canvas.values.shape[-1]) for image in (patch.values, patch.surround)
   )
-  own = tuple(target_px / patch.diameter_px / canvas.mean_scale * scale for scale in canvas.scale)
   alpha = patch.alpha
-  if not _near(patch.diameter_px, target_px) or not np.allclose(own, 1.0, atol=0.02):
-    values, surround, alpha = _resized(values, surround, alpha, own, target_px)
+  scale = tuple(target_px / patch.diameter_px / canvas.mean_scale * side for side in canvas.scale)
+  if not _meets(patch.diameter_px, target_px) or not np.allclose(scale, 1.0, atol=0.02):
+    values, surround, alpha = _resized(values, surround, alpha, scale, target_px)
   alpha = one_piece(alpha)
-  mask = alpha >= MASK_LEVEL
-  values, surround = _in_units_of(canvas, patch, values, surround)
   if patch.physics == "projection":
-    # Drawn at its native scale it is as thick as it is wide there: only what is left is missing.
+    # Radiographs have no common unit: the donor's shown range becomes that of the canvas.
+    (low, high), (first, last) = canvas.value_range, patch.value_range
+    gain = np.float32((high - low) / (last - first))
+    values, surround = (
+      (image - np.float32(first)) * gain + np.float32(low) for image in (values, surround)
+    )
+    # At its native scale a lesion is as thick as it is wide; the contrast is scaled by the rest.
     thicker = target_px / (patch.diameter_px * _spacing_ratio(patch, canvas) * canvas.mean_scale)
     values = surround + np.float32(thicker) * (values - surround)
   return Fitted(
     values=values,
     surround=surround,
     alpha=alpha,
-    mask=mask,
-    diameter_px=diameter(mask),
+    mask=alpha >= MASK_LEVEL,
     asked_px=float("nan") if asked_px is None else asked_px,
     patch=patch,
   )
 
 
-def _near(found: float, wanted: float) -> bool:
-  """The tolerance that is promised, with a little in hand."""
-  return abs(found - wanted) <= 0.9 * (0.5 if wanted < 10 else 0.05 * wanted)
+def _meets(diameter_px: float, target_px: float) -> bool:
+  """Nine tenths of the tolerance that `draw` promises."""
+  return abs(diameter_px - target_px) <= 0.9 * (0.5 if target_px < 10 else 0.05 * target_px)
 
 
 def _resized(
@@ -138,25 +139,23 @@ def _resized(
   target_px: float,
 ) -> tuple[np.ndarray, ...]:
   """The three resampled until the mask has its diameter."""
-  factor, best = 1.0, None
+  factor, tried = 1.0, []
   side = _side(long_side(alpha >= MASK_LEVEL) * max(scale))
   for _ in range(_TRIES):
     scales = np.asarray(scale, np.float32) * np.float32(factor)
     made = [np.asarray(a) for a in _resample(values, surround, alpha, scales, side=side)]
-    found = diameter(one_piece(made[2]) >= MASK_LEVEL)
-    error = abs(found - target_px)
-    if best is None or error < best[0]:
-      best = (error, made)
-    if error <= 0.02 * target_px:
+    found_px = diameter(one_piece(made[2]) >= MASK_LEVEL)
+    tried.append((abs(found_px - target_px), made))
+    if tried[-1][0] <= 0.02 * target_px:
       break
-    # Small masks change in steps: creep, so that a step is not jumped over.
-    factor *= (target_px / found) ** 0.7 if found else 1.15
-  assert best is not None
-  if not _near(target_px - best[0], target_px):
+    # The area of a small mask changes in steps: a whole correction may jump over one.
+    factor *= (target_px / found_px) ** 0.7 if found_px else 1.15
+  error, made = min(tried, key=lambda one: one[0])
+  if not _meets(target_px - error, target_px):
     raise UserError(
       f"no lesion of that diameter: {target_px:.3g} px of the output are too few for its shape"
     )
-  return tuple(best[1])
+  return tuple(made)
 
 
 @functools.partial(jax.jit, static_argnames="side")
@@ -167,21 +166,9 @@ def _resample(values: Any, surround: Any, alpha: Any, scale: Any, *, side: int) 
 
 
 def _side(length: float) -> int:
+  """The window for a lesion of this length."""
   need = length * 1.2 + 2 * _AROUND
   for side in _SIDES:
     if side >= need:
       return side
-  raise UserError(f"a lesion of {length:.0f} px is larger than this program can put in")
-
-
-def _in_units_of(
-  canvas: Canvas, patch: LesionPatch, values: np.ndarray, surround: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Radiographs have no common unit: the donor's shown range becomes that of the canvas."""
-  if patch.physics != "projection":
-    return values, surround
-  (low, high), (first, last) = canvas.value_range, patch.value_range
-  gain = np.float32((high - low) / (last - first))
-  return (values - np.float32(first)) * gain + np.float32(low), (
-    surround - np.float32(first)
-  ) * gain + np.float32(low)
+  raise UserError(f"a lesion of {length:.0f} px is larger than this program can insert")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hiresmed_jax import files as whole
+from hiresmed_jax import files
 from hiresmed_jax.data import stored, writers
 from hiresmed_jax.data.readers import dicom as reader
 from hiresmed_jax.errors import UserError
@@ -26,7 +26,8 @@ from hiresmed_jax.runtime.figures import image_grid
 from hiresmed_jax.synthesis.image import Made
 
 REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
-CONTACT_SHEET = "contact_sheet.png"
+_CONTACT_SHEET = "contact_sheet.png"
+_SHEET_ROWS = 8
 _FOLDERS = ("images", "twins", "masks", "shams", "labels", "records")
 _SUFFIX = {"png": "png", "dicom": "dcm"}
 
@@ -41,7 +42,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   if overwrite and path.is_file():
     for name in _FOLDERS:
       shutil.rmtree(out / name, ignore_errors=True)
-    for name in (REQUEST, MANIFEST, COCO, CONTACT_SHEET, "data.yaml"):
+    for name in (REQUEST, MANIFEST, COCO, _CONTACT_SHEET, "data.yaml"):
       (out / name).unlink(missing_ok=True)
   if path.is_file():
     try:
@@ -55,7 +56,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     return
   if out.is_file() or (out.is_dir() and any(out.iterdir())):
     raise UserError(f"{out} is there and holds no images of this program: name another --out")
-  whole.write_json(path, identity, sort_keys=True)
+  files.write_json(path, identity, sort_keys=True)
 
 
 def is_made(out: Path, index: int) -> bool:
@@ -75,38 +76,37 @@ def write(out: Path, made: Made, *, form: str, token: str) -> None:
   facts = dict(made.facts)
   index = facts["index"]
   name = f"{index:06d}"
-  files = {"image": f"images/{name}.{_SUFFIX[form]}", "twin": f"twins/{name}.{_SUFFIX[form]}"}
-  files["mask"] = f"masks/{name}.png"
-  for series, key in enumerate(("image", "twin"), 1):
-    pixels = made.image if key == "image" else made.twin
+  paths = {"image": f"images/{name}.{_SUFFIX[form]}", "twin": f"twins/{name}.{_SUFFIX[form]}"}
+  paths["mask"] = f"masks/{name}.png"
+  for series, (key, pixels) in enumerate({"image": made.image, "twin": made.twin}.items(), 1):
     if form == "png":
       content = stored.encode_png(pixels)
     else:
       content = writers.dicom(pixels, _about(made, token, series))
-    whole.write(out / files[key], content)
-  whole.write(out / files["mask"], stored.encode_png(made.mask))
+    files.write(out / paths[key], content)
+  files.write(out / paths["mask"], stored.encode_png(made.mask))
   if made.sham_mask is not None:
-    files["shams"] = f"shams/{name}.png"
-    whole.write(out / files["shams"], stored.encode_png(made.sham_mask))
+    paths["shams"] = f"shams/{name}.png"
+    files.write(out / paths["shams"], stored.encode_png(made.sham_mask))
   text = writers.yolo_labels(made.boxes, height=facts["height"], width=facts["width"])
-  whole.write(out / "labels" / f"{name}.txt", text)
+  files.write(out / "labels" / f"{name}.txt", text)
   runs = [writers.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
-  record = {"manifest": facts | files, "runs": runs, "shown": _shown(made)}
-  whole.write(out / "records" / f"{name}.json", writers.json_line(record))
+  record = {"manifest": facts | paths, "runs": runs, "shown": _shown(made)}
+  files.write(out / "records" / f"{name}.json", writers.json_line(record))
 
 
 def gather(out: Path) -> list[dict[str, Any]]:
   """Writes what is about all images that are there, and returns their records, in order.
 
-  Several shards may do it at a time: what appears meanwhile is taken in before it returns.
+  Several shards may do it at a time: images that appear meanwhile are included.
   """
-  whole.write(out / "data.yaml", writers.yolo_dataset(name=writers.CATEGORY))
+  files.write(out / "data.yaml", writers.yolo_dataset(name=writers.CATEGORY))
   while True:
     paths = _records(out)
     records = [json.loads(path.read_text()) for path in paths]
     lines = [writers.json_line(record["manifest"]) for record in records]
-    whole.write(out / MANIFEST, b"".join(lines))
-    whole.write(out / COCO, writers.coco([_coco(record) for record in records]))
+    files.write(out / MANIFEST, b"".join(lines))
+    files.write(out / COCO, writers.coco([_coco(record) for record in records]))
     if _records(out) == paths:
       return records
 
@@ -160,24 +160,24 @@ def _about(made: Made, token: str, series: int) -> writers.DicomFacts:
   )
 
 
-_ROWS = 8
-
-
-def draw(out: Path, records: Sequence[dict[str, Any]], path: Path) -> None:
-  """Writes the page: rows from all over the set, a lesion magnified in each.
+def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
+  """Writes a page with a few images and twins, evenly from the set, and a lesion magnified in each.
 
   Args:
     out: folder of the images.
-    records: of `folder.gather`.
-    path: the PNG.
+    records: of `gather`, at least one.
+
+  Returns:
+    The path of the PNG.
   """
-  count = min(_ROWS, len(records))
+  count = min(_SHEET_ROWS, len(records))
   chosen = [records[i * len(records) // count] for i in range(count)]
   rows, boxes = [], []
   for record in chosen:
     facts = record["manifest"]
     rows.append([_picture_in_01(out / facts[key], record["shown"]) for key in ("image", "twin")])
     boxes.append(np.asarray([lesion["tight_box"] for lesion in facts["lesions"]]))
+  path = out / _CONTACT_SHEET
   image_grid(
     path,
     rows,
@@ -187,20 +187,21 @@ def draw(out: Path, records: Sequence[dict[str, Any]], path: Path) -> None:
     cell=512,
     footer=f"SYNTHETIC images, not of any patient's lesions; {len(records)} in all",
   )
+  return path
 
 
-def _picture_in_01(path: Path, how: dict[str, Any]) -> np.ndarray:
-  low, high = how["value_range"]
+def _picture_in_01(path: Path, scale: dict[str, Any]) -> np.ndarray:
+  low, high = scale["value_range"]
   return canvas.shown(
-    _stored(path, how["channels"]),
+    _pixels(path, scale["channels"]),
     (low, high),
-    slope=how["slope"],
-    intercept=how["intercept"],
-    inverted=how["inverted"],
+    slope=scale["slope"],
+    intercept=scale["intercept"],
+    inverted=scale["inverted"],
   )
 
 
-def _stored(path: Path, channels: int) -> np.ndarray:
+def _pixels(path: Path, channels: int) -> np.ndarray:
   if path.suffix == ".dcm":
     (sample,) = reader.read(path)
     return sample.image

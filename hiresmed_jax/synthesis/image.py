@@ -1,11 +1,11 @@
-"""One labelled image, from its index alone.
+"""One labelled image, made from its index: background, lesions, places, insertion, twin, labels.
 
-H, W rows and columns, C channels. Order: background, lesions, places, insertion, twin, labels.
+H, W rows and columns; C channels.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas, places
 from hiresmed_jax.inference import survey as surveys
+from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.lesions import labels
 from hiresmed_jax.ops import insertion
@@ -23,22 +24,11 @@ from hiresmed_jax.synthesis.background import Background, Maker
 from hiresmed_jax.synthesis.request import Request
 
 _BACKGROUNDS = 50  # tried until one has kept its own lesions
-_PAPER_POINTS = 50  # peaks of the detector's scores that Eq. 14 gives at most
-_SATURATED = 0.02  # of the value range below its end: a lesion would not show there
+_PAPER_POINTS = 50  # peaks of the detector's scores in Eq. 14, at most
+_SATURATED = 0.02  # of the value range, from its end: a lesion would not be visible there
 
 
-class Clock(Protocol):
-  """Times the stages of an image."""
-
-  def __call__(self, stage: str) -> Any:
-    """A context manager around the stage."""
-
-
-@contextmanager
-def untimed(stage: str) -> Iterator[None]:
-  """No clock."""
-  del stage
-  yield
+Clock = Callable[[str], AbstractContextManager[Any]]  # a context around each stage of an image
 
 
 class Setting(NamedTuple):
@@ -46,14 +36,14 @@ class Setting(NamedTuple):
 
   Attributes:
     request: what is asked for.
-    values: `routes.settings.SYNTHESIZE`.
+    values: the group `synthesize` of a config.
     source: the training split.
     survey: of it.
     maker: of backgrounds.
     lesions: where they come from.
     prior: over places.
-    danger: finds forbidden tissue; None: only what masks say is forbidden.
-    user_mask: bool[H, W], True where the user forbids lesions; None without.
+    danger: of `networks.forbidden_chances`; None: only masks say what is forbidden.
+    user_mask: bool[H, W], True where the user forbids lesions; None: nowhere.
     clock: times the stages.
   """
 
@@ -64,9 +54,9 @@ class Setting(NamedTuple):
   maker: Maker
   lesions: fitting.Source
   prior: places.Prior
-  danger: places.Danger | None
+  danger: Model | None
   user_mask: np.ndarray | None
-  clock: Clock = untimed
+  clock: Clock = nullcontext
 
 
 class Made(NamedTuple):
@@ -93,7 +83,7 @@ class Made(NamedTuple):
 
 
 def make(setting: Setting, index: int, device: jax.Device) -> Made:
-  """Makes image `index`; the same bytes whatever else is made, and wherever.
+  """Makes image `index`; the same bytes whatever else is made, and on any device.
 
   Args:
     setting: what it is made of.
@@ -108,43 +98,44 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   key = jax.random.fold_in(jax.random.key(request.seed), index)
   rng = np.random.default_rng([int(word) for word in jax.random.key_data(key)])
   item, ground, unused = _background(setting, index, rng, jax.random.fold_in(key, 0), device)
+  scene = ground.canvas
   with setting.clock("sample"):
-    lesions = _lesions(setting, rng, ground.canvas)
-    seams = [
+    lesions = _lesions(setting, rng, scene)
+    shams = [
       fitting.sham(
-        insert.draw(rng, setting.source, setting.survey.atlas, lesions[0].patch), ground.canvas
+        insert.draw_sham(rng, setting.source, setting.survey.atlas, lesions[0].patch), scene
       )
       for _ in range(request.shams)
     ]
   with setting.clock("place"):
-    sites = _sites(setting, rng, ground, lesions + seams, device)
-  own_sites, seam_sites = sites[: len(lesions)], sites[len(lesions) :]
+    sites = _sites(setting, rng, ground, lesions + shams, device)
+  lesion_sites, sham_sites = sites[: len(lesions)], sites[len(lesions) :]
   mode = "paper" if request.paper else request.blend or insertion.DEFAULT_MODE[item["physics"]]
   with setting.clock("insert"):
-    bare = insert.put_in(ground.bare, seams, seam_sites, mode=mode)
-    with_own = np.where(ground.canvas.values != ground.bare, ground.canvas.values, bare)
-    full = insert.put_in(with_own, lesions, own_sites, mode=mode)
-  shape = ground.canvas.shape
-  mask = insert.instances(lesions, own_sites, shape)
-  for number, own in enumerate(ground.own, len(lesions) + 1):
+    twin = insert.inserted(ground.lesion_free, shams, sham_sites, mode=mode)
+    with_own = np.where(scene.values != ground.lesion_free, scene.values, twin)
+    image = insert.inserted(with_own, lesions, lesion_sites, mode=mode)
+  mask = insert.instances(lesions, lesion_sites, scene.shape)
+  for number, own in enumerate(ground.own_lesions, len(lesions) + 1):
     mask[own & (mask == 0)] = number
-  found = [_facts(full, bare, mask, n + 1) for n in range(len(lesions) + len(ground.own))]
-  for fact, lesion, site in zip(found, lesions, own_sites):
+  count = len(lesions) + len(ground.own_lesions)
+  facts = [_facts(image, twin, mask, number) for number in range(1, count + 1)]
+  for fact, lesion, site in zip(facts, lesions, lesion_sites):
     fact |= _origin(lesion, site)
   return Made(
-    image=canvas.stored(full, item),
-    twin=canvas.stored(bare, item),
+    image=canvas.stored(image, item),
+    twin=canvas.stored(twin, item),
     mask=mask,
-    sham_mask=insert.instances(seams, seam_sites, shape) if seams else None,
+    sham_mask=insert.instances(shams, sham_sites, scene.shape) if shams else None,
     item=item,
-    canvas=ground.canvas,
-    boxes=_boxes(setting, ground.canvas, found),
+    canvas=scene,
+    boxes=_boxes(setting, scene, facts),
     facts={
       "index": index,
       "seed": request.seed,
-      "height": shape[0],
-      "width": shape[1],
-      "spacing_mm": list(ground.canvas.spacing_mm),
+      "height": scene.shape[0],
+      "width": scene.shape[1],
+      "spacing_mm": list(scene.spacing_mm),
       "blend": mode,
       "background": {
         "kind": request.background,
@@ -152,8 +143,8 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
         "group": item["group"],
         "unused": unused,
       },
-      "lesions": found,
-      "sham_lesions": [_origin(seam, site) for seam, site in zip(seams, seam_sites)],
+      "lesions": facts,
+      "sham_lesions": [_origin(sham, site) for sham, site in zip(shams, sham_sites)],
     },
   )
 
@@ -165,7 +156,7 @@ def _background(
   few, count = setting.request.backgrounds, len(setting.source)
   order = np.random.default_rng(setting.request.seed).permutation(count)
   for unused in range(_BACKGROUNDS):
-    # One that cannot be used is followed by one that is no other image's first.
+    # After one that cannot be used comes one that is not the first of another image.
     place = rng.integers(count) if few is None else order[(index % few + unused * few) % count]
     with setting.clock("read"):
       item = setting.source[int(place)]
@@ -180,30 +171,32 @@ def _background(
 
 
 def _lesions(
-  setting: Setting, rng: np.random.Generator, ground: canvas.Canvas
+  setting: Setting, rng: np.random.Generator, scene: canvas.Canvas
 ) -> list[fitting.Fitted]:
+  """As many lesions as the request allows, of the diameters that it asks for."""
   low, high = setting.request.lesions
-  found = []
+  lesions = []
   for _ in range(int(rng.integers(low, high + 1))):
-    lesion = fitting.draw(setting.lesions, rng, ground, _asked_px(setting.request, rng, ground))
-    surveys.training_donor(lesion.patch.donor_group, setting.survey.groups)
-    found.append(lesion)
-  return found
+    lesion = fitting.draw(setting.lesions, rng, scene, _asked_px(setting.request, rng, scene))
+    surveys.require_training_donor(lesion.patch.donor_group, setting.survey.groups)
+    lesions.append(lesion)
+  return lesions
 
 
-def _asked_px(request: Request, rng: np.random.Generator, ground: canvas.Canvas) -> float | None:
+def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) -> float | None:
+  """A diameter in canvas pixels; None where none is asked for."""
   asked = request.diameter
   if asked is None:
     return None
   value = float(rng.uniform(asked.low, asked.high))
   if asked.unit == "px":
     return value
-  if not np.isfinite(ground.mean_spacing_mm):
+  if not np.isfinite(scene.mean_spacing_mm):
     raise UserError(
       "--diameter-mm: this background has no known pixel spacing; use --diameter-px, or prepare "
       "the images with --spacing-mm"
     )
-  return value / ground.mean_spacing_mm
+  return value / scene.mean_spacing_mm
 
 
 def _sites(
@@ -217,15 +210,15 @@ def _sites(
   scene, footprints = ground.canvas, [lesion.mask for lesion in lesions]
   forbidden = _forbidden(setting, ground, device)
   if request.paper:
-    if prior.through is not None:
-      points = paper.locate(places.seen(prior, scene, device), _PAPER_POINTS)
+    if prior.detector is not None:
+      points = paper.locate(places.detector_scores(prior.detector, scene, device), _PAPER_POINTS)
     else:
       points = body.in_pixels(setting.survey.atlas.centres, body.box(scene.content))
     return paper.place_paper(rng, points, paper.danger(forbidden), footprints, at=request.at)
   return candidates.place(
     rng,
     places.score_map(prior, setting.survey.atlas, scene, device),
-    candidates.allowed_pixels(forbidden, scene.content & ~_saturated(ground), values.margin_px),
+    candidates.allowed_pixels(forbidden, scene.content & ~_saturated(scene), values.margin_px),
     footprints,
     at=request.at,
     floor=values.floor,
@@ -235,16 +228,16 @@ def _sites(
 
 
 def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.ndarray:
-  """bool[H, W]: known or found to be forbidden, or by the user, or taken by a lesion of its own.
+  """bool[H, W]: forbidden tissue, what the user forbids, and the background's own lesions.
 
-  Where the image's own mask is known it counts, and not what the network makes of it.
+  Forbidden tissue is that of the image's own mask where it is known, else what the network finds.
   """
   scene = ground.canvas
   forbidden = np.zeros(scene.shape, bool)
   if scene.forbidden_mask.size:
     forbidden |= scene.forbidden_mask > 0
   elif setting.danger is not None:
-    forbidden |= places.mask(setting.danger, scene, device)
+    forbidden |= places.forbidden(setting.danger, scene, device)
   if setting.user_mask is not None:
     if setting.user_mask.shape != scene.shape:
       (height, width), (rows, columns) = scene.shape, setting.user_mask.shape
@@ -252,18 +245,18 @@ def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.n
         f"--mask is of {columns} x {rows} pixels, and this image is of {width} x {height}"
       )
     forbidden |= setting.user_mask
-  for own in ground.own:
+  for own in ground.own_lesions:
     forbidden |= own
   return forbidden
 
 
-def _saturated(ground: Background) -> np.ndarray:
-  low, high = ground.canvas.value_range
-  return ground.canvas.values.min(axis=-1) >= high - _SATURATED * (high - low)
+def _saturated(scene: canvas.Canvas) -> np.ndarray:
+  low, high = scene.value_range
+  return scene.values.min(axis=-1) >= high - _SATURATED * (high - low)
 
 
-def _facts(full: np.ndarray, bare: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:
-  """What is true of an instance, whatever it is."""
+def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:
+  """What the manifest says of an instance, inserted or not."""
   mine = mask == number
   area = int(np.count_nonzero(mine))
   rows, columns = np.nonzero(mine)
@@ -275,12 +268,12 @@ def _facts(full: np.ndarray, bare: np.ndarray, mask: np.ndarray, number: int) ->
     "area_px": area,
     "diameter_px": size,
     "tight_box": list(labels.tight(mine)),
-    "contrast": float((full - bare).mean(axis=-1)[mine].mean()),
+    "contrast": float((image - twin).mean(axis=-1)[mine].mean()),
   }
 
 
 def _origin(lesion: fitting.Fitted, site: candidates.Site) -> dict[str, Any]:
-  """Where an inserted lesion, or a sham, comes from, and why it lies there."""
+  """Where an inserted lesion or sham comes from, and what chose its place."""
   return {
     "kind": lesion.patch.kind,
     "centre": list(site.centre),
@@ -293,21 +286,16 @@ def _origin(lesion: fitting.Fitted, site: candidates.Site) -> dict[str, Any]:
 
 
 def _boxes(
-  setting: Setting, ground: canvas.Canvas, found: list[dict[str, Any]]
+  setting: Setting, scene: canvas.Canvas, facts: list[dict[str, Any]]
 ) -> list[tuple[float, float, float, float]]:
-  """Boxes as they are to be labelled; also noted, with mm, in the facts."""
+  """Boxes as they are labelled; they and millimetres are added to the facts."""
   boxes = []
-  for fact in found:
+  for fact in facts:
     box = tuple(fact["tight_box"])
     if setting.values.labels.box == "dataset":
-      box = labels.padded(
-        box,
-        fact["diameter_px"],
-        setting.survey.padding,
-        scale=ground.mean_scale,
-        shape=ground.shape,
-      )
+      padding, size = setting.survey.padding, fact["diameter_px"]
+      box = labels.padded(box, size, padding, scale=scene.mean_scale, shape=scene.shape)
     fact["box"] = list(box)
-    fact["diameter_mm"] = fact["diameter_px"] * ground.mean_spacing_mm
+    fact["diameter_mm"] = fact["diameter_px"] * scene.mean_spacing_mm
     boxes.append(box)
   return boxes

@@ -192,7 +192,7 @@ class Untouched:
 def test_what_synthesize_writes_is_understood(tmp_path, data, base):
   folder.claim(tmp_path, {"request": {"seed": 0}})
   setting = drawn.setting(data, num=2, maker=Untouched())
-  assert run.run(setting, tmp_path, token="token", workers=1) == []
+  assert run.write_missing(setting, tmp_path, token="token", workers=1) == []
   folder.gather(tmp_path)
   found = sets.open_set("s", tmp_path, base, option="--synthetic")
   assert found.kind == "synthetic, backgrounds: real"

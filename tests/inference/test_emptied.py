@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.data import detection, phantom, records
-from hiresmed_jax.inference import emptied as bare
+from hiresmed_jax.inference.emptied import with_decoys, write_all
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> records.Records:
-  folder = tmp_path_factory.mktemp("bare") / "data"
+  folder = tmp_path_factory.mktemp("emptied") / "data"
   drawn = (one.sample for one in phantom.phantoms("kub", 12, 96, seed=1))
   records.write_dataset(drawn, folder, kind="phantom", name="phantoms")
   return records.source(records.open_dataset(folder), "train")
@@ -31,27 +31,27 @@ def changed(item: dict, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_lesion_goes_and_a_decoy_comes(source):
   item = with_lesion(source)
-  image = bare.emptied(item, (0, 0), decoys=1.0)
+  image = with_decoys(item, (0, 0), decoys=1.0)
   on_lesions, elsewhere = changed(item, image)
   assert image.shape == item["image"].shape
   assert image.dtype == item["image"].dtype
   assert on_lesions.sum() > 0.5 * (item["lesion_mask"] > 0).sum()
   assert elsewhere.any()
-  _, elsewhere = changed(item, bare.emptied(item, (0, 0), decoys=0.0))
+  _, elsewhere = changed(item, with_decoys(item, (0, 0), decoys=0.0))
   assert not elsewhere.any() or elsewhere.sum() == 0
 
 
 def test_equal_seeds_give_equal_images(source):
   item = with_lesion(source)
-  first, again, other = (bare.emptied(item, (0, n), decoys=2.0) for n in (1, 1, 2))
+  first, again, other = (with_decoys(item, (0, n), decoys=2.0) for n in (1, 1, 2))
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
 
 
 def test_written_images_are_found_and_left_alone(source, tmp_path):
-  told = []
-  bare.write(source, tmp_path, decoys=1.0, seed=3, tell=lambda: told.append(1))
-  assert len(told) == len(source)
+  counted = []
+  write_all(source, tmp_path, decoys=1.0, seed=3, advance=lambda: counted.append(1))
+  assert len(counted) == len(source)
   emptied = detection.WithoutLesions(source, tmp_path)
   some = 0
   for index in range(len(source)):
@@ -60,8 +60,8 @@ def test_written_images_are_found_and_left_alone(source, tmp_path):
       assert item["bare"] is None
       continue
     some += 1
-    np.testing.assert_array_equal(item["bare"], bare.emptied(item, (3, index), decoys=1.0))
+    np.testing.assert_array_equal(item["bare"], with_decoys(item, (3, index), decoys=1.0))
   assert some
   stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-  bare.write(source, tmp_path, decoys=1.0, seed=3)
+  write_all(source, tmp_path, decoys=1.0, seed=3)
   assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps

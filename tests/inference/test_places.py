@@ -6,6 +6,8 @@ import pytest
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, places, prior_scores
+from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.placement import atlas
 from hiresmed_jax.synthesis import image
 from tests.synthesis import drawn
@@ -13,16 +15,16 @@ from tests.synthesis import drawn
 SIDE, STRIDE = 64, 8
 
 
-def detector(bright: float = 0.2) -> places.Prior:
-  """Sees what is brighter than its surroundings; a stand-in for the network."""
+def detector(bright: float = 0.2) -> Model:
+  """A stand-in for the trained network: it finds what is brighter than its surroundings."""
 
-  def through(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+  def network(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
     assert images_m11.shape == (SIDE, SIDE, 1)
     cells = images_m11[..., 0].reshape(SIDE // STRIDE, STRIDE, SIDE // STRIDE, STRIDE)
     faint = np.random.default_rng(0).uniform(1e-4, 1e-3, cells.shape[::2])
     return (np.clip(cells.max((1, 3)) - bright, 0.0, 0.99) + faint).astype(np.float32)
 
-  return places.Prior("yolo", transforms.View(SIDE, fit="pad"), through)
+  return Model(transforms.View(SIDE, fit="pad"), network)
 
 
 @pytest.fixture(scope="module")
@@ -31,51 +33,54 @@ def scene(prepared) -> canvas.Canvas:
   return canvas.real(records.source(data, "train")[0])
 
 
-def test_scores_lie_where_the_detector_saw_them(scene):
+def test_scores_lie_where_the_detector_gave_them(scene):
   # The view is 64 px for 104 columns and pads the rows: the spot must come back to its place.
   values = np.full_like(scene.values, 30.0)
   values[20:28, 80:88] = 255.0
-  seen = places.seen(detector(), scene._replace(values=values), jax.devices()[0])
-  assert seen.shape == scene.shape
-  row, column = np.unravel_index(np.argmax(seen), seen.shape)
+  scores = places.detector_scores(detector(), scene._replace(values=values))
+  assert scores.shape == scene.shape
+  row, column = np.unravel_index(np.argmax(scores), scores.shape)
   scale = 104 / SIDE
   assert abs(row - 23.5) <= STRIDE * scale
   assert abs(column - 83.5) <= STRIDE * scale
-  assert seen[60:, :40].max() < 0.01
+  assert scores[60:, :40].max() < 0.01
 
 
 def test_priors_multiply_and_powers_soften(scene, prepared):
   where = prepared["none"][1].atlas
-  device = jax.devices()[0]
-  known = places.score_map(places.Prior("atlas"), where, scene, device)
-  seen = places.score_map(detector(), where, scene, device)
-  both = detector()._replace(name="atlas x yolo", power=0.5)
+  likely = places.score_map(Prior("atlas"), where, scene)
+  found = places.score_map(Prior("yolo", detector()), where, scene)
+  both = Prior("atlas x yolo", detector(), power=0.5)
   np.testing.assert_allclose(
-    places.score_map(both, where, scene, device), known * np.sqrt(seen), rtol=1e-5
+    places.score_map(both, where, scene), likely * np.sqrt(found), rtol=1e-5
   )
-  np.testing.assert_array_equal(known, atlas.score_map(where, scene.content))
-  assert np.ptp(places.score_map(places.Prior("uniform"), where, scene)) == 0
+  np.testing.assert_array_equal(likely, atlas.score_map(where, scene.content))
+  assert np.ptp(places.score_map(Prior("uniform"), where, scene)) == 0
   with pytest.raises(ValueError, match="has no detector"):
-    places.score_map(places.Prior("yolo"), where, scene)
+    places.score_map(Prior("yolo"), where, scene)
 
 
-def test_an_image_says_which_prior_chose_its_sites(prepared):
+def test_the_facts_of_an_image_name_the_prior_of_its_sites(prepared):
   data, found = prepared["none"]
   made = image.make(
-    drawn.setting(data, found, prior=detector(), values={"floor": 0.0}), 0, jax.devices()[0]
+    drawn.setting(data, found, prior=Prior("yolo", detector()), values={"floor": 0.0}),
+    0,
+    jax.devices()[0],
   )
   assert {lesion["prior"] for lesion in made.facts["lesions"]} == {"yolo"}
-  made = image.make(drawn.setting(data, found, prior=detector(), paper=True), 0, jax.devices()[0])
+  made = image.make(
+    drawn.setting(data, found, prior=Prior("yolo", detector()), paper=True), 0, jax.devices()[0]
+  )
   assert len(made.facts["lesions"]) >= 1
 
 
 def test_no_footprint_touches_what_the_network_forbids(prepared):
   data, found = prepared["none"]
 
-  def through(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+  def network(images_m11: np.ndarray, device: jax.Device) -> np.ndarray:
     return np.tile(np.linspace(1.0, 0.0, SIDE, dtype=np.float32), (SIDE, 1))  # forbids the left
 
-  net = places.Danger(transforms.View(SIDE, fit="pad"), through)
+  net = Model(transforms.View(SIDE, fit="pad"), network)
   for number in range(6):
     # The images' own masks would count first: take them away.
     setting = drawn.setting(data, found, danger=net, values={"floor": 1.0})
@@ -110,10 +115,10 @@ def test_the_better_prior_is_found(prepared):
   name, powers = prior_scores.best(logs)
   assert name in ("atlas", "atlas x yolo")
   assert set(powers) == {"yolo", "atlas x yolo"}
-  told = prior_scores.table(
+  reported = prior_scores.table(
     logs, prior_scores.key_of(name, powers.get(name, 1.0)), powers=[1.0], seed=0
   )
-  assert told["lesions"] == 8
-  gain = told["over_uniform"]["atlas"]
+  assert reported["lesions"] == 8
+  gain = reported["over_uniform"]["atlas"]
   assert gain["low"] <= gain["mean"] <= gain["high"]
   assert [len(picture[0]) for picture in logs.pictures] == [4] * len(logs.pictures)

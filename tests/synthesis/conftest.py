@@ -11,5 +11,5 @@ def prepared(tmp_path_factory):
   made = {}
   for physics in ("none", "ct", "projection"):
     data = drawn.dataset(tmp_path_factory.mktemp(physics) / "data", physics=physics)
-    made[physics] = data, survey.survey(records.source(data, "train"))
+    made[physics] = data, survey.make(records.source(data, "train"))
   return made

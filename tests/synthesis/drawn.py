@@ -10,7 +10,8 @@ from hiresmed_jax.data import records
 from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.inference import survey
-from hiresmed_jax.inference.places import Danger, Prior
+from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.routes import settings
@@ -91,14 +92,14 @@ def dataset(folder: Path, *, count: int = 6, **options: Any) -> records.Dataset:
 def setting(data: records.Dataset, found: survey.Survey | None = None, *,
             maker: background.Maker | None = None, user_mask: np.ndarray | None = None,
             values: dict[str, Any] | None = None, prior: Prior | None = None,
-            danger: Danger | None = None, **changes: Any) -> Setting:  # fmt: skip
+            danger: Model | None = None, **changes: Any) -> Setting:  # fmt: skip
   """What images of a request are made of; `changes` of `REQUEST`."""
   config = settings.values("synthesize", "best")
   config.update_from_flattened_dict(values or {})
   source = records.source(data, "train")
-  found = survey.survey(source) if found is None else found
+  found = survey.make(source) if found is None else found
   request = REQUEST._replace(**changes)
   lesions = Copies(found.patches) if request.source == "copy" else Lumps.fit(found.patches)
-  maker = maker or background.Maker(None, None, config.existing == "label", 0.5)
+  maker = maker or background.Maker(None, config.existing == "label", 0.5)
   prior = prior or Prior("atlas")
   return Setting(request, config, source, found, maker, lesions, prior, danger, user_mask)

@@ -1,5 +1,6 @@
 """Files: the same bytes on one device and on three, only what is missing, shards, refusals."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -13,8 +14,9 @@ import SimpleITK
 
 from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import reconstruct
+from hiresmed_jax.inference import networks
 from hiresmed_jax.nets.vqgan import VQGAN
+from hiresmed_jax.routes.background import task
 from hiresmed_jax.synthesis import background, folder, run
 from tests import tiny_run
 from tests.synthesis import drawn
@@ -24,7 +26,7 @@ IDENTITY = {"request": {"seed": 0}, "data": "a fingerprint"}
 
 def make(setting, out: Path, **options) -> list[str]:
   folder.claim(out, IDENTITY)
-  failures = run.run(setting, out, token="token", **{"workers": 1, **options})
+  failures = run.write_missing(setting, out, token="token", **{"workers": 1, **options})
   folder.gather(out)
   return failures
 
@@ -35,7 +37,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def through_a_network():
+def by_a_network():
   """A network that nobody trained stands for one: what it draws does not matter here."""
   net = VQGAN(
     in_channels=1, out_channels=1, stem_channels=4, channels=(8,), strides=(4,), encoder_blocks=1,
@@ -46,13 +48,16 @@ def through_a_network():
     "codebook": jax.random.normal(jax.random.key(1), (16, 4)),
   }
   view = transforms.View(size=(96, 104), fit="pad")
-  through = reconstruct.through_model(net, params, channels=1, options=tiny_run.quick())
-  return background.Maker(view, through, label_own=False, least_contrast=0.5)
+  apply = functools.partial(task.reconstruct, net=net)
+  network = networks.on_one_image(
+    lambda *given: apply(*given)[0], params, channels=1, options=tiny_run.quick()
+  )
+  return background.Maker(networks.Model(view, network), label_own=False, least_contrast=0.5)
 
 
 @pytest.mark.slow
-def test_the_same_bytes_on_one_device_and_on_three(prepared, through_a_network, tmp_path):
-  setting = drawn.setting(*prepared["projection"], maker=through_a_network, num=4, shams=1)
+def test_the_same_bytes_on_one_device_and_on_three(prepared, by_a_network, tmp_path):
+  setting = drawn.setting(*prepared["projection"], maker=by_a_network, num=4, shams=1)
   one, three = tmp_path / "one", tmp_path / "three"
   assert make(setting, one, devices=jax.devices()[:1]) == []
   assert make(setting, three, devices=jax.devices()[:3], workers=3) == []
@@ -145,7 +150,7 @@ def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeyp
   for form in ("png", "dicom"):
     make(drawn.setting(*prepared["none"], format=form), tmp_path / form)
     records = folder.gather(tmp_path / form)
-    folder.draw(tmp_path / form, records, tmp_path / "sheet.png")
+    assert folder.draw_contact_sheet(tmp_path / form, records).parent == tmp_path / form
     assert all("SYNTHETIC" in title for title in said["columns"])
     assert "SYNTHETIC" in said["footer"]
 

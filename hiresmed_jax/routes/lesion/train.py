@@ -39,7 +39,7 @@ def train(
     UserError: the training split has no lesion that can be used; see also `loop.fit`.
   """
   values = resolved(config.lesion, jax.default_backend())
-  found = survey.kept(dataset, folder.parent)
+  found = survey.load_or_make(dataset, folder.parent)
   patches = chosen(found.patches, values)
   if not patches:
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())

@@ -9,14 +9,14 @@ import jax
 
 from hiresmed_jax.convert import yolo as converted
 from hiresmed_jax.data import detection, records, transforms
-from hiresmed_jax.inference import emptied, places, prior_scores, survey
+from hiresmed_jax.inference import emptied, networks, prior_scores, survey
 from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop, supervised
 from hiresmed_jax.routes.location import report
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.routes.programs import Programs, evaluate
-from hiresmed_jax.runtime import compilation, run_folder
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
 
@@ -86,11 +86,9 @@ def train(
       folder=folder,
     )
     variables = jax.jit(supervised.averaged, out_shardings=meshes.replicated(mesh))(state)
-    detector = places.through_detector(
-      net, jax.device_get(variables), channels=view.channels, options=compilation.options()
-    )
-    prior = places.Prior("yolo", view, detector)
-    return results | _priors(config, dataset, sources, prior, folder)
+    network = networks.detection_scores(net, jax.device_get(variables), channels=view.channels)
+    detector = networks.Model(view, network)
+    return results | _priors(config, dataset, sources, detector, folder)
 
   done = loop.fit(
     task,
@@ -115,18 +113,17 @@ def _priors(
   config: Any,
   dataset: records.Dataset,
   sources: dict[str, records.Records],
-  prior: places.Prior,
+  detector: networks.Model,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
   """{"prior": which one is to be used, by validation images, and what it gives on held-out ones}.
 
   Every process works it out for itself; there are no collectives in it.
   """
-  where = survey.kept(dataset, folder.parent).atlas
   score = functools.partial(
     prior_scores.score_priors,
-    prior=prior,
-    where=where,
+    detector=detector,
+    atlas=survey.load_or_make(dataset, folder.parent).atlas,
     decoys=config.location.decoys,
     floor=config.synthesize.floor,
     seed=config.seed,
@@ -137,13 +134,13 @@ def _priors(
     return {"prior": {"name": "atlas", "powers": {}, "held_out": None}}
   name, powers = prior_scores.best(val)
   used = prior_scores.key_of(name, powers.get(name, 1.0))
-  told: dict[str, Any] = {"name": name, "powers": powers, "held_out": None}
+  chosen: dict[str, Any] = {"name": name, "powers": powers, "held_out": None}
   test = score(sources["test"])
   if test.groups:
-    told["held_out"] = prior_scores.table(test, used, powers=[*powers.values()], seed=config.seed)
+    chosen["held_out"] = prior_scores.table(test, used, powers=[*powers.values()], seed=config.seed)
     if jax.process_index() == 0:
       report.draw_priors(test.pictures, folder / "figures" / "priors.png")
-  return {"prior": told}
+  return {"prior": chosen}
 
 
 def _most(source: records.Records) -> int:
@@ -163,6 +160,6 @@ def _write_bare(source: records.Records, folder: pathlib.Path, decoys: float, se
   done = folder / "DONE"
   if jax.process_index() == 0 and not done.is_file():
     with Progress(len(source), "without lesions", unit="image") as progress:
-      emptied.write(source, folder, decoys=decoys, seed=seed, tell=progress.advance)
+      emptied.write_all(source, folder, decoys=decoys, seed=seed, advance=progress.advance)
     done.touch()
   meshes.wait_for_all("images without lesions are there")

@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,10 +47,13 @@ def test_a_network_is_trained_on_the_phantoms_own_masks_and_judged(trained):
 @pytest.mark.slow
 def test_what_it_has_learnt_can_be_had_again(trained):
   folder, done = trained
-  model = workdir.danger_of(folder, records.open_dataset(folder / "data"), dtype=jnp.float32)
+  fingerprint = records.open_dataset(folder / "data").card["fingerprint"]
+  model = workdir.danger_of(folder, fingerprint, dtype=jnp.float32)
   assert model.step == done["best_step"]
   assert model.view.shape == (32, 32)
-  assert set(model.variables) == {"params", "batch_stats"}
+  chances = model.network(np.zeros((32, 32, 1), np.float32), jax.devices()[0])
+  assert chances.shape == (32, 32)
+  assert 0 <= chances.min() <= chances.max() <= 1
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,8 @@ def test_the_bank_is_of_training_patients_and_is_found(trained):
   groups = {item["group"] for item in records.source(dataset, "train")}
   opened = bank.load(folder / "lesion" / "bank")
   assert {member.donor_group for member in opened.members} <= groups
-  made = workdir.trained_on(folder, "lesion", dataset)
-  assert made["best_step"] == done["best_step"]
+  made = workdir.finished(folder, "lesion", dataset.card["fingerprint"])
+  assert made.best_step == done["best_step"]
   assert (
     json.loads((folder / "data.json").read_text())["fingerprint"] == dataset.card["fingerprint"]
   )

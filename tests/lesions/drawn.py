@@ -57,7 +57,8 @@ def bank_group(patches: list[LesionPatch]) -> Group:
   The coarsest generator hands its noise through to values and soft mask, the others add nothing.
   """
   side, channels = patches[0].alpha.shape[0], patches[0].values.shape[-1] + 1
-  pyramid = pyramids.pyramid(side, side, min_size=side / 2, max_size=side, factor=0.7)
+  coarse = 3 * side // 4  # two levels: each costs time to compile
+  pyramid = pyramids.Pyramid(((coarse, coarse), (side, side)), 0.75, 1.0)
   width = 4
   levels = []
   for level in range(len(pyramid.sizes)):

@@ -11,8 +11,8 @@ from hiresmed_jax.ops import pyramid as pyramids
 from tests.reference import singan
 
 SIDE, CHANNELS, LESIONS = 18, 2, 3
-PYRAMID = pyramids.pyramid(SIDE, SIDE, min_size=11, max_size=SIDE, min_levels=3)
-WIDTHS = tuple(4 * 2 ** (level // 2) for level in range(len(PYRAMID.sizes)))
+PYRAMID = pyramids.Pyramid(((13, 13), (SIDE, SIDE)), 13 / SIDE, 1.0)
+WIDTHS = (4, 8)
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def _run(way: str, seed: int, dataset: records.Dataset, options: Any) -> dict[st
     augmentation=values.augment.to_dict(),
     mosaic_share=values.mosaic,
     mosaic_batches=steps - values.close_mosaic * per_epoch,
-    bare_share=0.0,
+    lesion_free_share=0.0,
     batch_size=values.batch_size,
     seed=seed,
   )

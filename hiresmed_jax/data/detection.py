@@ -1,61 +1,23 @@
-"""Batches for a detector: images, and as many boxes beside them as any image has.
-
-Shapes are fixed: f32[B, M, 4] boxes of which bool[B, M] says which ones there are.
-"""
+"""Batches for a detector: images with boxes f32[B, M, 4], valid where bool[B, M] is True."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
-from hiresmed_jax.data import augment, pipeline, stored
+from hiresmed_jax.data import augment, pipeline
+from hiresmed_jax.data.records import Source
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
-
-
-class WithoutLesions:
-  """Records with the image in which lesions are taken out beside their own; see `share` below.
-
-  Item: as of `records.Records`, and `bare`: the other image, of the same type, or None where there
-  is none. Boxes are those of the lesions, in both.
-  """
-
-  def __init__(self, source: pipeline.Source, folder: Path):
-    self._source, self._folder = source, folder
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    item = dict(self._source[index])
-    path = bare_path(self._folder, item["image_id"])
-    item["bare"] = None
-    if path.is_file():
-      image = item["image"]
-      item["bare"] = stored.decode_image(
-        path.read_bytes(), dtype=image.dtype.type, channels=image.shape[-1]
-      )
-    return item
-
-  def __repr__(self) -> str:
-    return f"WithoutLesions({self._source!r})"  # without the path: see records.Records
-
-
-def bare_path(folder: Path, image_id: str) -> Path:
-  """Where the image without lesions lies. The id is a keyed hash: hexadecimal digits."""
-  if not image_id.isalnum():
-    raise ValueError("an image id of other than letters and digits")
-  return folder / f"{image_id}.png"
 
 
 def most_boxes(records: Iterable[Mapping[str, Any]]) -> int:
   """The greatest number of boxes in an image.
 
   Raises:
-    UserError: there are no boxes in any: nothing can be learnt from them.
+    UserError: no image has a box.
   """
   most = max((len(record["boxes"]) for record in records), default=0)
   if not most:
@@ -64,39 +26,31 @@ def most_boxes(records: Iterable[Mapping[str, Any]]) -> int:
 
 
 def train_dataset(
-  source: pipeline.Source,
+  source: Source,
   *,
   view: View,
   room: int,
   augmentation: Mapping[str, Any],
   mosaic_share: float,
   mosaic_batches: int,
-  bare_share: float,
-  batch_size: int,
-  seed: int,
-  workers: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  lesion_free_share: float,
+  **reading: Any,
 ) -> grain.IterDataset:
-  """Endless training batches of this process.
+  """Endless training batches.
 
   Args:
-    source: the records, `WithoutLesions` where `bare_share` is above 0.
-    view: what to make of a record; square.
-    room: M, what `most_boxes` says (a mosaic has four times the room).
-    augmentation: arguments of `mosaic.compose`: scale, shift, gain, flip.
+    source: the records, `records.WithLesionFree` where `lesion_free_share` is above 0.
+    view: how a record is shown; square.
+    room: M of one image, from `most_boxes`; M is 4 times that with mosaics.
+    augmentation: arguments of `augment.compose`: scale, shift, gain, flip.
     mosaic_share: of the images that are made of four.
-    mosaic_batches: after so many batches there are no mosaics any more, for images as they are.
-    bare_share: of the images that have their lesions taken out, but not their boxes.
-    batch_size: over all processes.
-    seed: of the order and of the random changes.
-    workers: see `pipeline.train_dataset`, as for the rest.
-    process_index: likewise.
-    process_count: likewise.
+    mosaic_batches: number of batches after which there are no mosaics.
+    lesion_free_share: of the images that have their lesions removed, but not their boxes.
+    **reading: batch_size, seed, workers and processes, see `pipeline.endless`.
 
   Returns:
-    grain dataset of {"images_m11": f32[B, S, S, C], "boxes_xyxy": f32[B, M', 4], "boxes_valid":
-    bool[B, M']}; M' = 4 M with mosaics.
+    grain dataset of {"images_m11": f32[B, S, S, C], "boxes_xyxy": f32[B, M, 4], "boxes_valid":
+    bool[B, M]}.
 
   Raises:
     UserError: see `pipeline.endless`; a view that is not square.
@@ -105,38 +59,28 @@ def train_dataset(
   if view.shape[1] != side:
     raise UserError(f"the detector's images are square, not {view.shape[0]} x {view.shape[1]}")
   make = functools.partial(
-    _training_image,
+    _example,
     source=source,
     view=view,
     room=4 * room if mosaic_share else room,
     augmentation=dict(augmentation),
-    bare_share=bare_share,
+    lesion_free_share=lesion_free_share,
   )
-  plain = functools.partial(make, mosaic_share=0.0)
-  makes: list[Any] = [(plain, 0)]
+  makes: list[tuple[pipeline.Make, int]] = [(functools.partial(make, mosaic_share=0.0), 0)]
   if mosaic_share and mosaic_batches > 0:
     makes.insert(0, (functools.partial(make, mosaic_share=mosaic_share), mosaic_batches))
-  return pipeline.endless(
-    source,
-    makes,
-    batch_size=batch_size,
-    item_bytes=side * side * 4 * view.channels,
-    seed=seed,
-    workers=workers,
-    process_index=process_index,
-    process_count=process_count,
-  )
+  return pipeline.endless(source, makes, item_bytes=side * side * 4 * view.channels, **reading)
 
 
 def eval_batches(
-  source: pipeline.Source, *, view: View, room: int, batch_size: int, limit: int | None = None
+  source: Source, *, view: View, room: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
   """Batches of `pipeline.eval_batches`, and boxes_xyxy f32[B, M, 4], boxes_valid bool[B, M].
 
   Raises:
-    UserError: an image has more boxes than there is room.
+    UserError: an image has more boxes than `room`, M.
   """
-  for batch in pipeline.eval_batches(source, view=view, batch_size=batch_size, limit=limit):
+  for batch in pipeline.eval_batches(source, view=view, batch_size=batch_size):
     boxes = [*batch["boxes"], *[np.zeros((0, 4))] * (batch_size - len(batch["boxes"]))]
     yield batch | padded(boxes, room)
 
@@ -157,31 +101,31 @@ def padded(boxes: Sequence[np.ndarray], room: int) -> dict[str, np.ndarray]:
   return {"boxes_xyxy": out, "boxes_valid": valid}
 
 
-def _training_image(
+def _example(
   record: Mapping[str, Any],
   rng: np.random.Generator,
   *,
-  source: pipeline.Source,
+  source: Source,
   view: View,
   room: int,
   augmentation: Mapping[str, Any],
   mosaic_share: float,
-  bare_share: float,
+  lesion_free_share: float,
 ) -> dict[str, np.ndarray]:
   others = rng.integers(len(source), size=3)
   chosen = [record]
   if rng.uniform() < mosaic_share:
     chosen += [source[int(i)] for i in others]
-  examples = [load(_with_or_without(one, rng, bare_share), view) for one in chosen]
+  examples = [load(_maybe_lesion_free(one, rng, lesion_free_share), view) for one in chosen]
   images_m11, boxes = augment.compose(examples, rng, side=view.shape[0], **augmentation)
   both = padded([boxes], room)
   return {"images_m11": images_m11, **{name: value[0] for name, value in both.items()}}
 
 
-def _with_or_without(
+def _maybe_lesion_free(
   record: Mapping[str, Any], rng: np.random.Generator, share: float
 ) -> Mapping[str, Any]:
-  bare = record.get("bare")
-  if rng.uniform() >= share or bare is None:
+  image = record.get("lesion_free")
+  if rng.uniform() >= share or image is None:
     return record
-  return {**record, "image": bare}
+  return {**record, "image": image}

@@ -1,36 +1,28 @@
-"""Batches: shuffled and changed at random for training, in order and padded for evaluation."""
+"""Batches: shuffled and changed at random for training, in order and padded for evaluation.
+
+B images, C channels. `detection` adds boxes.
+"""
 
 import functools
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
 from hiresmed_jax.data.augment import augment
-from hiresmed_jax.data.records import Records
+from hiresmed_jax.data.records import Records, Source
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
 _BUFFER_BYTES = 1 << 30  # of batches that are ready, per process
 _THREADS = 16
+_LISTS = ("boxes", "group", "image_id", "spacing_mm")  # of an evaluation batch
 
-_HOST_ONLY = ("boxes", "group", "image_id", "spacing_mm")
-
-
-class Source(Protocol):
-  """Random access to records; see `records.Records`."""
-
-  def __len__(self) -> int:
-    """Number of records."""
-    ...
-
-  def __getitem__(self, index: int) -> Mapping[str, Any]:
-    """One record."""
-    ...
+Make = Callable[[Any, np.random.Generator], dict[str, np.ndarray]]  # a record to an example
 
 
 def train_dataset(
@@ -38,56 +30,43 @@ def train_dataset(
   *,
   view: View,
   augmentation: Mapping[str, Any] | None,
-  batch_size: int,
-  seed: int,
-  workers: int = 0,
   crop: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  masks: bool = False,
+  **reading: Any,
 ) -> grain.IterDataset:
-  """Endless training batches of this process, reshuffled every epoch.
+  """Endless training batches of images, with or without masks.
 
   Args:
     source: the records.
-    view: what to make of a record.
+    view: how a record is shown.
     augmentation: arguments of `augment.augment`; None for no change.
-    batch_size: over all processes.
-    seed: of the order and of the random changes.
-    workers: processes that read ahead; 0 reads ahead with threads. The batches are the same.
     crop: side of a random window of the view; 0 keeps the view.
-    process_index: which of the processes this is.
-    process_count: each takes its share of every epoch; together they cover it.
+    masks: whether there are masks beside the images.
+    **reading: batch_size, seed, workers and processes, see `endless`.
 
   Returns:
-    grain dataset of {"images_m11": f32[batch_size / process_count, rows, columns, C]}; its
-    iterator has get_state and set_state. A state fits any number of workers and of processes.
+    grain dataset of {"images_m11": f32[B, rows, columns, C]}; with masks also "labels", 1 on
+    forbidden tissue, "lesions", 1 in the boxes of lesions, both uint8[B, rows, columns], and
+    "valid" bool[B, rows, columns], False on padding and beyond the image.
 
   Raises:
-    UserError: no images, or a batch that the processes cannot share evenly.
+    UserError: see `endless`; crops that are larger than the view.
   """
   if crop > min(view.shape):
     raise UserError(f"crops of {crop} px do not fit in a view of {view.shape[0]} x {view.shape[1]}")
-  if isinstance(source, Records):
+  if isinstance(source, Records) and not masks:
     source = source.without_masks()
   make = functools.partial(
-    _training_image, view=view, augmentation=dict(augmentation or {}), crop=crop
+    _example, view=view, augmentation=dict(augmentation or {}), crop=crop, masks=masks
   )
-  side = (crop, crop) if crop else view.shape
-  return endless(
-    source,
-    [(make, 0)],
-    batch_size=batch_size,
-    item_bytes=side[0] * side[1] * 4 * view.channels,
-    seed=seed,
-    workers=workers,
-    process_index=process_index,
-    process_count=process_count,
-  )
+  pixels = crop * crop if crop else view.shape[0] * view.shape[1]
+  item_bytes = pixels * (4 * view.channels + (3 if masks else 0))
+  return endless(source, [(make, 0)], item_bytes=item_bytes, **reading)
 
 
 def endless(
   source: Source,
-  makes: Sequence[tuple[Callable[[Any, np.random.Generator], Any], int]],
+  makes: Sequence[tuple[Make, int]],
   *,
   batch_size: int,
   item_bytes: int,
@@ -96,18 +75,22 @@ def endless(
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.IterDataset:
-  """Endless training batches of this process of what is made of records, reshuffled every epoch.
+  """Endless training batches of this process, reshuffled every epoch.
 
   Args:
     source: the records.
     makes: (how a record and random numbers become an example, for how many batches), one after
-      the other; the last one goes on for ever.
+      the other; the last one has no end.
     batch_size: over all processes.
-    item_bytes: of an example, for how many are read ahead.
-    seed: see `train_dataset`, as for the rest.
-    workers: likewise.
-    process_index: likewise.
-    process_count: likewise.
+    item_bytes: of an example; it limits how many are read ahead.
+    seed: of the order and of the random changes.
+    workers: processes that read ahead; 0 reads ahead with threads. The batches are the same.
+    process_index: of this process.
+    process_count: each process takes its share of every epoch; together they cover it.
+
+  Returns:
+    grain dataset of stacked examples, [batch_size / process_count, ..]; its iterator has get_state
+    and set_state. A state fits any number of workers and of processes.
 
   Raises:
     UserError: no images, or a batch that the processes cannot share evenly.
@@ -141,7 +124,7 @@ def _read_ahead(
   if workers == 0:
     return ahead
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # grain asks flags of its own, which only an absl program has read
+    flags.FLAGS.mark_as_parsed()  # grain reads flags of its own, which only absl programs parse
   processes = grain.MultiprocessingOptions(num_workers=workers)
   return ahead.mp_prefetch(processes, worker_init_fn=_leave_signals_to_the_main_process)
 
@@ -154,10 +137,10 @@ def _leave_signals_to_the_main_process(index: int, count: int) -> None:
 
 
 class _Batches(grain.IterDataset):
-  """Batches whose iterator's state is how many it has given, whatever reads ahead.
+  """Batches whose iterator's state is the number of batches given.
 
-  The state of grain's own iterators depends on the number of workers: a run could not go on with
-  another one.
+  The state of grain's own iterators depends on the number of workers, so that a run could not
+  continue with another one.
   """
 
   def __init__(
@@ -197,62 +180,73 @@ class _BatchIterator(grain.DatasetIterator):
 
 
 def eval_batches(
-  source: Source, *, view: View, batch_size: int, limit: int | None = None
+  source: Source, *, view: View, batch_size: int, limit: int | None = None, masks: bool = False
 ) -> Iterator[dict[str, Any]]:
   """Every image once, in the order of the records, in batches of one shape.
 
   Args:
     source: the records.
-    view: what to make of a record.
+    view: how a record is shown.
     batch_size: images per batch; the last one is filled up with zeros.
     limit: how many images, evenly spread over the records; None for all.
+    masks: whether there are masks beside the images.
 
   Yields:
     images_m11 f32[B, rows, columns, C]; weight f32[B], 0 on what fills up; valid bool[B, rows,
-    columns]; lesion_mask uint16 and forbidden_mask uint8 [B, rows, columns], 0 where unknown; and,
-    as lists of as many entries as there are images: boxes, group, image_id, spacing_mm.
+    columns]; with masks also labels uint8[B, rows, columns], 1 on forbidden tissue; and, as lists
+    of as many entries as there are images: boxes, group, image_id, spacing_mm.
   """
+  if isinstance(source, Records) and not masks:
+    source = source.without_masks()
   count = len(source) if limit is None else min(limit, len(source))
   picked = np.linspace(0, len(source), count, endpoint=False).astype(int)
   for start in range(0, count, batch_size):
-    yield _padded(
-      [load(source[int(i)], view) for i in picked[start : start + batch_size]], batch_size
-    )
+    examples = [load(source[int(i)], view) for i in picked[start : start + batch_size]]
+    batch: dict[str, Any] = {name: [e[name] for e in examples] for name in _LISTS}
+    batch["weight"] = (np.arange(batch_size) < len(examples)).astype(np.float32)
+    batch["images_m11"] = _padded([e["images_m11"] for e in examples], batch_size)
+    batch["valid"] = _padded([e["valid"] for e in examples], batch_size)
+    if masks:
+      batch["labels"] = _padded([_labels(e) for e in examples], batch_size)
+    yield batch
 
 
-def _training_image(
+def _example(
   record: Mapping[str, Any],
   rng: np.random.Generator,
   *,
   view: View,
   augmentation: Mapping[str, Any],
   crop: int,
+  masks: bool,
 ) -> dict[str, np.ndarray]:
   example = load(record, view)
   if augmentation:
     example = augment(example, rng, **augmentation)
-  images_m11 = example["images_m11"]
+  arrays = {"images_m11": example["images_m11"]}
+  if masks:
+    lesions = _filled(example["boxes"], view.shape)
+    arrays |= {"labels": _labels(example), "valid": example["valid"], "lesions": lesions}
   if crop:
-    top, left = (int(rng.integers(side - crop + 1)) for side in images_m11.shape[:2])
-    images_m11 = np.ascontiguousarray(images_m11[top : top + crop, left : left + crop])
-  return {"images_m11": images_m11}
+    top, left = (int(rng.integers(side - crop + 1)) for side in view.shape)
+    window = np.s_[top : top + crop, left : left + crop]
+    arrays = {name: np.ascontiguousarray(value[window]) for name, value in arrays.items()}
+  return arrays
 
 
-def _padded(examples: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-  batch: dict[str, Any] = {name: [e[name] for e in examples] for name in _HOST_ONLY}
-  shape = examples[0]["images_m11"].shape
-  weight = np.zeros(batch_size, np.float32)
-  weight[: len(examples)] = 1.0
-  batch["weight"] = weight
-  kinds = {
-    "images_m11": np.float32,
-    "valid": bool,
-    "lesion_mask": np.uint16,
-    "forbidden_mask": np.uint8,
-  }
-  for name, dtype in kinds.items():
-    batch[name] = np.zeros((batch_size, *(shape if name == "images_m11" else shape[:2])), dtype)
-    for row, example in zip(batch[name], examples):
-      if example[name].size:
-        row[...] = example[name]
-  return batch
+def _padded(arrays: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+  out = np.zeros((batch_size, *arrays[0].shape), arrays[0].dtype)
+  for row, array in zip(out, arrays):
+    row[...] = array
+  return out
+
+
+def _labels(example: Mapping[str, Any]) -> np.ndarray:
+  return (example["forbidden_mask"] > 0).astype(np.uint8)
+
+
+def _filled(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  out = np.zeros(shape, np.uint8)
+  for x1, y1, x2, y2 in np.rint(boxes).astype(int):
+    out[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = 1
+  return out

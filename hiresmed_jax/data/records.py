@@ -9,10 +9,12 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from hiresmed_jax.data import stored
 from hiresmed_jax.data.identity import PHANTOM, SPLITS, Identity, Split
 from hiresmed_jax.data.listing import prepare_command
 from hiresmed_jax.data.parallel import ordered_map
@@ -171,6 +173,18 @@ def source(dataset: Dataset, split: Split) -> "Records":
   return Records(dataset.root / _RECORDS, split, int(dataset.card["splits"][split]))
 
 
+class Source(Protocol):
+  """Random access to records; see `Records`."""
+
+  def __len__(self) -> int:
+    """Number of records."""
+    ...
+
+  def __getitem__(self, index: int) -> Mapping[str, Any]:
+    """One record."""
+    ...
+
+
 class Records:
   """Random access to records, opened on the first read in whatever process that is.
 
@@ -218,3 +232,72 @@ class Records:
   def __repr__(self) -> str:
     # grain keeps it in the state of an iterator, so that it must hold no path and no address.
     return f"Records({self._split}, {self._length} images)"
+
+
+class WithForbidden:
+  """Records with a mask of forbidden tissue, their own or that of a folder.
+
+  Item: of `Records`, forbidden_mask never (0, 0).
+
+  Args:
+    source: the records.
+    folder: of the masks of records without one, see `png_path`; None leaves these records out.
+  """
+
+  def __init__(self, source: Source, folder: Path | None):
+    self._source, self._folder = source, folder
+    numbers = range(len(source))
+    if folder is None:
+      self._numbers = [n for n in numbers if source[n]["forbidden_mask"].size]
+    else:
+      self._numbers = list(numbers)
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    item = dict(self._source[self._numbers[index]])
+    if self._folder is not None and not item["forbidden_mask"].size:
+      content = png_path(self._folder, item["image_id"]).read_bytes()
+      item["forbidden_mask"] = stored.decode_mask(content, np.uint8)
+    return item
+
+  def __repr__(self) -> str:
+    return f"WithForbidden({self._source!r}, {len(self)})"
+
+
+class WithLesionFree:
+  """Records with the image in which lesions are removed beside their own.
+
+  Item: of `Records`, and `lesion_free`: that image, of the same type, or None where there is none.
+
+  Args:
+    source: the records.
+    folder: of the images, see `png_path`.
+  """
+
+  def __init__(self, source: Source, folder: Path):
+    self._source, self._folder = source, folder
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    item = dict(self._source[index])
+    path, image = png_path(self._folder, item["image_id"]), item["image"]
+    item["lesion_free"] = None
+    if path.is_file():
+      item["lesion_free"] = stored.decode_image(
+        path.read_bytes(), dtype=image.dtype.type, channels=image.shape[-1]
+      )
+    return item
+
+  def __repr__(self) -> str:
+    return f"WithLesionFree({self._source!r})"
+
+
+def png_path(folder: Path, image_id: str) -> Path:
+  """The file of a record in a folder of PNG. The id is a keyed hash: hexadecimal digits."""
+  if not image_id.isalnum():
+    raise ValueError("an image id of other than letters and digits")
+  return folder / f"{image_id}.png"

@@ -14,9 +14,8 @@ import jax
 import numpy as np
 
 from hiresmed_jax import files
-from hiresmed_jax.data import detection, stored, transforms
+from hiresmed_jax.data import records, stored, transforms
 from hiresmed_jax.data.parallel import ordered_map
-from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions import outline
@@ -105,7 +104,7 @@ def with_decoys(item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float
 
 
 def write_all(
-  source: Records,
+  source: records.Records,
   folder: Path,
   *,
   decoys: float,
@@ -113,7 +112,7 @@ def write_all(
   workers: int = 1,
   advance: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes `with_decoys` of every record with a lesion to `detection.bare_path`.
+  """Writes `with_decoys` of every record with a lesion to `records.png_path`.
 
   Files that are there are left, so that a second call goes on.
 
@@ -128,7 +127,7 @@ def write_all(
 
   def write(index: int) -> None:
     item = source[index]
-    path = detection.bare_path(folder, item["image_id"])
+    path = records.png_path(folder, item["image_id"])
     if len(item["boxes"]) and not path.is_file():
       files.write(path, stored.encode_png(with_decoys(item, (seed, index), decoys=decoys)))
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from hiresmed_jax import files
-from hiresmed_jax.data import pipeline, segmentation, stored
+from hiresmed_jax.data import records, stored
 from hiresmed_jax.placement.body import disc
 
 _SOFT = (0.2, 0.7)  # shares of the shown range between which soft tissue lies
@@ -174,13 +174,13 @@ def grey_of(item: Mapping[str, Any]) -> np.ndarray:
 
 
 def write(
-  source: pipeline.Source,
+  source: records.Source,
   folder: Path,
   rule: str,
   *,
   advance: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes the rule's mask of every record that has none to `segmentation.mask_path`.
+  """Writes the rule's mask of every record that has none to `records.png_path`.
 
   Files that exist are kept, so that a second call continues the first.
 
@@ -192,7 +192,7 @@ def write(
   """
   for number in range(len(source)):
     item = source[number]
-    path = segmentation.mask_path(folder, item["image_id"])
+    path = records.png_path(folder, item["image_id"])
     if not item["forbidden_mask"].size and not path.is_file():
       files.write(path, stored.encode_png(RULES[rule](grey_of(item))))
     advance()

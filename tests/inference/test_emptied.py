@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import detection, phantom, records
+from hiresmed_jax.data import phantom, records
 from hiresmed_jax.inference.emptied import with_decoys, write_all
 
 
@@ -52,15 +52,15 @@ def test_written_images_are_found_and_left_alone(source, tmp_path):
   counted = []
   write_all(source, tmp_path, decoys=1.0, seed=3, advance=lambda: counted.append(1))
   assert len(counted) == len(source)
-  emptied = detection.WithoutLesions(source, tmp_path)
+  emptied = records.WithLesionFree(source, tmp_path)
   some = 0
   for index in range(len(source)):
     item = emptied[index]
     if not len(item["boxes"]):
-      assert item["bare"] is None
+      assert item["lesion_free"] is None
       continue
     some += 1
-    np.testing.assert_array_equal(item["bare"], with_decoys(item, (3, index), decoys=1.0))
+    np.testing.assert_array_equal(item["lesion_free"], with_decoys(item, (3, index), decoys=1.0))
   assert some
   stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
   write_all(source, tmp_path, decoys=1.0, seed=3)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import segmentation, stored
+from hiresmed_jax.data import records, stored
 from hiresmed_jax.metrics import segmentation as metric
 from hiresmed_jax.placement import forbidden
 
@@ -81,16 +81,16 @@ def test_masks_are_written_for_images_without_and_read_beside_their_own(tmp_path
   source = [record(0), record(1, own), record(2)]
   forbidden.write(source, tmp_path, "abdomen")
   assert sorted(path.stem for path in tmp_path.glob("*.png")) == ["0000", "0002"]
-  labelled = segmentation.Labelled(source, tmp_path)
+  labelled = records.WithForbidden(source, tmp_path)
   assert len(labelled) == 3
   np.testing.assert_array_equal(labelled[1]["forbidden_mask"], own)
   found = labelled[2]["forbidden_mask"]
   np.testing.assert_array_equal(found, forbidden.abdomen(forbidden.grey_of(source[2])))
-  kept = segmentation.mask_path(tmp_path, "0000")
+  kept = records.png_path(tmp_path, "0000")
   kept.write_bytes(stored.encode_png(own))  # a second call leaves what is there
   forbidden.write(source, tmp_path, "abdomen")
   np.testing.assert_array_equal(labelled[0]["forbidden_mask"], own)
-  only = segmentation.Labelled(source, tmp_path, segmentation.with_mask(source))
+  only = records.WithForbidden(source, None)
   assert len(only) == 1
   assert only[0]["image_id"] == "0001"
   assert str(tmp_path) not in repr(labelled)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from hiresmed_jax.data import records, segmentation, transforms
+from hiresmed_jax.data import pipeline, records, transforms
 from hiresmed_jax.placement import forbidden
 from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop
@@ -59,16 +59,19 @@ def train(
     steps=values.steps or values.epochs * steps_per_epoch,
     dtype=compute_dtype(values.dtype),
   )
-  train_data = segmentation.train_dataset(
+  train_data = pipeline.train_dataset(
     sources["train"],
     view=view,
     augmentation=values.augment.to_dict(),
     crop=values.crop,
+    masks=True,
     **datasets.feed(config, values.batch_size),
   )
 
   def batches(split: str) -> Iterator[dict[str, Any]]:
-    return segmentation.eval_batches(sources[split], view=view, batch_size=values.batch_size)
+    return pipeline.eval_batches(
+      sources[split], view=view, batch_size=values.batch_size, masks=True
+    )
 
   validation = list(batches("val"))
   done = loop.fit(
@@ -98,13 +101,13 @@ def train(
 
 def _labelled(
   source: records.Records, dataset: records.Dataset, rule: str, folder: pathlib.Path
-) -> segmentation.Labelled:
+) -> records.WithForbidden:
   """The records that have masks, those of the rule written once by the first process."""
   images = dataset.card["audit"]["images"]
   if images["forbidden_masks"] == images["count"]:
-    return segmentation.Labelled(source, folder)
+    return records.WithForbidden(source, folder)
   if not rule:
-    return segmentation.Labelled(source, folder, segmentation.with_mask(source))
+    return records.WithForbidden(source, None)
   meshes.wait_for_all(f"masks of {source.split} images are looked for")
   done = folder / f"{source.split}.done"
   if jax.process_index() == 0 and not done.is_file():
@@ -112,4 +115,4 @@ def _labelled(
       forbidden.write(source, folder, rule, advance=progress.advance)
     done.touch()
   meshes.wait_for_all(f"masks of {source.split} images are there")
-  return segmentation.Labelled(source, folder)
+  return records.WithForbidden(source, folder)

@@ -49,7 +49,7 @@ def train(
   train_source: Any = plain["train"]
   if run_folder.claim(folder, who) is None and values.lesion_free:
     _write_bare(sources["train"], folder / "bare", values.decoys, config.seed)
-    train_source = detection.WithoutLesions(plain["train"], folder / "bare")
+    train_source = records.WithLesionFree(plain["train"], folder / "bare")
   steps_per_epoch = max(1, len(train_source) // values.batch_size)
   steps = values.steps or values.epochs * steps_per_epoch
   net = location.network(values, dtype=dtype)
@@ -69,7 +69,7 @@ def train(
     augmentation=values.augment.to_dict(),
     mosaic_share=values.mosaic,
     mosaic_batches=max(0, steps - values.close_mosaic * steps_per_epoch),
-    bare_share=values.lesion_free,
+    lesion_free_share=values.lesion_free,
     **datasets.feed(config, values.batch_size),
   )
 

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.danger import settings
+from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.runtime import interrupt
@@ -24,7 +23,7 @@ CADENCE = loop.Cadence(log=2, evaluate=3, keep=2, max_skipped=4)
 
 @functools.cache
 def task():
-  values = settings.danger("best")
+  values = settings.values("danger", "best")
   values.update({"size": (SIDE, SIDE), "batch_size": BATCH, "dtype": "float32", "width": 2})
   return danger.build(values, channels=1, size=(SIDE, SIDE), steps=STEPS)
 

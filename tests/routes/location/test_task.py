@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.nets import yolo
-from hiresmed_jax.routes import loop, supervised
-from hiresmed_jax.routes.location import settings
+from hiresmed_jax.routes import loop, settings, supervised
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.runtime import interrupt
@@ -26,7 +25,7 @@ TINY = {"width": 1 / 16, "most": 1024, "deep": False}
 
 
 def config():
-  values = settings.location("best")
+  values = settings.values("location", "best")
   values.update({"size": SIDE, "batch_size": BATCH, "dtype": "float32"})
   values.optimizer.update({"warmup_epochs": 1.0, "learning_rate": 0.001})
   return values
@@ -179,7 +178,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
 
 
 def test_a_config_of_before_a_setting_was_there_still_makes_its_network():
-  values = settings.location("best")
+  values = settings.values("location", "best")
   assert location.network(values).near == 1.0
   del values.near
   assert location.network(values).near == 0.0

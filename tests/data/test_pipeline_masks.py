@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import segmentation
+from hiresmed_jax.data import pipeline
 from hiresmed_jax.data.transforms import View
 from hiresmed_jax.errors import UserError
 
@@ -38,7 +38,8 @@ class Source:
 
 def batch(**changes):
   known = {"view": VIEW, "augmentation": STRONG, "crop": 0, "batch_size": 4, "seed": 0}
-  return next(iter(segmentation.train_dataset(Source(), **{**known, **changes})))
+  known["masks"] = True
+  return next(iter(pipeline.train_dataset(Source(), **{**known, **changes})))
 
 
 @pytest.mark.parametrize("crop", [0, 32])
@@ -61,7 +62,7 @@ def test_labels_lie_on_what_they_are_of(crop):
 
 
 def test_evaluation_has_all_images_and_their_labels():
-  batches = list(segmentation.eval_batches(Source(), view=VIEW, batch_size=4))
+  batches = list(pipeline.eval_batches(Source(), view=VIEW, batch_size=4, masks=True))
   assert [int(one["weight"].sum()) for one in batches] == [4, 1]
   assert batches[0]["labels"].dtype == np.uint8
   assert set(np.unique(batches[0]["labels"])) == {0, 1}

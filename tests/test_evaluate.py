@@ -66,6 +66,7 @@ def fails(capsys, *arguments):
   return lines[-1]
 
 
+@pytest.mark.slow
 def test_folders_against_a_folder(place, tmp_path, capsys):
   report, page = call(
     place, tmp_path / "report", "--real", place / "real", "--baseline", f"near={place / 'near'}",

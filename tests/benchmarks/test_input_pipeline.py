@@ -7,6 +7,7 @@ from benchmarks import input_pipeline, table
 from hiresmed_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_a_tiny_run_counts_every_case_and_stage(
   tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

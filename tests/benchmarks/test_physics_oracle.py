@@ -22,6 +22,7 @@ def test_superposition_is_exact_in_uniform_tissue_whatever_lies_along_the_ray():
   assert np.median(errors["estimated"]) < 0.2
 
 
+@pytest.mark.slow
 def test_insertion_into_the_projection_equals_projection_of_the_insertion(shared):
   hu, spacing = physics_oracle.load(shared / "data/abdomen_drr/example_ct.nii.gz")
   errors = physics_oracle.measure(hu, spacing, 12.0, sites=24)

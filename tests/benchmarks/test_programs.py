@@ -45,7 +45,7 @@ if SAME_COMPILER:
 def test_programs_for_64_and_256_devices(tmp_path):
   out = tmp_path / "programs.json"
   command = [sys.executable, "-m", "benchmarks.programs", "--only", *LARGE, "--out", str(out)]
-  told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+  told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=480)
   assert "32 x 8" in told.stdout
   found = json.loads(out.read_text())["programs"]
   assert list(found) == list(LARGE)

@@ -99,13 +99,14 @@ def test_weights_go_over_and_come_back(block, upsampling):
   assert all(torch.equal(value, net.state_dict()[name]) for name, value in again.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("preset", "block"),
   [
     ("paper", "hdfb"),
-    pytest.param("best", "residual", marks=pytest.mark.slow),
-    pytest.param("paper", "residual", marks=pytest.mark.slow),
-    pytest.param("best", "hdfb", marks=pytest.mark.slow),
+    ("best", "residual"),
+    ("paper", "residual"),
+    ("best", "hdfb"),
   ],
 )
 def test_forward_and_all_gradients_equal_ours(preset, block):

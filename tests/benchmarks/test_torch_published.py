@@ -141,6 +141,7 @@ def test_the_discriminator_waits_for_its_step():
   assert all(p.requires_grad for p in step.discriminator.parameters())
 
 
+@pytest.mark.slow
 def test_it_learns_and_shows_what_it_has_learnt():
   step = small(disc_start=1000, learning_rate=5e-3)
   batch = F.interpolate(images(4, size=2), 32, mode="bilinear")

@@ -156,6 +156,7 @@ def test_missing_weights_name_the_command(tmp_path, monkeypatch):
   assert features.cache_folder().name == "hiresmed_jax"
 
 
+@pytest.mark.slow
 def test_parts_are_an_option_of_the_loaded_distance(tmp_path):
   files.write_npz(features.cache_path(NET, tmp_path), random_arrays(NET))
   images = jax.ShapeDtypeStruct((4, 24, 24, 1), np.float32)

@@ -11,6 +11,7 @@ from hiresmed_jax.nets.yolo import Yolo11
 from tests.reference.random_weights import random_arrays
 
 
+@pytest.mark.slow
 def test_ours_come_back(tmp_path):
   net, path = Yolo11(1), tmp_path / "yolo.npz"
   arrays = random_arrays(convert.layout(net, 1))

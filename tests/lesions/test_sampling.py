@@ -56,6 +56,7 @@ def in_torch(level: dict, lesion: int, width: int) -> singan.Generator:
   return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lesion", "start"), [(0, 1), (2, 1)])
 def test_sample_equals_torch(generators, lesion, start):
   key = jax.random.key(7)

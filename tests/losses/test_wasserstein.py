@@ -86,6 +86,7 @@ def test_a_critic_without_a_slope_is_penalised_and_stays_finite():
   assert np.isfinite(gradient)
 
 
+@pytest.mark.slow
 def test_what_the_critic_minimises(net, params):
   real, fake = (images((2, 14, 13, 2), seed) for seed in (1, 2))
   mixtures = np.array([0.3, 0.8], np.float32)

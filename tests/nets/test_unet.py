@@ -45,6 +45,7 @@ def flat(tree):
   return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
+@pytest.mark.slow
 def test_outputs_gradients_and_statistics_are_those_of_pytorch():
   torch = pytest.importorskip("torch")
   from tests.reference import unet as reference

@@ -11,6 +11,7 @@ from benchmarks.torch_baseline import hiresmed
 from hiresmed_jax.nets.vqgan import VQGAN, decoder_drop_path, encoder_drop_path
 from tests.reference.parity import assert_same, images, quick_jit, random_params
 
+SLOW = pytest.mark.slow
 PAPER = {"drop_path_rate": 0.1}
 BEST = {
   "channels": (128, 128, 256, 512),
@@ -61,9 +62,9 @@ def tiny(**changes):
   ("config", "count", "latent"),
   [
     (PAPER, 33_950_333, (1, 16, 16, 256)),
-    ({**PAPER, "block": "residual"}, 32_561_245, (1, 16, 16, 256)),
+    pytest.param({**PAPER, "block": "residual"}, 32_561_245, (1, 16, 16, 256), marks=SLOW),
     (BEST, 29_299_413, (1, 64, 64, 16)),
-    ({**BEST, "block": "residual"}, 27_850_037, (1, 64, 64, 16)),
+    pytest.param({**BEST, "block": "residual"}, 27_850_037, (1, 64, 64, 16), marks=SLOW),
   ],
 )
 def test_counts_and_shapes_at_1024(config, count, latent):
@@ -165,6 +166,7 @@ def test_wrong_sizes_are_named():
     abstract(VQGAN(**{**SMALL, "block": "resnet"}), (1, 24, 24, 3))
 
 
+@pytest.mark.slow
 def test_every_kernel_begins_at_the_deviation_asked_for():
   net = VQGAN(**{**TINY, "upsampling": "resize"}, kernel_init_std=0.02)
   params = quick_jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]

@@ -195,6 +195,7 @@ def trained(block):
   return lambda variables, x: block.apply(variables, x, True, mutable="batch_stats")
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near():
   x = image((4, 8, 8, 128)) - 0.5
   for block in (yolo_blocks.C3k2, yolo_blocks.PartialAttention):

@@ -148,6 +148,7 @@ def test_second_derivatives_equal_lax():
   _assert_close(penalty(depthwise_conv)(x, kernel), tuple(np.asarray(e) for e in expected), 2e-5)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight_and_nothing_is_gathered():
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   split = NamedSharding(mesh, PartitionSpec("data"))

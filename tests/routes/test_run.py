@@ -142,16 +142,17 @@ def compiling(monkeypatch):
 
 def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, compiling):
   def go(*overrides, overwrite=False):
+    config = load_config(TINY, ["data.phantom.num=24", *overrides])
     with pytest.raises(Compiling):
-      run.train(load_config(TINY, overrides), data=None, workdir=tmp_path, overwrite=overwrite)
+      run.train(config, data=None, workdir=tmp_path, overwrite=overwrite)
     return records.open_dataset(tmp_path / "data").card
 
   first = go()
-  assert first["images"] == 40
+  assert first["images"] == 24
   stamp = (tmp_path / "data" / "card.json").stat().st_mtime_ns
   assert go() == first
   assert (tmp_path / "data" / "card.json").stat().st_mtime_ns == stamp
-  with pytest.raises(UserError, match=r"other phantoms \(kub x 40, 32 px, seed 0\) than this conf"):
+  with pytest.raises(UserError, match=r"other phantoms \(kub x 24, 32 px, seed 0\) than this conf"):
     go("data.phantom.seed=1")
   assert records.open_dataset(tmp_path / "data").card == first
   assert go("data.phantom.seed=1", overwrite=True)["fingerprint"] != first["fingerprint"]

@@ -211,6 +211,7 @@ def assert_first_is_whole(directory):
   assert [entry.name for entry in directory.iterdir()] == ["0"]
 
 
+@pytest.mark.slow
 def test_a_refusing_disk_is_one_clear_line_and_nothing_else(tmp_path):
   # The limit on the size of a file makes the kernel refuse, as a full disk does, inside the
   # storage library's own background threads.
@@ -235,6 +236,7 @@ def test_a_refusing_disk_is_one_clear_line_and_nothing_else(tmp_path):
   assert_first_is_whole(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_while_saving_goes_on_from_the_one_before(tmp_path):
   result = run_child(
     tmp_path,

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from hiresmed_jax.runtime import compilation
 
@@ -22,6 +23,7 @@ print(sum(name == "/jax/compilation_cache/cache_hits" for name in events))
 """
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing(tmp_path):
   def hits():
     command = [sys.executable, "-W", "error", "-c", _PROGRAM, str(tmp_path)]

@@ -147,6 +147,7 @@ def test_the_table_can_be_read_on_a_narrow_terminal() -> None:
   assert max(map(len, text.splitlines()[:30])) <= 80
 
 
+@pytest.mark.slow
 def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   """The values of the data's README, found again by other code."""
   root = shared / "data" / "stones_ct"

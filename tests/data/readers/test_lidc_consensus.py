@@ -144,6 +144,7 @@ def test_crumbs_are_left_out() -> None:
   assert not lesion_mask([nodule], 0, SHAPE).any()
 
 
+@pytest.mark.slow
 def test_the_real_outlines(shared: Path) -> None:
   """Against OpenCV's polygons, whose own pixels are taken away."""
   areas, others = [], []

@@ -49,6 +49,7 @@ def folder(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_the_results_of_a_route(folder):
   images, boxes = scene(7)
   test = [batch(images[:4], boxes[:4]), batch(images[4:], boxes[4:])]

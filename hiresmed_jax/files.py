@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever stops the work on them."""
+"""Writers of whole files and folders: an interrupted write leaves what was there before."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write(path: Path, content: bytes) -> None:
-  """Writes a file beside its place and moves it there; its folder is made.
+  """Writes a file whole or not at all, under another name first; its folder is made.
 
   Raises:
-    UserError: nothing can be written there: no space, no right.
+    UserError: there is no space, or no right to write there.
   """
   partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
   try:
@@ -49,12 +49,12 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-  """Yields an empty folder beside `out` that takes its place when the block ends well.
+  """Yields an empty folder beside `out` that takes its place at the end of the block.
 
-  When it does not, nothing is left of the new folder and `out` is what it was.
+  After an error in the block the new folder is gone and `out` is unchanged.
 
   Raises:
-    UserError: no space is left, or nothing may be written there.
+    UserError: there is no space, or no right to write there.
   """
   partial = out.with_name(f".{out.name}.partial")
   try:
@@ -78,7 +78,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, out: Path) -> None:
-  """Puts `new` in the place of `out`; the old one goes only once the new one stands."""
+  """Moves `new` to the place of `out`, and only then removes the old folder."""
   if not out.exists():
     new.rename(out)
     return

@@ -158,8 +158,8 @@ def match(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   for label in labels:
     rows, columns = np.nonzero(mask == label)
     x, y = columns[:, None] + 0.5, rows[:, None] + 0.5
-    held = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
-    share = held.mean(0)
+    inside = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
+    share = inside.mean(0)
     if len(boxes) and share.max() >= 0.5:
       ids[rows, columns] = int(share.argmax()) + 1
     else:

@@ -1,9 +1,9 @@
-"""Phantoms: KUB radiographs and axial chest CT slices, drawn with exact masks, any size.
+"""Phantoms: KUB radiographs and axial chest CT slices of any size, drawn with exact masks.
 
-They look like the real thing at a glance and carry no patient's data: for demonstrations, tests and
-benchmarks. All anatomy is placed in millimetres, so one generator state gives one patient at any
-size; noise and lesions have streams of their own, so the same state gives the same picture with and
-without lesions, equal outside the lesions' blur.
+They hold no patient's data: for demonstrations, tests and benchmarks. Anatomy is placed in
+millimetres, so one generator state gives one patient at any size. Noise and lesions have random
+streams of their own, so pictures of one state with and without lesions differ only where lesions
+and their blur are.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class Phantom:
   """A drawn image.
 
   Attributes:
-    sample: image, boxes, lesion and forbidden masks, as a reader would give them.
-    host_mask: uint8[H, W], 1 where lesions can live: hollow parts of the kidneys, ureters and
+    sample: image, boxes, lesion and forbidden masks, as of a reader.
+    host_mask: uint8[H, W], 1 where lesions can lie: hollow parts of the kidneys, ureters and
       bladder, or lung.
-    halo_px: a lesion changes nothing farther than this from its mask.
+    halo_px: greatest distance from its mask at which a lesion changes the image.
   """
 
   sample: Sample
@@ -54,7 +54,7 @@ def kub(
     rng: one draw from it seeds the picture; equal states give equal pictures.
     size: (rows, columns) or the side of a square, 32 or more.
     num_lesions: None draws 1 .. 3, and places fewer where there is no room.
-    diameter_mm: range; raised where a pixel is so large that a stone would not be seen.
+    diameter_mm: range; raised where pixels are so large that a stone would not be visible.
     patient: number in the group name; None draws one.
 
   Returns:
@@ -106,7 +106,7 @@ def chest_ct(
   """An axial slice of the chest, with solid, part-solid and ground-glass nodules in the lungs.
 
   A nodule lies wholly inside the host mask (lung) and off the forbidden mask: all but lung, the
-  lung's outermost 1.5 mm, and vessels thicker than 3 mm. It takes the place of lung:
+  lung's outermost 1.5 mm, and vessels thicker than 3 mm. It replaces lung:
   v' = (1 - a) v + a v_nodule.
 
   Arguments and errors as `kub`.

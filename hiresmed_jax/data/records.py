@@ -186,7 +186,7 @@ class Source(Protocol):
 
 
 class Records:
-  """Random access to records, opened on the first read in whatever process that is.
+  """Random access to records, opened in each process on its first read.
 
   Item: image uint8|uint16 [H, W, C], stored values; boxes f32[N, 4] xyxy pixels; lesion_mask
   uint16 [H, W] or (0, 0); forbidden_mask uint8 [H, W] or (0, 0); image_id, group: keyed hashes;

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import writer
+from hiresmed_jax.runtime.figures import save
 
 QUANTITY = "reconstruction"  # the loss of the paper's Figure 8
 SMOOTH = 5  # measurements of a running mean; validation numbers are not smoothed
@@ -146,7 +147,7 @@ def draw(
     panel.yaxis.set_minor_formatter(NullFormatter())
   panels[0].set_ylabel(quantity)
   panels[-1].legend(fontsize=8, frameon=False)
-  figure.savefig(path)
+  save(figure, path)
 
 
 def _runs(count: int) -> str:

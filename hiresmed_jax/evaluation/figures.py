@@ -15,6 +15,7 @@ from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.evaluation.measure import Measured
 from hiresmed_jax.evaluation.pictures import Entry, Picture
 from hiresmed_jax.evaluation.tables import METRICS, per_key
+from hiresmed_jax.runtime.figures import save
 
 _CELL = 2.3  # inches
 _CONTEXT = 48.0  # pixels of a magnified window at least
@@ -169,7 +170,7 @@ def _draw(
       whole.set_xlabel(cell.text, fontsize=8, labelpad=2)
       inset.set_xlabel(f"{x2 - x1} px wide", fontsize=8, labelpad=2)
   figure.suptitle(title, fontsize=9)
-  figure.savefig(path)
+  save(figure, path)
 
 
 def _show(panel: Any, image: np.ndarray, interpolation: str | None = None) -> None:

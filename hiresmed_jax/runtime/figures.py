@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import pathlib
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import writer
 
@@ -189,10 +191,15 @@ def _with_texts(page: np.ndarray, texts: Sequence[_Text]) -> np.ndarray:
 
 
 def _write_png(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   bgr = np.ascontiguousarray(rgb[..., ::-1])
-  path.write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+  files.write(pathlib.Path(path), cv2.imencode(".png", bgr)[1].tobytes())
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+  """Writes a matplotlib figure as PNG."""
+  content = io.BytesIO()
+  figure.savefig(content, format="png")
+  files.write(pathlib.Path(path), content.getvalue())
 
 
 # What a panel says on its axis: the quantity and its unit. Others show their own name.
@@ -258,8 +265,7 @@ def loss_curves(metrics: str | os.PathLike[str], path: str | os.PathLike[str]) -
       panel.axis("off")
     else:
       _draw_curve(panel, name, entries)
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path)
+  save(figure, path)
 
 
 def _draw_curve(panel: Axes, name: str, entries: Sequence[Mapping[str, Any]]) -> None:

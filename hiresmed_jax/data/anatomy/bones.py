@@ -14,7 +14,7 @@ from hiresmed_jax.data.anatomy.shapes import Grid, blob, depth, oval, ribbon, ro
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
-  """What bones have been put in the beam so far: mm of compact and spongy bone, f32[H, W]."""
+  """The bone that each ray crosses: mm of compact and spongy bone, f32[H, W]."""
 
   grid: Grid
   compact: np.ndarray
@@ -22,7 +22,7 @@ class Film:
 
   @classmethod
   def empty(cls, grid: Grid) -> "Film":
-    """Nothing in the beam."""
+    """A film without bone."""
     return cls(grid, np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32))
 
 
@@ -88,7 +88,7 @@ def cushion(film: Film, outline: np.ndarray, thick: float, cortex: float) -> Non
 
 
 def ridge(film: Film, thick: float, *outlines: np.ndarray) -> None:
-  """A wall of compact bone seen on edge: `thick` mm in its middle, fading to both sides."""
+  """A wall of compact bone along the rays: `thick` mm in its middle, fading to both sides."""
   window, distance = depth(film.grid, *outlines)
   film.compact[window] += thick * np.minimum(distance / 2.2, 1.0)
 
@@ -115,7 +115,7 @@ _FEMUR = np.array(
   ],
   float,
 )  # fmt: skip
-# Lines of compact bone seen on edge: points, half-width and thickness in mm.
+# Lines of compact bone along the rays: points, half-width and thickness in mm.
 _LINES = (
   ([(46, 74), (58, 84), (64.5, 97), (63, 110), (54, 123), (40, 131), (18, 138)], 1.7, 6.0),  # brim
   ([(65, 98), (66, 120), (63, 142), (62, 165), (66, 190)], 1.0, 4.0),  # ischium behind it

@@ -1,4 +1,4 @@
-"""Lesions with known outlines: where they go, their masks, and how much of each pixel they fill."""
+"""Lesions with exact outlines: their sites, their masks, and the share of each pixel they fill."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from hiresmed_jax.data.readers.boxes import tight_boxes
 from hiresmed_jax.errors import UserError
 
 _FINER = 8  # subpixels per pixel, along each side, in which an outline is drawn
-SMALLEST_PX = 2.5  # a lesion smaller than this is not seen: diameters are raised to it
+SMALLEST_PX = 2.5  # smaller lesions would not be visible: diameters are raised to it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Lesion:
   diameter_mm: float
 
   def blurred(self, image: np.ndarray, sigma: float) -> np.ndarray:
-    """`filled` or `chord` as a detector of that blur (pixels) sees it."""
+    """`filled` or `chord`, blurred by `sigma` pixels."""
     return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
@@ -131,7 +131,7 @@ def _lesion(
   low = np.maximum(np.floor(points.min(0)).astype(int) - margin, 0)
   high = np.minimum(np.ceil(points.max(0)).astype(int) + margin, shape[::-1])
   width, height = high - low
-  # How far out each subpixel lies, as a share of the way from the centre to the outline.
+  # Distance of each subpixel from the centre, as a share of that of the outline.
   y, x = np.mgrid[0 : height * _FINER, 0 : width * _FINER].astype(np.float32)
   x = (x + 0.5) / _FINER + low[0] - center[0]
   y = (y + 0.5) / _FINER + low[1] - center[1]

@@ -1,4 +1,4 @@
-"""KUB radiographs: rays through a patient, scatter, detector noise, and the reader's display.
+"""KUB radiographs: rays through a patient, scatter, detector noise, and display.
 
 The line integral of attenuation is the sum of soft tissue, bone and gas; a stone adds its own.
 """
@@ -22,13 +22,13 @@ class Radiograph:
   """A lesion-free radiograph and what is known of it.
 
   Attributes:
-    signal: f32[H, W], what the display shows, in units of line integral, noise included.
-    direct: f32[H, W], share of the reading that came straight; a stone attenuates that part only.
-    forbidden: bool[H, W], bone, and all that is outside the body or the exposed field.
+    signal: f32[H, W], the display, in units of line integral, with noise.
+    direct: f32[H, W], share of the direct rays in the reading; a stone attenuates these alone.
+    forbidden: bool[H, W], bone, and everything outside the body or the exposed field.
     host: bool[H, W], hollow parts of the kidneys, ureters, bladder.
     spacing: mm per pixel.
     blur_px: sigma of the detector's blur in pixels.
-    window: (low, high) of `signal` that a reader would choose.
+    window: (low, high) of `signal` for display.
   """
 
   signal: np.ndarray
@@ -78,7 +78,7 @@ def render(
 
 
 def _blur_px(spacing: float) -> float:
-  """Sigma of the detector's blur, at least what averaging over a pixel does to a point."""
+  """Sigma of the detector's blur in pixels, at least that of averaging over a pixel."""
   return max(_DETECTOR_MM / spacing, 0.45)
 
 
@@ -132,7 +132,7 @@ def _expose(
   rng: np.random.Generator,
   noise: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-  """Photons: straight and scattered ones are counted, and the count's logarithm is shown.
+  """Counts direct and scattered photons; the display is the logarithm of the count.
 
   Returns `signal`, `direct` and `window` of `Radiograph`; `integral` is overwritten.
   """
@@ -140,14 +140,14 @@ def _expose(
   coarse = grid.coarsened(4.0)  # for what changes slowly
   scatter = blur(resize(straight, coarse.shape), 28 / coarse.spacing)
   scatter *= float(rng.uniform(0.35, 0.75))
-  # Skin and air let so much through that its scatter would veil the body: the grid stops that.
+  # Much passes skin and air; the anti-scatter grid limits its scatter.
   most = float(rng.uniform(0.5, 0.8)) * float(np.exp(-3.2))
   count = resize(scatter * most / (scatter + most), grid.shape)
   count += straight
   quanta = float(np.exp(rng.uniform(np.log(2.5e5), np.log(1.6e6)))) * grid.spacing**2 / 0.18
   signal = np.log(count)
   np.negative(signal, out=signal)
-  # Dynamic range compression, as any digital unit does it: slow changes of the body are reduced.
+  # Dynamic range compression, as in digital units: slow changes are reduced.
   slow = resize(blur(resize(signal, coarse.shape), 45 / coarse.spacing), grid.shape)
   keep, detail = float(rng.uniform(0.4, 0.6)), float(rng.uniform(0.2, 0.6))
   shown = (1 + detail) * signal

@@ -64,7 +64,7 @@ def spine(film: Film, build: Build, rng: np.random.Generator) -> None:
 
 
 def _body(frame: _Frame, tilt: float, jitter: float) -> None:
-  """A waisted drum, 0.72 as deep as wide, its end plates seen on edge or tilted."""
+  """A waisted drum, 0.72 as deep as wide, with end plates along the rays or tilted."""
   build, width, height = frame.build, frame.width, frame.height
   compact, spongy, x, y = frame.patch((-0.6, -0.8), (0.6, 0.8))
   deep = 0.72 * width
@@ -159,7 +159,7 @@ def _bar(
 def _eye(
   frame: _Frame, center: tuple[float, float], wide: float, tall: float, length: float
 ) -> None:
-  """A pedicle, a tube of bone seen along its axis: an oval line, stronger on its inner side."""
+  """A pedicle, a tube of bone along the rays: an oval line, stronger on its inner side."""
   radii = (wide * frame.build.scale, tall * frame.height)
   compact, spongy, x, y = frame.patch(center, center, 2.0 * max(radii))
   u, v = (x - center[0] * frame.width) / radii[0], (y - center[1] * frame.height) / radii[1]

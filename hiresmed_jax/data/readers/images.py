@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF files of 8 or 16 bits, grey or RGB, told apart by their content."""
+"""PNG, JPEG and TIFF files of 8 or 16 bits, grey or RGB, recognised by their content."""
 
 import io
 import math

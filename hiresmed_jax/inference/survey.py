@@ -18,7 +18,7 @@ from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.lesions import crops, labels
+from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.placement import atlas
 from hiresmed_jax.runtime.progress import Progress
@@ -33,7 +33,7 @@ class Survey(NamedTuple):
   Attributes:
     atlas: where lesions are.
     patches: the lesions that can be used.
-    padding: f32[N, 5], see `labels.padding`.
+    padding: f32[N, 5], see `crops.padding`.
     groups: hashes of the split's groups; no other may give a lesion.
     skipped: number of lesions that cannot be used, by reason.
   """
@@ -90,7 +90,7 @@ def make(source: records.Records, *, workers: int = 1) -> Survey:
 
   def look(index: int) -> tuple[dict[str, Any], list[LesionPatch | str], np.ndarray]:
     item = source[index]
-    return item, list(crops.crops_of(item)), labels.padding(item)
+    return item, list(crops.crops_of(item)), crops.padding(item)
 
   def items() -> Iterator[dict[str, Any]]:
     with Progress(len(source), "lesions looked at", unit="image") as progress:

@@ -133,14 +133,14 @@ def place(
 
   sites: dict[int, Site] = {}
   for index, point in enumerate(points):
-    free = free_of(index, sites)
-    sites[index] = _users_site(point, score, free, rooms[index], shapes[index], floor)
+    weights = _Weights(score, free_of(index, sites), floor)
+    sites[index] = _users_site(point, weights, rooms[index], shapes[index])
   rest = sorted(range(len(points), len(shapes)), key=lambda i: -shapes[i].area)
   for _ in range(_TRIES):
     drawn = dict(sites)
     for index in rest:
-      free = free_of(index, drawn)
-      site = _drawn_site(rng, score, free, shapes[index], floor, prior)
+      weights = _Weights(score, free_of(index, drawn), floor)
+      site = _drawn_site(rng, weights, shapes[index], prior)
       if site is None:
         break
       drawn[index] = site
@@ -161,9 +161,10 @@ def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float) -> 
 
 
 class _Weights:
-  """The sums by which scores become probabilities of the free pixels."""
+  """The free pixels with their scores, and the sums by which these become probabilities."""
 
   def __init__(self, score: np.ndarray, free: np.ndarray, floor: float):
+    self.score, self.free = score, free
     self.masked = score.astype(np.float32, copy=False) * free
     # OpenCV takes a third of NumPy's time.
     self.rows = cv2.reduce(self.masked, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[:, 0]
@@ -178,21 +179,15 @@ class _Weights:
 
 
 def _drawn_site(
-  rng: np.random.Generator,
-  score: np.ndarray,
-  free: np.ndarray,
-  shape: Footprint,
-  floor: float,
-  prior: str,
+  rng: np.random.Generator, weights: _Weights, shape: Footprint, prior: str
 ) -> Site | None:
-  weights = _Weights(score, free, floor)
   if not weights.count:
     return None
   uniform = rng.random() < weights.floor
   # First the row, then the column: two short cumulative sums instead of one over all pixels.
   row = _pick(rng, weights.counts if uniform else weights.rows)
-  column = _pick(rng, free[row] if uniform else weights.masked[row])
-  return _site((row, column), shape, weights, score, "uniform" if uniform else prior)
+  column = _pick(rng, weights.free[row] if uniform else weights.masked[row])
+  return _site((row, column), weights, shape, "uniform" if uniform else prior)
 
 
 def _pick(rng: np.random.Generator, weights: np.ndarray) -> int:
@@ -203,40 +198,33 @@ def _pick(rng: np.random.Generator, weights: np.ndarray) -> int:
   return int(np.searchsorted(sums, mark, side="right"))
 
 
-def _site(
-  pixel: tuple[int, int], shape: Footprint, weights: _Weights, score: np.ndarray, prior: str
-) -> Site:
+def _site(pixel: tuple[int, int], weights: _Weights, shape: Footprint, prior: str) -> Site:
   origin = shape.origin_at(pixel)
-  probability = float(weights.probability(score[pixel]))
+  probability = float(weights.probability(weights.score[pixel]))
   logarithm = math.log(probability) if probability else -math.inf
   return Site(shape.centre_at(origin), origin, logarithm, prior)
 
 
 def _users_site(
-  point: tuple[float, float],
-  score: np.ndarray,
-  free: np.ndarray,
-  room: np.ndarray,
-  shape: Footprint,
-  floor: float,
+  point: tuple[float, float], weights: _Weights, room: np.ndarray, shape: Footprint
 ) -> Site:
   """The place at the user's point, if the lesion fits there."""
   x, y = (float(value) for value in point)
   where = f"the point {x:g},{y:g}"
-  height, width = free.shape
+  height, width = room.shape
   if not (0 <= x < width and 0 <= y < height):
     raise UserError(f"{where} lies outside the image of {width} x {height} pixels")
   pixel = shape.pixel_for((x, y))
   lesion = f"a lesion of {shape.diameter_px:.0f} px"
-  if not shape.inside(pixel, free.shape):
+  if not shape.inside(pixel, room.shape):
     raise UserError(f"{lesion} at {where} would reach beyond the image")
   if not room[pixel]:
     raise UserError(
       f"{lesion} at {where} would lie on what is forbidden: masked tissue, its margin, or no body"
     )
-  if not free[pixel]:
+  if not weights.free[pixel]:
     raise UserError(f"{lesion} at {where} would lie too near another one")
-  return _site(pixel, shape, _Weights(score, free, floor), score, "user")
+  return _site(pixel, weights, shape, "user")
 
 
 def _no_room(shape: Footprint, room: np.ndarray, allowed: np.ndarray, count: int) -> str:

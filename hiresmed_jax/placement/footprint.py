@@ -71,25 +71,9 @@ class Footprint(NamedTuple):
     return all(f >= 0 and f + m <= n for f, m, n in zip(first, self.mask.shape, shape))
 
 
-def fits(allowed: np.ndarray, shape: Footprint, *, centre_only: bool = False) -> np.ndarray:
-  """Pixels at which the whole footprint lies in the image and on allowed pixels.
-
-  Args:
-    allowed: bool[H, W].
-    shape: the footprint.
-    centre_only: only the centroid's pixel must be allowed; the rest must lie in the image.
-
-  Returns:
-    bool[H, W].
-  """
-  if not centre_only:
-    return erode(allowed, shape.mask, shape.anchor, beyond=False)
-  within = np.zeros(allowed.shape, bool)
-  (height, width), (up, left) = shape.mask.shape, shape.anchor
-  rows = slice(up, max(up, allowed.shape[0] - (height - 1 - up)))
-  columns = slice(left, max(left, allowed.shape[1] - (width - 1 - left)))
-  within[rows, columns] = allowed[rows, columns]
-  return within
+def fits(allowed: np.ndarray, shape: Footprint) -> np.ndarray:
+  """Pixels of bool[H, W] at which the whole footprint lies in the image and on allowed pixels."""
+  return erode(allowed, shape.mask, shape.anchor, beyond=False)
 
 
 def erode(

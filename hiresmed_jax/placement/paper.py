@@ -90,7 +90,7 @@ def place_paper(
   placed: list[tuple[Footprint, tuple[int, int]]] = []
   sites: list[Site] = []
   for index, shape in enumerate(shapes):
-    room = clear_of(fits(everywhere, shape, centre_only=True), shape, placed, 1.0)
+    room = clear_of(fits(everywhere, shape), shape, placed, 1.0)
     mine = index < len(asked)
     pixels = [shape.pixel_for((x, y)) for x, y in (asked[index : index + 1] if mine else points)]
     free = [p for p in pixels if shape.inside(p, room.shape) and room[p]]

@@ -13,7 +13,7 @@ from hiresmed_jax import routes
 from hiresmed_jax.data import phantom
 from hiresmed_jax.data.transforms import FITS
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.lesions.labels import BOXES
+from hiresmed_jax.lesions.crops import BOXES
 from hiresmed_jax.runtime import mesh, optim, rules, settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
 from hiresmed_jax.runtime.settings import Departure, Setting, Table

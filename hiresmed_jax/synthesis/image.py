@@ -16,7 +16,7 @@ from hiresmed_jax.inference import canvas, places
 from hiresmed_jax.inference import survey as surveys
 from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.inference.survey import Survey
-from hiresmed_jax.lesions import labels
+from hiresmed_jax.lesions import crops
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import body, candidates, paper
 from hiresmed_jax.synthesis import fitting, insert
@@ -267,7 +267,7 @@ def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -
     "centre": [float(columns.mean()) + 0.5, float(rows.mean()) + 0.5],
     "area_px": area,
     "diameter_px": size,
-    "tight_box": list(labels.tight(mine)),
+    "tight_box": list(crops.tight(mine)),
     "contrast": float((image - twin).mean(axis=-1)[mine].mean()),
   }
 
@@ -294,7 +294,7 @@ def _boxes(
     box = tuple(fact["tight_box"])
     if setting.values.labels.box == "dataset":
       padding, size = setting.survey.padding, fact["diameter_px"]
-      box = labels.padded(box, size, padding, scale=scene.mean_scale, shape=scene.shape)
+      box = crops.padded(box, size, padding, scale=scene.mean_scale, shape=scene.shape)
     fact["box"] = list(box)
     fact["diameter_mm"] = fact["diameter_px"] * scene.mean_spacing_mm
     boxes.append(box)

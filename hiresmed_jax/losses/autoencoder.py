@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops.pool import maximum
 from hiresmed_jax.ops.quantize import normalize
 from hiresmed_jax.types import Array
 
@@ -62,7 +63,7 @@ def entropy(unit_latents: Array, codebook: Array, *, temperature: float) -> tupl
   share = jnp.exp(log_share)
   each = -jnp.mean(jnp.sum(share * log_share, axis=-1))
   mean_share = jnp.mean(share, axis=0)
-  together = -jnp.sum(mean_share * jnp.log(jnp.maximum(mean_share, 1e-30)))
+  together = -jnp.sum(mean_share * jnp.log(maximum(mean_share, 1e-30)))
   weight = jnp.float32(math.prod(unit_latents.shape[:-1]))
   return (each - together) * weight, weight
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import boxes as box_ops
+from hiresmed_jax.ops.pool import maximum
 from hiresmed_jax.types import Array
 
 _TINY = 1e-9
@@ -179,4 +180,4 @@ def _bins_cross_entropy(bins: Array, distances: Array) -> Array:
 
 
 def _binary_cross_entropy(logits: Array, target: Array) -> Array:
-  return jnp.maximum(logits, 0.0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+  return maximum(logits, 0.0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))

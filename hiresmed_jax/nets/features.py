@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.types import Array
 
 # LPIPS' own rounding of ImageNet's channel means and deviations, in units of [-1, 1].
@@ -130,28 +131,6 @@ class Fire(nn.Module):
     one = conv(x, self.expand, 1, pad=0, name="expand1x1")
     three = conv(x, self.expand, 3, pad=1, name="expand3x3")
     return jnp.concatenate([one, three], axis=-1)
-
-
-def max_pool(x: Array, *, window: int, round_up: bool = False) -> Array:
-  """window x window maxima with stride 2: [N,H,W,C] -> [N,h,w,C], h = (H - window) / 2 + 1.
-
-  Rows, then columns, by elementwise maxima of strided slices: the gradient of XLA's own windowed
-  maximum keeps twice the memory and is slower. Equal values share the gradient.
-
-  Args:
-    x: any float dtype.
-    window: 2 or 3.
-    round_up: h is rounded up instead of down; the last window may then overhang the border.
-  """
-  for axis in (1, 2):
-    overhang = (x.shape[axis] - window) % 2 if round_up else 0
-    if overhang:
-      widths = [(0, overhang if a == axis else 0, 0) for a in range(x.ndim)]
-      x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
-    last = (x.shape[axis] - window) // 2 * 2
-    shifted = [jax.lax.slice_in_dim(x, k, k + last + 1, 2, axis) for k in range(window)]
-    x = functools.reduce(jnp.maximum, shifted)
-  return x
 
 
 def _scaled(images_m11: Array, *, minimum: int, dtype: DTypeLike) -> Array:

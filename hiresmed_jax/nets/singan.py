@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from hiresmed_jax.ops.pool import maximum
 from hiresmed_jax.ops.valid_conv import Way, valid_conv
 from hiresmed_jax.types import Array
 
@@ -121,7 +122,7 @@ class ImageNorm(nn.Module):
     if train:
       wide = x.astype(jnp.float32)
       mean = jnp.mean(wide, (1, 2))
-      variance = jnp.maximum(jnp.mean(jnp.square(wide), (1, 2)) - jnp.square(mean), 0.0)
+      variance = maximum(jnp.mean(jnp.square(wide), (1, 2)) - jnp.square(mean), 0.0)
       if self.running and self.is_mutable_collection("batch_stats") and not self.is_initializing():
         pixels = x.shape[1] * x.shape[2]
         means.value = _taken_in(means.value, mean + bias)

@@ -8,12 +8,12 @@ Source: Ronneberger, Fischer and Brox, arXiv 1505.04597; Ioffe and Szegedy, arXi
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hiresmed_jax.nets.yolo_blocks import Norm
 from hiresmed_jax.ops import convolution
+from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.ops.upsample import depth_to_space
 from hiresmed_jax.types import Array
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
     x = twice(images_m11, 0, "down")
     for level in range(1, self.depth + 1):
       beside.append(x)
-      x = twice(_halved(x), level, "down")
+      x = twice(max_pool(x, window=2), level, "down")
     for level in reversed(range(self.depth)):
       x = Doubled(self.width << level, self.dtype, name=f"double{level}")(x)
       x = twice(jnp.concatenate([beside[level], x], -1), level, "up")
@@ -108,16 +108,3 @@ class Logits(nn.Module):
     kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     return convolution.conv(x, kernel.astype(self.dtype)).astype(jnp.float32) + bias
-
-
-def _halved(x: Array) -> Array:
-  """Maximum of 2 x 2 pixels, by comparison.
-
-  The derivative of `max` asks which value equals the maximum: none, where a compiler makes a value
-  twice and rounds it in two ways.
-  """
-  for axis in (1, 2):
-    pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
-    first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-    x = jnp.where(first >= second, first, second)
-  return x

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from hiresmed_jax.ops import convolution, norm
 from hiresmed_jax.ops.depthwise import depthwise_conv
+from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.types import Array
 
 EPSILON = 1e-3
@@ -151,7 +152,7 @@ class PyramidPool(nn.Module):
     """[N,H,W,C] -> [N,H,W,C]."""
     parts = [ConvNorm(x.shape[-1] // 2, dtype=self.dtype, name="conv1")(x, train)]
     for _ in range(3):
-      parts.append(_maximum_of_5(parts[-1]))
+      parts.append(max_pool(parts[-1], window=5, stride=1, pad=2))
     return ConvNorm(x.shape[-1], dtype=self.dtype, name="conv2")(jnp.concatenate(parts, -1), train)
 
 
@@ -196,13 +197,3 @@ class Attention(nn.Module):
     seen = jnp.einsum("nhpq,nqhc->nphc", weights, v).reshape(x.shape)
     place = conv(channels, 3, depthwise=True, name="position")(v.reshape(x.shape), train)
     return conv(channels, name="projection")(seen + place, train)
-
-
-def _maximum_of_5(x: Array) -> Array:
-  """Maximum over 5 x 5 pixels, those outside the map left out; first along columns, then rows."""
-  for axis in (1, 2):
-    pads = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
-    padded, size = jnp.pad(x, pads, constant_values=-jnp.inf), x.shape[axis]
-    shifted = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(5)]
-    x = functools.reduce(jnp.maximum, shifted)
-  return x

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops.pool import maximum, minimum
 from hiresmed_jax.types import Array
 
 _TINY = 1e-7
@@ -15,7 +16,7 @@ _TINY = 1e-7
 
 def area(boxes: Array) -> Array:
   """[..., 4] -> [...], square pixels."""
-  sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+  sides = maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
   return sides[..., 0] * sides[..., 1]
 
 
@@ -26,7 +27,7 @@ def centre(boxes: Array) -> Array:
 
 def at_least(boxes: Array, side: float) -> Array:
   """Boxes grown about their centre until no side is shorter than `side` pixels."""
-  half = jnp.maximum(boxes[..., 2:] - boxes[..., :2], side) / 2
+  half = maximum(boxes[..., 2:] - boxes[..., :2], side) / 2
   middle = centre(boxes)
   return jnp.concatenate([middle - half, middle + half], -1)
 
@@ -45,7 +46,7 @@ def contain(boxes: Array, points: Array) -> Array:
 def iou(a: Array, b: Array) -> Array:
   """Intersection over union in [0, 1] of boxes that broadcast: [..., 4], [..., 4] -> [...]."""
   shared = _intersection(a, b)
-  return shared / jnp.maximum(area(a) + area(b) - shared, _TINY)
+  return shared / maximum(area(a) + area(b) - shared, _TINY)
 
 
 def pairwise_iou(a: Array, b: Array) -> Array:
@@ -60,7 +61,7 @@ def ciou(a: Array, b: Array) -> Array:
   its authors have it. Source: Zheng et al., arXiv 1911.08287, Eqs. 6 to 11.
   """
   overlap = iou(a, b)
-  around = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
+  around = maximum(a[..., 2:], b[..., 2:]) - minimum(a[..., :2], b[..., :2])
   diagonal = jnp.sum(jnp.square(around), -1) + _TINY
   apart = jnp.sum(jnp.square(centre(a) - centre(b)), -1)
   shape = (4 / jnp.pi**2) * jnp.square(_slope(a) - _slope(b))
@@ -70,12 +71,12 @@ def ciou(a: Array, b: Array) -> Array:
 
 def _slope(boxes: Array) -> Array:
   sides = boxes[..., 2:] - boxes[..., :2]
-  return jnp.arctan(sides[..., 0] / jnp.maximum(sides[..., 1], _TINY))
+  return jnp.arctan(sides[..., 0] / maximum(sides[..., 1], _TINY))
 
 
 def _intersection(a: Array, b: Array) -> Array:
-  sides = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
-  sides = jnp.maximum(sides, 0.0)
+  sides = minimum(a[..., 2:], b[..., 2:]) - maximum(a[..., :2], b[..., :2])
+  sides = maximum(sides, 0.0)
   return sides[..., 0] * sides[..., 1]
 
 

@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from hiresmed_jax.ops.pool import maximum
 from hiresmed_jax.types import Array
 
 
@@ -36,7 +37,7 @@ def normalize(x: Array) -> Array:
   """Unit vectors along the last axis: [..., D] -> f32[..., D]. A zero vector stays zero."""
   x = x.astype(jnp.float32)
   # The floor stands under the root so that the gradient at zero is finite.
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+  return x * jax.lax.rsqrt(maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 def nearest(latents: Array, codebook: Array) -> Array:

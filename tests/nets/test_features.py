@@ -1,5 +1,3 @@
-import functools
-
 import flax
 import jax
 import jax.numpy as jnp
@@ -58,38 +56,6 @@ def test_taps_equal_torch_layer_by_layer(name):
   for tap, wanted in zip(taps, expected):
     wanted = wanted.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(tap, wanted, rtol=1e-5, atol=1e-5 * wanted.max())
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def pool_and_slope(x, cotangent, window, round_up):
-  pooled, pullback = jax.vjp(lambda x: features.max_pool(x, window=window, round_up=round_up), x)
-  return pooled, pullback(cotangent)[0]
-
-
-@pytest.mark.parametrize("round_up", [False, True])
-@pytest.mark.parametrize("window", [2, 3])
-def test_max_pool_equals_torch_for_any_size(window, round_up):
-  torch = pytest.importorskip("torch")
-  smallest = 2 if round_up else window
-  for height in range(smallest, 10):
-    width = 11 - height + smallest
-    x = images(height, 2, height, width, 3)
-    wanted = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    pooled = torch.nn.functional.max_pool2d(wanted, window, 2, ceil_mode=round_up)
-    cotangent = images(width, *pooled.permute(0, 2, 3, 1).shape)
-    pooled.backward(torch.tensor(cotangent.transpose(0, 3, 1, 2)))
-    ours, slope = pool_and_slope(x, cotangent, window, round_up)
-    np.testing.assert_array_equal(ours, pooled.detach().permute(0, 2, 3, 1))
-    gradient = wanted.grad.permute(0, 2, 3, 1)
-    np.testing.assert_allclose(slope, gradient, rtol=1e-6, atol=1e-6)
-
-
-def test_equal_values_share_the_gradient_of_a_pool():
-  flat = jnp.ones((1, 6, 6, 1))
-  for window in (2, 3):
-    slope = jax.grad(lambda x, w=window: features.max_pool(x, window=w, round_up=True).sum())(flat)
-    assert float(slope.sum()) == pytest.approx(9)  # one for each of 3 x 3 maxima
-    assert float(slope.max()) <= 1
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from collections.abc import Callable
 
-from hiresmed_jax.convert.features import cache_folder
+from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.convert.inception import RESIZES
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import convergence, networks, readers, run

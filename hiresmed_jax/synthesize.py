@@ -4,7 +4,7 @@ import argparse
 import os
 import pathlib
 
-from hiresmed_jax.convert.features import cache_folder
+from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import workdir
 from hiresmed_jax.ops import insertion

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from hiresmed_jax.convert.features import cache_folder
+from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import run
 from hiresmed_jax.routes.loop import Stopped

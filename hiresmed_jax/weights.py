@@ -108,7 +108,7 @@ def convert(argv: list[str]) -> None:
   parser.add_argument(
     "file", nargs="+", type=Path, help="trunk and heads, in any order, or the one file"
   )
-  parser.add_argument("--net", required=True, choices=published.NAMES, help="which network")
+  parser.add_argument("--net", required=True, choices=list(published.FILES), help="which network")
   parser.add_argument("--out", type=Path, help="a .npz file; where training looks when left out")
   options, _ = parser.parse(argv)
   out = options.out or published.cache_path(options.net)

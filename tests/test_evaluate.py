@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax import evaluate, files
-from hiresmed_jax.convert import frozen
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
 from hiresmed_jax.evaluation import models, real
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
   scene.folder(place / "near2", scene.noisy(images, 8.0, seed=2))
   scene.folder(place / "far", scene.noisy(images, 30.0))
   scene.dataset(place / "data")
-  files.write_npz(place / "net.npz", random_arrays(frozen.layout(InceptionFeatures(tap=64), SIZE)))
+  files.write_npz(place / "net.npz", random_arrays(arrays.layout(InceptionFeatures(tap=64), SIZE)))
   (place / "study.csv").write_text(COUNTS)
   return place
 

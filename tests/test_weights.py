@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from hiresmed_jax import files, weights
-from hiresmed_jax.convert import arrays, features, frozen, inception, published
+from hiresmed_jax.convert import arrays, features, inception, published
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from tests.reference.random_weights import random_arrays, torch_names
@@ -82,7 +82,6 @@ def test_known_hashes_agree_with_published_names_and_files():
     assert path.stat().st_size == heads.size
   (network,) = published.FILES["inception"]
   assert network.name.endswith(f"-{network.sha256[:8]}.pth")
-  assert set(published.FILES) == set(published.NAMES)
 
 
 def test_fetch_downloads_checks_converts_and_cleans_up(mirror, cache, capsys):
@@ -139,7 +138,7 @@ def test_the_inception_network_is_fetched(tmp_path, monkeypatch, capsys):
   torch = pytest.importorskip("torch")
   folder = tmp_path / "mirror"
   folder.mkdir()
-  stem = random_arrays(frozen.layout(InceptionFeatures(tap=64), SIZE))
+  stem = random_arrays(arrays.layout(InceptionFeatures(tap=64), SIZE))
   (file,) = published.FILES["inception"]
   state = {name: torch.from_numpy(value) for name, value in torch_names(stem).items()}
   torch.save(state, folder / file.name)
@@ -167,7 +166,7 @@ def test_what_cannot_be_checked_is_not_downloaded(mirror):
 
 
 def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, capsys):
-  stem = random_arrays(frozen.layout(InceptionFeatures(tap=192), SIZE))
+  stem = random_arrays(arrays.layout(InceptionFeatures(tap=192), SIZE))
   safetensors.numpy.save_file(torch_names(stem), tmp_path / "stem.safetensors")
   weights.main(["convert", str(tmp_path / "stem.safetensors"), "--net", "inception"])
   assert "features up to 192" in capsys.readouterr().out
@@ -175,7 +174,7 @@ def test_a_part_of_the_inception_network_is_listed_with_its_reach(tmp_path, caps
   weights.main(["list", "--json"])
   rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
   assert rows["inception"]["here"] == "to 192 features only"
-  assert rows["radimagenet"]["here"].startswith("damaged: lacks ")
+  assert rows["radimagenet"]["here"].startswith("damaged: does not fit: conv1/kernel")
   assert rows["radimagenet"]["files"][0]["sha256"] is None
   (tmp_path / "cache" / "inception_2015_12_05.npz").write_bytes(b"no archive")
   weights.main(["list"])
@@ -196,7 +195,7 @@ def test_list_tells_what_is_here(cache, capsys):
   here = {row["name"]: row["here"] for row in json.loads(capsys.readouterr().out)}
   assert here["vgg16"] == "no"
   assert here[NET] == "yes"
-  assert here["alexnet"].startswith("damaged: alexnet lacks conv1")
+  assert here["alexnet"].startswith("damaged: lacks conv1")
 
 
 def test_convert_writes_where_training_looks_or_where_told(tmp_path, capsys):

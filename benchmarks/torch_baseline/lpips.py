@@ -87,7 +87,7 @@ def load(net: str, *, folder: Path | None = None, dtype: torch.dtype = torch.flo
     raise UserError(
       f"no weights of {net} at {path}: run `python -m hiresmed_jax.weights fetch {net}`"
     )
-  found = arrays.read_arrays(path)
+  found = arrays.read(path)
   network = LPIPS([torch.tensor(found[f"lin{i}"]) for i in range(5)], dtype)
   for name, conv in zip(LAYERS[net].values(), network.convs, strict=True):
     conv.weight.data.copy_(torch.tensor(found[f"{name}/kernel"].transpose(3, 2, 0, 1).copy()))

@@ -6,9 +6,9 @@ these: torchvision's ("features.0.weight"), those of LPIPS' heads ("lin0.model.1
 whole LPIPS network ("net.slice1.0.weight").
 """
 
-import os
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pooch
 from jax.typing import DTypeLike
 
 from hiresmed_jax.convert import arrays
@@ -52,14 +51,9 @@ TORCH_HEAD = re.compile(r"lin(\d+)\.model\.1\.weight")
 UNUSED = ("classifier.", "pre_logits.", "head.", "scaling_layer.", "lins.")
 
 
-def cache_folder() -> Path:
-  """Where converted weights lie: $HIRESMED_CACHE, else hiresmed_jax in the user's cache folder."""
-  return Path(os.environ.get("HIRESMED_CACHE") or pooch.os_cache("hiresmed_jax")).expanduser()
-
-
 def cache_path(net: str, folder: Path | None = None) -> Path:
   """The file of a network: the one name that `fetch`, `convert` and `load_perceptual` share."""
-  return (folder or cache_folder()) / f"lpips_{net}_v0.1.npz"
+  return (folder or arrays.cache_folder()) / f"lpips_{net}_v0.1.npz"
 
 
 def load_perceptual(
@@ -97,10 +91,11 @@ def load_perceptual(
       f"run `python -m hiresmed_jax.weights fetch {net}`, or with files you have "
       f"`python -m hiresmed_jax.weights convert TRUNK HEADS --net {net}`"
     )
-  found = arrays.read_arrays(path)
-  problem = difference(found, net)
-  if problem:
-    raise UserError(f"{path}: {problem}; run `python -m hiresmed_jax.weights fetch {net}`")
+  found = arrays.read_as_ours(path, lambda name: name)
+  if problem := difference(found, net):
+    raise UserError(
+      f"{path}, as {net}, {problem}; run `python -m hiresmed_jax.weights fetch {net}`"
+    )
   trunk = TRUNKS[net](dtype=dtype, precision=precision)
   number_of_heads = sum(name.startswith("lin") for name in found)
   weights: dict[str, Any] = {
@@ -120,30 +115,15 @@ def load_perceptual(
 def layout(net: str) -> dict[str, tuple[int, ...]]:
   """Name -> shape of every array that a network's file must hold, and of no other."""
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  taps, variables = jax.eval_shape(TRUNKS[net]().init_with_output, jax.random.key(0), image)
-  shapes = {
-    name: leaf.shape
-    for name, leaf in flax.traverse_util.flatten_dict(variables["params"], sep="/").items()
-  }
-  return shapes | {f"lin{i}": (tap.shape[-1],) for i, tap in enumerate(taps)}
+  taps, _ = jax.eval_shape(TRUNKS[net]().init_with_output, jax.random.key(0), image)
+  heads = {f"lin{i}": (tap.shape[-1],) for i, tap in enumerate(taps)}
+  return arrays.layout(TRUNKS[net](), 64) | heads
 
 
-def difference(found: dict[str, np.ndarray], net: str) -> str:
+def difference(found: Mapping[str, np.ndarray], net: str) -> str:
   """What is wrong with arrays as the file of `net`, in a few words; empty when nothing is."""
   expected = layout(net)
-  for name in filter(found.__contains__, expected):
-    if found[name].shape != expected[name]:
-      return f"{name} is {found[name].shape} and {net} needs {expected[name]}"
-    if found[name].dtype != np.float32:
-      return f"{name} is {found[name].dtype}, not float32"
-    if not np.isfinite(found[name]).all():
-      return f"{name} holds NaN or infinite numbers"
-  missing = [name for name in expected if name not in found]
-  if missing:
-    heads = " (LPIPS' heads)" if all(name.startswith("lin") for name in missing) else ""
-    return f"{net} lacks {_few(missing)}{heads}"
-  foreign = [name for name in found if name not in expected]
-  return f"{_few(foreign)} is not part of {net}" if foreign else ""
+  return arrays.foreign(found, expected) or arrays.difference(found, expected)
 
 
 def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
@@ -152,44 +132,26 @@ def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
   Raises:
     UserError: unreadable file, a layer that is missing, foreign, given twice or of a wrong shape.
   """
-  expected = layout(net)
   merged: dict[str, np.ndarray] = {}
   for path in paths:
-    for name, value in arrays.read_arrays(path).items():
-      if name.startswith(UNUSED):
-        continue
-      ours = _our_name(name, net)
-      if ours not in expected:
-        raise UserError(f"{path.name}: {name} is not part of {net}")
-      if ours in merged:
+    for name, value in arrays.read_as_ours(path, functools.partial(_our_name, net)).items():
+      if name in merged:
         raise UserError(f"{path.name}: {name} was already given")
-      merged[ours] = value.astype(np.float32) if ours == name else _our_order(value, ours)
-  problem = difference(merged, net)
-  if problem:
+      merged[name] = value.reshape(-1) if name.startswith("lin") else value
+  if problem := difference(merged, net):
     is_head = {name.startswith("lin") for name in merged}
     hint = "; give trunk and heads together" if len(is_head) == 1 else ""
-    raise UserError(f"{', '.join(path.name for path in paths)}: {problem}{hint}")
-  return {name: merged[name] for name in expected}
+    raise UserError(f"{', '.join(path.name for path in paths)}, as {net}, {problem}{hint}")
+  return {name: merged[name] for name in layout(net)}
 
 
-def _our_name(name: str, net: str) -> str:
+def _our_name(net: str, name: str) -> str | None:
+  """Of a torch tensor; None for what is not needed."""
+  if name.startswith(UNUSED):
+    return None
   if head := TORCH_HEAD.fullmatch(name):
     return f"lin{head[1]}"
-  if not (layer := TORCH_NAME.fullmatch(name)):
+  if not (layer := TORCH_NAME.fullmatch(name)) or int(layer[1]) not in LAYERS[net]:
     return name
-  position, part, kind = int(layer[1]), layer[2] or "", layer[3]
-  module = LAYERS[net].get(position, "?")
-  return f"{module}/{part.replace('.', '/')}{'kernel' if kind == 'weight' else 'bias'}"
-
-
-def _our_order(value: np.ndarray, name: str) -> np.ndarray:
-  """float32; a torch head [1,C,1,1] becomes [C], a torch kernel OIHW becomes HWIO."""
-  value = value.astype(np.float32)
-  if name.startswith("lin"):
-    return value.reshape(-1)
-  return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
-
-
-def _few(names: Sequence[str]) -> str:
-  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-  return ", ".join(names[:3]) + more
+  part = (layer[2] or "").replace(".", "/")
+  return f"{LAYERS[net][int(layer[1])]}/{part}{arrays.LEAVES['conv'][layer[3]]}"

@@ -15,12 +15,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from hiresmed_jax.convert import features as cache
-from hiresmed_jax.convert import frozen
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics.protocol import FeatureNet
 from hiresmed_jax.nets import inception
-from hiresmed_jax.ops.resize import resize
+from hiresmed_jax.ops.resize import resize, to_channels
 from hiresmed_jax.types import Array, Params
 
 NAME = "inception-2015-12-05"
@@ -101,7 +100,7 @@ def load_cached(*, tap: int = 2048, how: str = "legacy", folder: Path | None = N
 
 def cache_path(folder: Path | None = None) -> Path:
   """The file that `weights fetch inception` and `weights convert --net inception` write."""
-  return (folder or cache.cache_folder()) / "inception_2015_12_05.npz"
+  return (folder or arrays.cache_folder()) / "inception_2015_12_05.npz"
 
 
 def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
@@ -122,12 +121,11 @@ def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
 def difference(found: Mapping[str, np.ndarray]) -> str:
   """What is wrong with arrays as the network or its beginning; empty when nothing is."""
   layout = _layout()
-  foreign = [name for name in found if name not in layout]
-  if foreign:
-    return f"has {frozen.few(foreign)}, which is not part of it"
+  if foreign := arrays.foreign(found, layout):
+    return foreign
   # The names of blocks sort as the blocks follow each other.
   last = max([_block(name) for name in found] + [_LAST[64]])
-  return frozen.difference(found, {n: s for n, s in layout.items() if _block(n) <= last})
+  return arrays.difference(found, {n: s for n, s in layout.items() if _block(n) <= last})
 
 
 def reach(path: Path) -> int:
@@ -155,7 +153,7 @@ def prepare(images_255: Array, how: str) -> Array:
     x = x / 127.5 - 1.0
   else:
     x = (jnp.clip(x, 0.0, 255.0) - 128.0) / 128.0
-  return jnp.broadcast_to(x, (*x.shape[:3], 3))
+  return to_channels(x, 3)
 
 
 def _check(tap: int, how: str) -> None:
@@ -166,7 +164,7 @@ def _check(tap: int, how: str) -> None:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-  found = _unfolded(frozen.read(path, _our_name))
+  found = _unfolded(arrays.read_as_ours(path, _our_name))
   if "fc/bias" in found and found["fc/bias"].shape == (1000,):
     raise UserError(
       f"{path.name} is an Inception v3 of 1,000 classes, not the network of 2015-12-05 with 1,008: "
@@ -177,8 +175,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _network(found: Mapping[str, np.ndarray], name: str, tap: int, how: str) -> FeatureNet:
   net = inception.InceptionFeatures(tap=tap)
-  expected = frozen.layout(net, inception.SIZE)
-  weights = frozen.variables(found, expected, f"{name}, as Inception to {tap} features,")
+  expected = arrays.layout(net, inception.SIZE)
+  weights = arrays.variables(found, expected, f"{name}, as Inception to {tap} features,")
 
   def features(weights: Params, images_255: Array) -> Array:
     return net.apply(weights, prepare(images_255, how))  # type: ignore[return-value]
@@ -188,7 +186,7 @@ def _network(found: Mapping[str, np.ndarray], name: str, tap: int, how: str) -> 
 
 @functools.cache
 def _layout() -> dict[str, tuple[int, ...]]:
-  return frozen.layout(inception.InceptionFeatures(tap=1008), inception.SIZE)
+  return arrays.layout(inception.InceptionFeatures(tap=1008), inception.SIZE)
 
 
 def _block(name: str) -> str:
@@ -209,7 +207,7 @@ def _our_name(name: str) -> str | None:
   if not (parts := _TORCH.fullmatch(name)):
     return name
   kind = "conv" if parts[2] == "conv" else "norm"
-  leaf = frozen.LEAVES[kind].get(parts[3])
+  leaf = arrays.LEAVES[kind].get(parts[3])
   return f"{parts[1].replace('.', '/')}/{parts[2]}/{leaf}"
 
 

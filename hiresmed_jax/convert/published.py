@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -193,16 +194,13 @@ def _reason(error: Exception) -> str:
   return "what came is not the published file (its sha256 differs)"
 
 
-NAMES = (*features.TRUNKS, "inception", "radimagenet")
+# The networks that are no LPIPS trunks, each with a module of its own.
+_OWN: dict[str, Any] = {"inception": inception, "radimagenet": resnet}
 
 
 def cache_path(net: str, folder: Path | None = None) -> Path:
-  """The file of a network of NAMES, in `folder` or the cache folder."""
-  if net == "inception":
-    return inception.cache_path(folder)
-  if net == "radimagenet":
-    return resnet.cache_path(folder)
-  return features.cache_path(net, folder)
+  """The file of a network of FILES, in `folder` or the cache folder."""
+  return _OWN[net].cache_path(folder) if net in _OWN else features.cache_path(net, folder)
 
 
 def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
@@ -211,11 +209,7 @@ def convert(paths: Sequence[Path], net: str) -> dict[str, np.ndarray]:
   Raises:
     UserError: files that cannot be read or do not fit.
   """
-  if net == "inception":
-    return inception.convert(paths)
-  if net == "radimagenet":
-    return resnet.convert(paths)
-  return features.convert(paths, net)
+  return _OWN[net].convert(paths) if net in _OWN else features.convert(paths, net)
 
 
 def state(net: str) -> str:
@@ -227,7 +221,7 @@ def state(net: str) -> str:
     if net == "inception":
       reached = inception.reach(path)
       return "yes" if reached == 2048 else f"to {reached} features only"
-    found = arrays.read_arrays(path)
+    found = arrays.read(path)
     problem = resnet.difference(found) if net == "radimagenet" else features.difference(found, net)
   except UserError as error:
     problem = str(error)

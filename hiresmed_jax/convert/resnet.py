@@ -10,15 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
-from hiresmed_jax.convert import features as cache
-from hiresmed_jax.convert import frozen
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics.protocol import FeatureNet
 from hiresmed_jax.nets import resnet
-from hiresmed_jax.ops.resize import resize
+from hiresmed_jax.ops.resize import resize, to_channels
 from hiresmed_jax.types import Array, Params
 
 SIZE = 224  # pixels a side at which RadImageNet was trained
@@ -38,10 +36,10 @@ def load(path: Path) -> FeatureNet:
   Raises:
     UserError: an unreadable file, a layer missing or of a wrong shape.
   """
-  found = frozen.read(path, _our_name)
+  found = arrays.read_as_ours(path, _our_name)
   keras = _is_keras(found)
   net = resnet.ResNet50Features(early_stride=keras)
-  weights = frozen.variables(_without_biases(found), _layout(), f"{path.name}, as ResNet-50,")
+  weights = arrays.variables(_without_biases(found), _layout(), f"{path.name}, as ResNet-50,")
 
   def features(weights: Params, images_255: Array) -> Array:
     return net.apply(weights, prepare(images_255, monai=keras))  # type: ignore[return-value]
@@ -67,7 +65,7 @@ def load_cached(*, folder: Path | None = None) -> FeatureNet:
 
 def cache_path(folder: Path | None = None) -> Path:
   """The file that `weights convert --net radimagenet` writes."""
-  return (folder or cache.cache_folder()) / "radimagenet_resnet50.npz"
+  return (folder or arrays.cache_folder()) / "radimagenet_resnet50.npz"
 
 
 def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
@@ -78,7 +76,7 @@ def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
   """
   if len(paths) != 1:
     raise UserError(f"{NAME} is one file, not {len(paths)}")
-  found = frozen.read(paths[0], _our_name)
+  found = arrays.read_as_ours(paths[0], _our_name)
   if problem := difference(found):
     raise UserError(f"{paths[0].name}, as ResNet-50, {problem}")
   return found
@@ -90,10 +88,7 @@ def difference(found: Mapping[str, np.ndarray]) -> str:
   if _is_keras(found):
     kernels = [name for name in expected if name.endswith("/kernel")]
     expected |= {name.replace("/kernel", "/bias"): expected[name][-1:] for name in kernels}
-  foreign = [name for name in found if name not in expected]
-  if foreign:
-    return f"has {frozen.few(foreign)}, which is not part of it"
-  return frozen.difference(found, expected)
+  return arrays.foreign(found, expected) or arrays.difference(found, expected)
 
 
 def prepare(images_255: Array, *, monai: bool) -> Array:
@@ -105,13 +100,13 @@ def prepare(images_255: Array, *, monai: bool) -> Array:
   if images_255.shape[-1] not in (1, 3):
     raise ValueError(f"images need 1 or 3 channels, these have {images_255.shape[-1]}")
   x = resize(images_255, SIZE, SIZE, "bilinear")
-  x = jnp.broadcast_to(x, (*x.shape[:3], 3))
+  x = to_channels(x, 3)
   return x[..., ::-1] / 255.0 - MONAI_MEAN if monai else x / 127.5 - 1.0
 
 
 @functools.cache
 def _layout() -> dict[str, tuple[int, ...]]:
-  return frozen.layout(resnet.ResNet50Features(), 64)
+  return arrays.layout(resnet.ResNet50Features(), 64)
 
 
 def _is_keras(found: Mapping[str, np.ndarray]) -> bool:
@@ -129,7 +124,7 @@ def _our_name(name: str) -> str | None:
     return name
   stage, block, layer, leaf = parts.groups()
   layer = {"downsample.0": "convdownsample", "downsample.1": "bndownsample"}.get(layer, layer)
-  leaf = frozen.LEAVES["conv" if layer.startswith("conv") else "norm"].get(leaf, leaf)
+  leaf = arrays.LEAVES["conv" if layer.startswith("conv") else "norm"].get(leaf, leaf)
   return f"{stage}_{block}/{layer}/{leaf}" if stage else f"{layer}/{leaf}"
 
 

@@ -1,22 +1,15 @@
 """Published YOLO11 state dicts -> the variables of nets/yolo.py.
 
 Names are the published models' ("model.2.m.0.cv1.conv.weight"), or ours ("stage2/block0/conv1/
-kernel"), which `save` writes. The published files are pickles of whole Python objects, which are
-not opened here: save the model's `state_dict()` as .safetensors, or as .pth of tensors alone.
+kernel"). The published files are pickles of whole Python objects, which are not opened here: save
+the model's `state_dict()` as .safetensors, or as .pth of tensors alone.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from hiresmed_jax import files
-from hiresmed_jax.convert import frozen
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.nets.yolo import Yolo11
 
 # Number of a published layer -> ours.
@@ -40,7 +33,7 @@ _BRANCHES = {
     "2": "class",
   },
 }  # fmt: skip
-_ENDINGS = {"conv": {"weight": "kernel"}, "bn": frozen.LEAVES["norm"]}
+_ENDINGS = {"conv": {"weight": "kernel"}, "bn": arrays.LEAVES["norm"]}
 
 
 def load(path: Path, net: Yolo11, *, channels: int) -> dict[str, Any]:
@@ -54,29 +47,9 @@ def load(path: Path, net: Yolo11, *, channels: int) -> dict[str, Any]:
   Raises:
     UserError: unreadable file, a layer missing or of a wrong shape, numbers that are not finite.
   """
-  found = frozen.read(path, our_name)
+  found = arrays.read_as_ours(path, our_name)
   what = f"{path.name}, as this YOLO11 of {net.num_classes} classes and {channels} channels,"
-  return frozen.variables(found, layout(net, channels), what)
-
-
-def save(path: Path, variables: Mapping[str, Any]) -> None:
-  """Writes {"params", "batch_stats"} as .npz under our names, whole or not at all."""
-  flat: dict[str, np.ndarray] = {}
-  for collection in ("params", "batch_stats"):
-    named = flax.traverse_util.flatten_dict(jax.device_get(variables[collection]), sep="/")
-    flat |= {name: np.asarray(value, np.float32) for name, value in named.items()}
-  files.write_npz(path, flat)
-
-
-def layout(net: Yolo11, channels: int) -> dict[str, tuple[int, ...]]:
-  """Flat name -> shape of every array of the network."""
-  image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-  variables = jax.eval_shape(net.init, jax.random.key(0), image)
-  return {
-    name: leaf.shape
-    for collection in variables.values()
-    for name, leaf in flax.traverse_util.flatten_dict(collection, sep="/").items()
-  }
+  return arrays.variables(found, arrays.layout(net, 32, channels), what)
 
 
 def our_name(name: str) -> str | None:

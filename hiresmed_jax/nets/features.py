@@ -25,6 +25,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from hiresmed_jax.ops.pool import max_pool
+from hiresmed_jax.ops.resize import to_channels
 from hiresmed_jax.types import Array
 
 # LPIPS' own rounding of ImageNet's channel means and deviations, in units of [-1, 1].
@@ -139,7 +140,7 @@ def _scaled(images_m11: Array, *, minimum: int, dtype: DTypeLike) -> Array:
     raise ValueError(f"images need 1 or 3 channels, these have {channels}")
   if min(height, width) < minimum:
     raise ValueError(f"images need {minimum} px a side for these taps, these are {height}x{width}")
-  images = jnp.broadcast_to(images_m11.astype(jnp.float32), (*images_m11.shape[:3], 3))
+  images = to_channels(images_m11.astype(jnp.float32), 3)
   return ((images - SHIFT) / SCALE).astype(dtype)
 
 

@@ -33,10 +33,10 @@ def same(found):
 
 def test_npz_and_safetensors_round_trip(tmp_path):
   files.write_npz(tmp_path / "deep" / "x.npz", VALUES)
-  same(arrays.read_arrays(tmp_path / "deep" / "x.npz"))
+  same(arrays.read(tmp_path / "deep" / "x.npz"))
   assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.npz"]
   safetensors.numpy.save_file(VALUES, tmp_path / "x.safetensors")
-  same(arrays.read_arrays(tmp_path / "x.safetensors"))
+  same(arrays.read(tmp_path / "x.safetensors"))
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth"])
@@ -47,16 +47,16 @@ def test_garbage_is_one_clear_line(tmp_path, suffix, content):
   path = tmp_path / f"x{suffix}"
   path.write_bytes(content)
   with pytest.raises(UserError, match="damaged") as caught:
-    arrays.read_arrays(path)
+    arrays.read(path)
   assert "weights_only" not in str(caught.value)
 
 
 def test_missing_file_and_unknown_kind(tmp_path):
   with pytest.raises(UserError, match="not a file"):
-    arrays.read_arrays(tmp_path / "x.npz")
+    arrays.read(tmp_path / "x.npz")
   (tmp_path / "x.txt").write_text("")
   with pytest.raises(UserError, match=r"none of \.npz"):
-    arrays.read_arrays(tmp_path / "x.txt")
+    arrays.read(tmp_path / "x.txt")
 
 
 def test_pickles_are_never_executed(tmp_path):
@@ -72,7 +72,7 @@ def test_pickles_are_never_executed(tmp_path):
     paths += [tmp_path / "new.pth", tmp_path / "old.pth"]
   for path in paths:
     with pytest.raises(UserError, match="holds"):
-      arrays.read_arrays(path)
+      arrays.read(path)
   assert not (tmp_path / "sprung").exists()
 
 
@@ -81,12 +81,12 @@ def test_torch_files_old_and_new_and_half_precision(tmp_path):
   state = {name: torch.tensor(value) for name, value in VALUES.items()}
   for path, new in ((tmp_path / "new.pth", True), (tmp_path / "old.pth", False)):
     torch.save(state, path, _use_new_zipfile_serialization=new)
-    same(arrays.read_arrays(path))
+    same(arrays.read(path))
   torch.save({name: t.bfloat16() for name, t in state.items()}, tmp_path / "half.pt")
-  same(arrays.read_arrays(tmp_path / "half.pt"))
+  same(arrays.read(tmp_path / "half.pt"))
   torch.save([state], tmp_path / "list.pth")
   with pytest.raises(UserError, match="state dict"):
-    arrays.read_arrays(tmp_path / "list.pth")
+    arrays.read(tmp_path / "list.pth")
 
 
 def test_without_torch_one_line_says_so(tmp_path, monkeypatch):
@@ -94,4 +94,4 @@ def test_without_torch_one_line_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(arrays.importlib.util, "find_spec", lambda name: None)
   monkeypatch.setitem(sys.modules, "torch", None)
   with pytest.raises(UserError, match="pip install torch"):
-    arrays.read_arrays(tmp_path / "x.pth")
+    arrays.read(tmp_path / "x.pth")

@@ -4,7 +4,7 @@ import pytest
 import safetensors.numpy
 
 from hiresmed_jax import files
-from hiresmed_jax.convert import features
+from hiresmed_jax.convert import arrays, features
 from hiresmed_jax.errors import UserError
 
 NETS = ("vgg16", "alexnet", "squeezenet")
@@ -99,7 +99,7 @@ def test_the_shared_complete_files_convert_as_they_are(shared, tmp_path):
     for key, value in wanted.items():
       np.testing.assert_array_equal(found[key], value)
   part = shared / "weights" / "vgg16_conv1_conv2_and_lpips_lin.npz"
-  with pytest.raises(UserError, match="vgg16 lacks conv3_1"):
+  with pytest.raises(UserError, match="as vgg16, lacks conv3_1"):
     features.convert([part], "vgg16")
 
 
@@ -112,12 +112,11 @@ def broken(change):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    (lambda a: a.pop("fire5/squeeze/bias"), "squeezenet lacks fire5/squeeze/bias"),
-    (lambda a: a.pop("lin3"), r"squeezenet lacks lin3 \(LPIPS' heads\)"),
-    (lambda a: a.update(lin1=np.ones(64, np.float32)), r"lin1 is \(64,\) and .* needs \(128,\)"),
-    (lambda a: a.update(extra=np.ones(1, np.float32)), "extra is not part of squeezenet"),
+    (lambda a: a.pop("fire5/squeeze/bias"), "as squeezenet, lacks fire5/squeeze/bias"),
+    (lambda a: a.pop("lin3"), "lacks lin3"),
+    (lambda a: a.update(lin1=np.ones(64, np.float32)), r"lin1 is \(64,\), and \(128,\) is needed"),
+    (lambda a: a.update(extra=np.ones(1, np.float32)), "has extra, which is not part of it"),
     (lambda a: a["conv1/bias"].__setitem__(3, np.nan), "conv1/bias holds NaN"),
-    (lambda a: a.update(lin0=np.ones(64)), "lin0 is float64"),
   ],
 )
 def test_a_wrong_file_is_refused_by_name(change, words, tmp_path):
@@ -132,13 +131,13 @@ def test_convert_refuses_what_does_not_fit(tmp_path):
   files.write_npz(tmp_path / "trunk.npz", trunk)
   files.write_npz(tmp_path / "heads.npz", heads)
   both = [tmp_path / "trunk.npz", tmp_path / "heads.npz"]
-  with pytest.raises(UserError, match=r"lacks lin0, lin1, lin2 and 4 more .* trunk and heads"):
+  with pytest.raises(UserError, match=r"lacks lin0, lin1, lin2 and 4 more; give trunk and heads"):
     features.convert(both[:1], NET)
   with pytest.raises(UserError, match=r"lacks conv1.* trunk and heads together"):
     features.convert(both[1:], NET)
-  with pytest.raises(UserError, match=r"lin0\.model\.1\.weight was already given"):
+  with pytest.raises(UserError, match=r"lin0 was already given"):
     features.convert([*both, both[1]], NET)
-  with pytest.raises(UserError, match="is not part of vgg16"):
+  with pytest.raises(UserError, match=r"as vgg16, has features\.3.*, which is not part of it"):
     features.convert(both, "vgg16")
   files.write_npz(tmp_path / "other.npz", {"lin5.model.1.weight": np.ones((1, 9, 1, 1))})
   with pytest.raises(UserError, match=r"lin5 is \(9,\)"):
@@ -153,7 +152,7 @@ def test_missing_weights_name_the_command(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="vgg16, alexnet, squeezenet"):
     features.load_perceptual("vgg19")
   monkeypatch.delenv("HIRESMED_CACHE")
-  assert features.cache_folder().name == "hiresmed_jax"
+  assert arrays.cache_folder().name == "hiresmed_jax"
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from hiresmed_jax import files
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.convert import yolo as convert
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.yolo import Yolo11
@@ -14,11 +16,12 @@ from tests.reference.random_weights import random_arrays
 @pytest.mark.slow
 def test_ours_come_back(tmp_path):
   net, path = Yolo11(1), tmp_path / "yolo.npz"
-  arrays = random_arrays(convert.layout(net, 1))
-  variables = convert.frozen.variables(arrays, convert.layout(net, 1), "here")
-  convert.save(path, variables)
+  layout = arrays.layout(net, 32, 1)
+  files.write_npz(path, random_arrays(layout))
   again = convert.load(path, net, channels=1)
-  jax.tree.map(np.testing.assert_array_equal, again, variables)
+  jax.tree.map(
+    np.testing.assert_array_equal, again, arrays.variables(random_arrays(layout), layout, "here")
+  )
 
 
 @pytest.mark.parametrize(
@@ -31,9 +34,9 @@ def test_ours_come_back(tmp_path):
 )
 def test_a_wrong_file_is_told_in_a_line(tmp_path, change, said):
   net, path = Yolo11(1), tmp_path / "yolo.safetensors"
-  arrays = random_arrays(convert.layout(net, 3))
-  change(arrays)
-  safetensors.numpy.save_file(arrays, path)
+  given = random_arrays(arrays.layout(net, 32))
+  change(given)
+  safetensors.numpy.save_file(given, path)
   with pytest.raises(UserError, match=said) as error:
     convert.load(path, net, channels=3)
   assert "\n" not in str(error.value)

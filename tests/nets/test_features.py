@@ -39,15 +39,12 @@ def test_parameter_counts(name):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_taps_equal_torch_layer_by_layer(name):
+def test_taps_equal_torch_layer_by_layer(name, tmp_path):
   tv = pytest.importorskip("tests.reference.torchvision_cpu")
   reference = tv.lpips_network(LPIPS_NAMES[name])
-  state = {k: v.numpy() for k, v in reference.state_dict().items()}
-  params = {}
-  for key, value in state.items():
-    if key.startswith("net."):
-      ours = published._our_name(key, name)
-      params[ours] = published._our_order(value, ours)
+  np.savez(tmp_path / "whole.npz", **{k: v.numpy() for k, v in reference.state_dict().items()})
+  params = published.convert([tmp_path / "whole.npz"], name)
+  params = {name: value for name, value in params.items() if not name.startswith("lin")}
   params = flax.traverse_util.unflatten_dict(params, sep="/")
   x = images(1, 2, 33, 46, 3)
   taps = jax.jit(published.TRUNKS[name]().apply)({"params": params}, x)

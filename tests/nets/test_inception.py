@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hiresmed_jax.convert import frozen, inception
+from hiresmed_jax.convert import arrays, inception
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from tests.reference.random_weights import random_arrays, torch_names
 
@@ -30,8 +30,8 @@ def test_features_are_pytorch_fids_on_random_weights(tmp_path, monkeypatch):
   tv = pytest.importorskip("tests.reference.torchvision_cpu")
   tv.import_torchvision()
   reference = pytest.importorskip("pytorch_fid.inception")
-  arrays = random_arrays(frozen.layout(InceptionFeatures(tap=1008), SIZE))
-  state = torch_names(arrays)
+  given = random_arrays(arrays.layout(InceptionFeatures(tap=1008), SIZE))
+  state = torch_names(given)
   tensors = {name: tv.torch.from_numpy(value) for name, value in state.items()}
   monkeypatch.setattr(reference, "load_state_dict_from_url", lambda *args, **kwargs: tensors)
   # The counters of batch norms are not part of what we write.

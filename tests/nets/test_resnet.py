@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hiresmed_jax.convert import frozen, resnet
+from hiresmed_jax.convert import arrays, resnet
 from hiresmed_jax.nets.resnet import ResNet50Features
 from tests.reference.random_weights import random_arrays, torch_names
 
@@ -21,7 +21,7 @@ def test_parameters():
 def test_features_are_torchvisions(tmp_path, keras):
   tv = pytest.importorskip("tests.reference.torchvision_cpu")
   models = tv.import_torchvision().models
-  state = torch_names(random_arrays(frozen.layout(ResNet50Features(), 64)))
+  state = torch_names(random_arrays(arrays.layout(ResNet50Features(), 64)))
   network = models.resnet50(weights=None).eval()
   network.fc = tv.torch.nn.Identity()
   norms = [m for m in network.modules() if isinstance(m, tv.torch.nn.BatchNorm2d)]

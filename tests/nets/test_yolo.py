@@ -176,7 +176,7 @@ def test_a_training_step_is_the_published(folder):
   flat_grads = flax.traverse_util.flatten_dict(grads, sep="/")
   flat_moved = flax.traverse_util.flatten_dict(moved, sep="/")
   expected = {
-    convert.our_name(name): convert.frozen.ours(p.grad.numpy())
+    convert.our_name(name): convert.arrays.in_our_order(p.grad.numpy())
     for name, p in twin.named_parameters()
     if p.grad is not None
   }

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 from hiresmed_jax import files
-from hiresmed_jax.convert import frozen, inception, resnet
+from hiresmed_jax.convert import arrays, inception, resnet
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.inception import EPSILON, SIZE, InceptionFeatures
 from hiresmed_jax.nets.resnet import ResNet50Features
@@ -17,7 +17,7 @@ TAP = 192  # five layers: small files
 
 @pytest.fixture(scope="module")
 def stem():
-  return random_arrays(frozen.layout(InceptionFeatures(tap=TAP), SIZE))
+  return random_arrays(arrays.layout(InceptionFeatures(tap=TAP), SIZE))
 
 
 def equal(found, wanted):
@@ -25,7 +25,7 @@ def equal(found, wanted):
 
 
 def test_our_names_and_torchs_are_one_network(stem, tmp_path):
-  wanted = frozen.variables(stem, frozen.layout(InceptionFeatures(tap=TAP), SIZE), "x")
+  wanted = arrays.variables(stem, arrays.layout(InceptionFeatures(tap=TAP), SIZE), "x")
   assert sum(leaf.size for leaf in jax.tree.leaves(wanted)) == sum(v.size for v in stem.values())
   files.write_npz(tmp_path / "ours.npz", stem)
   extra = {"AuxLogits.fc.weight": np.ones((2, 2), np.float32)}
@@ -42,7 +42,7 @@ def test_a_torch_file_is_read(stem, tmp_path):
   torch = pytest.importorskip("torch")
   state = {name: torch.from_numpy(value) for name, value in torch_names(stem).items()}
   torch.save(state, tmp_path / "inception.pth")
-  wanted = frozen.variables(stem, frozen.layout(InceptionFeatures(tap=TAP), SIZE), "x")
+  wanted = arrays.variables(stem, arrays.layout(InceptionFeatures(tap=TAP), SIZE), "x")
   equal(inception.load(tmp_path / "inception.pth", tap=TAP).weights, wanted)
 
 
@@ -52,7 +52,7 @@ def test_every_scope_of_the_folded_graph_has_its_layer(shared):
     layers = {name: inception.layer_of(name) for name in archive.files}
     assert None not in layers.values()
     kernels = {layer: archive[name] for name, layer in layers.items() if name.endswith("kernel")}
-  expected = frozen.layout(InceptionFeatures(tap=768), SIZE)
+  expected = arrays.layout(InceptionFeatures(tap=768), SIZE)
   assert set(expected) == {
     f"{layer}/{leaf}"
     for layer in kernels
@@ -89,7 +89,7 @@ def test_a_file_that_does_not_fit_is_named(stem, tmp_path, change, words):
 
 def beginning(last):
   """Ones for every array of the network up to a block."""
-  layout = frozen.layout(InceptionFeatures(tap=1008), SIZE)
+  layout = arrays.layout(InceptionFeatures(tap=1008), SIZE)
   return {n: np.ones(s, np.float32) for n, s in layout.items() if n.partition("/")[0] <= last}
 
 
@@ -182,7 +182,7 @@ def test_grey_is_three_equal_channels_and_8_bits_are_floats(how):
 
 
 def test_resnet_wants_all_its_layers(tmp_path):
-  state = torch_names(random_arrays(frozen.layout(ResNet50Features(), 64)))
+  state = torch_names(random_arrays(arrays.layout(ResNet50Features(), 64)))
   del state["layer3.4.conv2.weight"]
   safetensors.numpy.save_file(state, tmp_path / "resnet.safetensors")
   with pytest.raises(UserError, match="lacks layer3_4/conv2/kernel"):
@@ -193,7 +193,7 @@ def test_resnet_wants_all_its_layers(tmp_path):
 
 @pytest.mark.parametrize("keras", [False, True])
 def test_resnet_is_converted_with_its_biases(keras, tmp_path):
-  shapes = frozen.layout(ResNet50Features(), 64)
+  shapes = arrays.layout(ResNet50Features(), 64)
   if keras:
     kernels = [name for name in shapes if name.endswith("kernel")]
     shapes |= {name.replace("kernel", "bias"): shapes[name][-1:] for name in kernels}

@@ -77,7 +77,7 @@ def load_perceptual(
 
   Returns:
     (distance(weights, images_m11 [N,H,W,1 or 3], targets_m11) -> f32[N], with gradients to the
-    images; weights as float32 arrays on the host, to be put on the devices once).
+    images; weights as float32 arrays on the host, to be copied to the devices once).
 
   Raises:
     UserError: unknown network, no file, a missing layer or a wrong shape.

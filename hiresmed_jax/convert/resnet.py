@@ -69,7 +69,7 @@ def cache_path(folder: Path | None = None) -> Path:
 
 
 def convert(paths: Sequence[Path]) -> dict[str, np.ndarray]:
-  """The arrays of one file under our names; biases stay, they tell the layout.
+  """The arrays of one file under our names; biases stay, for they show the layout.
 
   Raises:
     UserError: not one file, an unreadable one, a layer missing, foreign or of a wrong shape.

@@ -1,4 +1,8 @@
-"""Adversarial losses: hinge at several scales, VQGAN's adaptive weight, a Wasserstein critic."""
+"""Adversarial losses: hinge at several scales, VQGAN's adaptive weight, a Wasserstein critic.
+
+N images. Sources: Lim and Ye, arXiv 1705.02894; Esser et al., arXiv 2012.09841; Gulrajani et al.,
+arXiv 1704.00028.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.types import Array
+
+Critic = Callable[[Array], Array]
+_TINY = 1e-20  # the slope of a root at 0 is infinite
 
 
 def hinge_discriminator(real_logits: Sequence[Array], fake_logits: Sequence[Array]) -> Array:
@@ -16,7 +23,7 @@ def hinge_discriminator(real_logits: Sequence[Array], fake_logits: Sequence[Arra
     fake_logits: the same for made images, which must be detached from the generator.
 
   Returns:
-    f32[N]; 1 for a discriminator that says 0 everywhere.
+    f32[N]; 1 where all logits are 0.
 
   Raises:
     ValueError: no scales, or another number of scales for real than for fake.
@@ -56,22 +63,6 @@ def adaptive_weight(reconstruction_grad: object, gan_grad: object, *, cap: float
   return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, cap))
 
 
-def _mean_over_scales(logits: Sequence[Array], loss: Callable[[Array], Array]) -> Array:
-  if not logits:
-    raise ValueError("a discriminator has at least one scale")
-  scales = [loss(scale.astype(jnp.float32)).reshape(scale.shape[0], -1) for scale in logits]
-  return jnp.mean(jnp.stack([jnp.mean(scale, axis=-1) for scale in scales]), axis=0)
-
-
-def _norm(tree: object) -> Array:
-  leaves = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
-  return jnp.sqrt(jnp.sum(jnp.stack(leaves)))
-
-
-Critic = Callable[[Array], Array]
-_TINY = 1e-20  # the slope of a root at 0 is infinite
-
-
 def critic_loss(
   critic: Critic, real: Array, fake: Array, between: Array, *, penalty: float
 ) -> Array:
@@ -81,7 +72,7 @@ def critic_loss(
     critic: f32[N, H, W, C] -> f32[N, h, w, 1], every image by itself.
     real: f32[N, H, W, C].
     fake: the same shape.
-    between: a mixture of both, at which the gradient is judged.
+    between: a mixture of both, at which the gradient is penalised.
     penalty: weight of the gradient penalty.
 
   Returns:
@@ -102,3 +93,15 @@ def gradient_penalty(critic: Critic, between: Array) -> Array:
 def generator_loss(scores: Array) -> Array:
   """What the generator minimises: f32[N, h, w, 1] -> -mean, f32[N]."""
   return -jnp.mean(scores, (1, 2, 3))
+
+
+def _mean_over_scales(logits: Sequence[Array], loss: Callable[[Array], Array]) -> Array:
+  if not logits:
+    raise ValueError("a discriminator has at least one scale")
+  scales = [loss(scale.astype(jnp.float32)).reshape(scale.shape[0], -1) for scale in logits]
+  return jnp.mean(jnp.stack([jnp.mean(scale, axis=-1) for scale in scales]), axis=0)
+
+
+def _norm(tree: object) -> Array:
+  leaves = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+  return jnp.sqrt(jnp.sum(jnp.stack(leaves)))

@@ -28,7 +28,7 @@ class Truth(NamedTuple):
 
 
 class Assignment(NamedTuple):
-  """What each position has to say; no gradient passes."""
+  """What each position should predict; no gradient passes."""
 
   box: Array  # i32[N, A] which of the M, 0 where none
   positive: Array  # bool[N, A]
@@ -171,11 +171,11 @@ def _bins_cross_entropy(bins: Array, distances: Array) -> Array:
   """
   distances = jnp.clip(distances, 0.0, bins.shape[-1] - 1 - 0.01)
   low = jnp.floor(distances)
-  far = distances - low
+  share = distances - low  # of the farther bin
   log_share = jax.nn.log_softmax(bins, -1)
   steps = jnp.arange(bins.shape[-1])
-  wanted = (steps == low[..., None]) * (1.0 - far[..., None])
-  wanted += (steps == low[..., None] + 1.0) * far[..., None]
+  wanted = (steps == low[..., None]) * (1.0 - share[..., None])
+  wanted += (steps == low[..., None] + 1.0) * share[..., None]
   return -jnp.sum(wanted * log_share, -1)
 
 

@@ -1,4 +1,4 @@
-"""Losses of a network that answers for every pixel. Pixels that are not valid (padding) count not.
+"""Losses of a network that classifies every pixel. Pixels that are not valid do not count.
 
 N images of H x W pixels, K classes of which 0 is the background.
 

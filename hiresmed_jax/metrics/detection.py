@@ -58,9 +58,9 @@ def count(
   same = (labels[:, :, None] == real_labels[:, None, :]) & real_valid[:, None, :]
   overlap = jnp.where(same, box_ops.pairwise_iou(boxes, real), 0.0)
   right = jax.vmap(_matched)(overlap, valid)  # [N, L, T]
-  held = box_ops.contain(real, box_ops.centre(boxes)).swapaxes(1, 2)  # [N, L, M]
-  held = held & same & valid[:, :, None]
-  sure = jnp.max(jnp.where(held, scores[:, :, None], -1.0), 1)  # [N, M]
+  inside = box_ops.contain(real, box_ops.centre(boxes)).swapaxes(1, 2)  # [N, L, M]
+  inside = inside & same & valid[:, :, None]
+  surest = jnp.max(jnp.where(inside, scores[:, :, None], -1.0), 1)  # [N, M]
 
   def spread(scores: Array, labels: Array, counted: Array) -> Array:
     """f32[K, BINS]: how many are counted, by class and score."""
@@ -72,8 +72,8 @@ def count(
     "real": jnp.zeros(classes).at[real_labels].add(real_valid.astype(jnp.float32)),
     "detections": spread(scores, labels, valid),
     "right": jnp.stack([spread(scores, labels, right[..., t]) for t in range(right.shape[-1])], 1),
-    "found": spread(sure, real_labels, sure >= 0.0),
-    "false": spread(scores, labels, valid & ~jnp.any(held, -1)),
+    "found": spread(surest, real_labels, surest >= 0.0),
+    "false": spread(scores, labels, valid & ~jnp.any(inside, -1)),
   }
 
 

@@ -23,9 +23,8 @@ Distance = Callable[[np.ndarray, np.ndarray], float]  # (features, features) -> 
 
 
 class Moments(NamedTuple):
-  """Mean f64[D] and a square root f64[K, D] of the covariance, of `number` vectors."""
+  """Mean f64[D] and a square root f64[K, D] of the covariance."""
 
-  number: int
   mean: np.ndarray
   root: np.ndarray
 
@@ -44,31 +43,13 @@ def moments(features: np.ndarray) -> Moments:
   Raises:
     ValueError: fewer than two vectors, or one that is not finite.
   """
-  features = _vectors(features)
+  features = vectors(features)
   count, length = features.shape
   mean = features.mean(axis=0)
   root = (features - mean) / np.sqrt(count - 1)
   if count > length:
     root = np.linalg.qr(root, mode="r")
-  return Moments(count, mean, root)
-
-
-def published(mean: np.ndarray, covariance: np.ndarray, number: int = 0) -> Moments:
-  """Of a mean f64[D] and covariance f64[D, D] such as come with a data set ("mu", "sigma").
-
-  Raises:
-    ValueError: shapes do not fit, or the covariance is not symmetric and positive.
-  """
-  mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
-  if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-    raise ValueError(f"a mean {mean.shape} and a covariance {covariance.shape} do not fit")
-  values, vectors = np.linalg.eigh(covariance)
-  noise = len(mean) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-  # float32 statistics leave eigenvalues of -1e-7 of the largest; more is no covariance.
-  if values[0] < -1e-5 * max(values[-1], 0.0) or not np.allclose(covariance, covariance.T):
-    raise ValueError("a covariance is symmetric without negative eigenvalues; this is none")
-  kept = values > noise
-  return Moments(number, mean, np.sqrt(values[kept])[:, None] * vectors[:, kept].T)
+  return Moments(mean, root)
 
 
 def frechet(first: Moments, second: Moments) -> float:
@@ -116,7 +97,7 @@ def split_half(
   Raises:
     ValueError: fewer than four images or two groups.
   """
-  features = _vectors(features)
+  features = vectors(features)
   names = np.arange(len(features)) if groups is None else np.asarray(groups)
   if len(names) != len(features):
     raise ValueError(f"{len(features)} feature vectors and {len(names)} groups")
@@ -169,7 +150,7 @@ def bootstrap(
   Raises:
     ValueError: groups that do not fit the features, or each other when paired; fewer than two.
   """
-  real, other = _vectors(real), _vectors(other)
+  real, other = vectors(real), vectors(other)
   sides = [np.asarray(groups_real), np.asarray(groups_other)]
   for features, names in zip((real, other), sides):
     if len(names) != len(features):
@@ -186,7 +167,12 @@ def bootstrap(
   return interval(value, found + value - np.median(found), confidence=confidence, groups=count)
 
 
-def _vectors(features: np.ndarray) -> np.ndarray:
+def vectors(features: np.ndarray) -> np.ndarray:
+  """Features as f64[N, D].
+
+  Raises:
+    ValueError: fewer than two vectors, or one that is not finite.
+  """
   features = np.asarray(features, np.float64)
   if features.ndim != 2 or len(features) < 2:
     raise ValueError(f"two or more feature vectors [N, D] are needed, not {features.shape}")

@@ -28,7 +28,7 @@ def lpips(
   Args:
     features_fn: images [N,H,W,C] -> taps, each [N,h,w,c] of any float dtype (nets/features.py).
     heads: one weight per channel of each tap, f32[c].
-    images_m11: the images judged; gradients flow to these.
+    images_m11: the images that are compared; gradients flow to these.
     targets_m11: what they should look like; no gradient flows to these, so that theirs is a
       forward pass alone (the distance is symmetric: swap the two for the other gradient).
 

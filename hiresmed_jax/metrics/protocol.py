@@ -1,6 +1,6 @@
-"""What stands beside every distance between sets of images: network, resize, how many, which seed.
+"""The line that every distance between sets of images needs: network, resize, numbers, seed.
 
-Two FIDs with different protocols are different quantities; one printed without is none.
+Two FIDs with different protocols cannot be compared.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def protocol(
     tap: FeatureNet.tap, and
     resize: FeatureNet.resize.
     count_real: images of the reference set.
-    count_other: images of the set that is judged.
+    count_other: images of the set that is compared with it.
     seed: of whatever was drawn; None: nothing was.
     details: what else the metric depends on, such as "k 5" or "100 subsets of 50".
   """

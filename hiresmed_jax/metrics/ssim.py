@@ -37,7 +37,7 @@ def ssim(
   """Mean structural similarity in [-1, 1], 1 for equal images: [N, H, W, C] x 2 -> f32[N].
 
   Args:
-    predictions: images judged.
+    predictions: the images that are compared.
     targets: what they should look like.
     data_range: highest minus lowest possible intensity: 2 for images in [-1, 1], 255 for 8 bit.
     where: bool[N, H, W], the pixels over whose windows the mean is taken; for a mask give it or its

@@ -56,7 +56,7 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-  """Tells how real each window of 11 px of an image looks; no padding, no running statistics."""
+  """Scores each 11 px window of an image, higher = more real; no padding, no running statistics."""
 
   width: int
   dtype: DTypeLike = jnp.float32

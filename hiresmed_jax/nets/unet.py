@@ -1,4 +1,4 @@
-"""U-Net: down to features that see far, up again to one answer for every pixel.
+"""U-Net: down to features of large context, up again to logits for every pixel.
 
 N images of H x W pixels, C channels, K classes. Convolutions keep the size (the published network
 cropped), and each is followed by batch normalisation: 31,037,698 parameters from 3 channels to 2

@@ -1,4 +1,4 @@
-"""YOLO11: a feature pyramid and a head that tells box and class at every position, without anchors.
+"""YOLO11: a feature pyramid and a head that predicts box and class at every position.
 
 Levels have strides 8, 16, 32 (and 4 with `p2`); A positions over all levels, row by row, level by
 level; B bins a side. Source: Khanam and Hussain, arXiv 2410.17725; Li et al., arXiv 2006.04388
@@ -29,7 +29,7 @@ SIZES: dict[str, Mapping[str, Any]] = {
 
 
 class Level(NamedTuple):
-  """What the head says on one level, float32."""
+  """Output of the head on one level, float32."""
 
   boxes: Array  # [N, H, W, 4 B] logits of the distances left, up, right, down, in strides
   classes: Array  # [N, H, W, K] logits

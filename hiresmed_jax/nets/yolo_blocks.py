@@ -194,6 +194,6 @@ class Attention(nn.Module):
     q, k, v = qkv[..., :key], qkv[..., key : 2 * key], qkv[..., 2 * key :]
     scores = jnp.einsum("nphc,nqhc->nhpq", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores * key**-0.5, axis=-1).astype(self.dtype)
-    seen = jnp.einsum("nhpq,nqhc->nphc", weights, v).reshape(x.shape)
+    attended = jnp.einsum("nhpq,nqhc->nphc", weights, v).reshape(x.shape)
     place = conv(channels, 3, depthwise=True, name="position")(v.reshape(x.shape), train)
-    return conv(channels, name="projection")(seen + place, train)
+    return conv(channels, name="projection")(attended + place, train)

@@ -93,8 +93,8 @@ def suppressed(boxes: Array, labels: Array, valid: Array, *, iou: float) -> Arra
   """bool[C]: which of the candidates are left of greedy suppression.
 
   A candidate is left out when one of the same class before it, itself not left out, overlaps it by
-  more than `iou`. Not one after the other: all are judged by the last round's survivors until a
-  round changes nothing, which takes as many rounds as the longest chain of overlaps, not C.
+  more than `iou`. Each round compares all with the survivors of the round before, until one changes
+  nothing: as many rounds as the longest chain of overlaps, not C.
 
   Args:
     boxes: f32[C, 4], the surest first.

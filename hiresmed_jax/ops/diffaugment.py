@@ -1,7 +1,7 @@
 """Differentiable augmentation for discriminators that see few images (Zhao et al. 2020).
 
 The same random changes are made to real and to made images before the discriminator sees them, so
-that it cannot learn the few real images by heart; the generator's gradient passes through.
+that it does not memorise the few real images; the generator's gradient passes.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,8 @@
 
 The smooth part is a thin plate: it bends as little as it can while it follows the known pixels, and
 follows them only down to some 10 px of wavelength, so that noise at the hole's edge does not spread
-into it. A constant and a linear ramp are restored as they were. The finer part comes from
-`ops/texture.py`: Gaussian noise of the surroundings' level and correlation that joins them without
-a seam.
+into it. A constant and a linear ramp are restored as they were. The finer part is
+Gaussian noise of the surroundings' level and correlation that joins them without a seam.
 
 H rows, W columns, C channels; any units.
 """
@@ -60,11 +59,11 @@ def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Arra
   smooth = continuation(window, mask)
   near = square_dilate(mask, _NEAR_PX) & ~mask
   shown = jnp.where(near[..., None], window, jnp.nan)
-  # Beside a bone a plate swings beyond all that is there.
-  held = jnp.clip(smooth, *jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1)))
+  # Beside a bone a plate overshoots the values around it.
+  bounded = jnp.clip(smooth, *jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1)))
   # Of white noise, the plate follows the long waves and leaves this share.
   fine = continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
-  return jnp.where(mask[..., None], held + fine, window)
+  return jnp.where(mask[..., None], bounded + fine, window)
 
 
 def _window(box: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -142,8 +141,8 @@ def continued(detail: Array, mask: Array, near: Array, key: Array | None) -> Arr
   Args:
     detail: f32[H, W, C], the image less its smooth part; not read inside the hole.
     mask: bool[H, W], the hole.
-    near: bool[H, W], the pixels that tell level and correlation, outside the hole.
-    key: of the noise; None draws none: what is left is what the rim lets expect.
+    near: bool[H, W], the pixels from which level and correlation are taken, outside the hole.
+    key: of the noise; None draws none, which leaves what the rim predicts.
 
   Returns:
     f32[H, W, C], of use inside the hole.

@@ -161,7 +161,7 @@ def _projection(
 def _integral(image: Array, white: Array | float | None) -> Array:
   if white is None:
     return image
-  least = 1e-6 * jnp.maximum(jnp.abs(white), 1.0)  # a ray of which nothing came through
+  least = 1e-6 * jnp.maximum(jnp.abs(white), 1.0)  # a ray that is absorbed
   return -jnp.log(jnp.maximum(white - image, least))
 
 
@@ -175,7 +175,7 @@ def _matched(
   *,
   kept: Array,
 ) -> Array:
-  """kept * background + layer, of which `grain` is noise; see `noise.matched`."""
+  """kept * background + layer, of which `grain` is noise; see `insertion_parts.matched`."""
   level = insertion_parts.noise_level(background, around)
   own = insertion_parts.own_noise(background, level)
   smooth = kept * background + (layer - grain)

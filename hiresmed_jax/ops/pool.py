@@ -45,7 +45,7 @@ def max_pool(
     x: any float dtype.
     window: pixels a side.
     stride: between windows.
-    pad: pixels beyond each border that a window may reach, and that count not.
+    pad: pixels beyond each border that a window may reach; they do not count.
     round_up: h is rounded up instead of down; the last window may then overhang the border.
   """
   for axis in (1, 2):

@@ -18,7 +18,7 @@ _MOST_BYTES = 2 << 30
 def keep_programs(folder: pathlib.Path) -> None:
   """Lets XLA keep what it compiles below `folder`, at most 2 GiB, the oldest going first.
 
-  Programs for a CPU hold that CPU's instructions, of which XLA's own key says nothing: in a home
+  Programs for a CPU hold that CPU's instructions, which XLA's own key does not include: in a home
   folder that several machines share, each kind of processor gets a folder of its own.
   """
   jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{_processor()}"))

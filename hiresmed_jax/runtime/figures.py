@@ -179,7 +179,7 @@ def _enlarged(image: np.ndarray, factor: int) -> np.ndarray:
 def _with_texts(page: np.ndarray, texts: Sequence[_Text]) -> np.ndarray:
   """Draws (x, y, text, how) in pixels from the upper left; the page's own pixels stay exact."""
   height, width = page.shape[:2]
-  # A hair more than the page: rounding down would lose its last row or column.
+  # Slightly more than the page: rounding down would lose its last row or column.
   figure = Figure(figsize=((width + 0.01) / _DPI, (height + 0.01) / _DPI), dpi=_DPI)
   canvas = FigureCanvasAgg(figure)
   figure.figimage(page)
@@ -202,7 +202,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
   files.write(pathlib.Path(path), content.getvalue())
 
 
-# What a panel says on its axis: the quantity and its unit. Others show their own name.
+# Titles of panels: the quantity and its unit. Others show their own name.
 _TITLES = {
   "psnr": "PSNR (dB)",
   "ssim": "SSIM",

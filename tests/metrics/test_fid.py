@@ -57,17 +57,6 @@ def test_symmetric_and_zero_for_equal_sets(n, m, length, seed):
   assert fid.fid(a, b) >= 0
 
 
-def test_published_statistics_serve_as_well():
-  a, b = features(30, 48), features(200, 48, 1)
-  z = b.astype(np.float64)
-  of_b = fid.published(z.mean(axis=0), np.cov(z, rowvar=False), 200)
-  assert fid.frechet(fid.moments(a), of_b) == pytest.approx(fid.fid(a, b), rel=1e-9)
-  with pytest.raises(ValueError, match="negative"):
-    fid.published(np.zeros(2), np.diag([1.0, -1.0]))
-  with pytest.raises(ValueError, match="do not fit"):
-    fid.published(np.zeros(3), np.eye(2))
-
-
 def test_the_floor_keeps_patients_whole():
   x = features(40, 8)
   groups = np.repeat(np.arange(10), 4)

@@ -83,7 +83,8 @@ TABLE = Table("background", (
   Setting("optimizer.weight_decay", 0.0, 1e-4, rules.WEIGHT_DECAY, _FASTER),
   Setting("optimizer.schedule", "constant", "cosine", rules.SCHEDULE,
           "a falling rate ends in a better minimum than a constant one"),
-  Setting("optimizer.warmup", 0.0, 0.05, rules.share("of the run"),
+  # Schedules and warm-ups span the steps of their network: the discriminator begins at `gan.start`.
+  Setting("optimizer.warmup", 0.0, 0.05, rules.share("of the steps of a network"),
           "Adam's first steps are the largest and the least informed"),
   Setting("optimizer.accumulate", 1, 1, rules.ACCUMULATE, "a larger batch than the memory holds"),
   Setting("optimizer.clip", 0.0, 1.0, rules.CLIP, _FASTER),

@@ -69,9 +69,7 @@ def build(
     distance_params: its weights.
   """
   net, disc = networks(config, channels=channels, dtype=dtype)
-  values = config.optimizer.to_dict()
-  values |= {"warmup_steps": round(values.pop("warmup") * steps), "total_steps": steps}
-  txs = (optim.make_optimizer(**values), optim.make_optimizer(**values))
+  txs = optimizers(config, steps)
   gan_steps = (round(config.gan.start * steps), max(1, round(config.gan.warmup * steps)))
   common: dict[str, Any] = {"net": net, "channels": channels}
   step = functools.partial(
@@ -119,6 +117,23 @@ def networks(
   if not gan.weight:
     return net, None
   return net, MultiScaleDiscriminator(scales=gan.scales, features=tuple(gan.features), dtype=dtype)
+
+
+def optimizers(
+  config: Any, steps: int
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+  """Those of the generator and of the discriminator, of packed parameters.
+
+  Each schedule spans the steps in which its network trains, and its warm-up is a share of them: the
+  discriminator, which begins later, ends at the same rate as the generator.
+  """
+  values = config.optimizer.to_dict()
+  warmup = values.pop("warmup")
+
+  def make(own: int) -> optax.GradientTransformation:
+    return optim.make_optimizer(**values, warmup_steps=round(warmup * own), total_steps=own)
+
+  return make(steps), make(steps - round(config.gan.start * steps) or steps)
 
 
 def reconstruct(params: Params, images_m11: Array, *, net: VQGAN) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import optim
@@ -217,6 +218,32 @@ def test_the_discriminator_waits_and_the_generator_waits_longer(ten):
   # It is two micro-batches from its start until it moves.
   after = pack(ten.states[tiny.GAN_START + 2].disc)
   assert not np.array_equal(after["kernel"], pack(ten.states[0].disc)["kernel"])
+
+
+def rates(tx, updates):
+  """What Adam makes of a gradient that stays the same: the learning rate of every update."""
+
+  def update(state, _):
+    moved, state = tx.update({"kernel": jnp.ones(())}, state, {"kernel": jnp.zeros(())})
+    return state, -moved["kernel"]
+
+  return jax.lax.scan(update, tx.init({"kernel": jnp.zeros(())}), None, length=updates)[1]
+
+
+@pytest.mark.parametrize("preset", ["best", "paper"])
+def test_both_schedules_end_with_the_run(preset):
+  config, steps = settings.values("background", preset), 1000
+  start, peak = round(config.gan.start * steps), config.optimizer.learning_rate
+  gen, disc = background.optimizers(config, steps)
+  of_gen, of_disc = rates(gen, steps), rates(disc, steps - start)
+  if preset == "paper":
+    np.testing.assert_allclose(of_gen, peak, rtol=1e-3)
+    np.testing.assert_array_equal(of_disc, of_gen[: steps - start])
+    return
+  for found in (of_gen, of_disc):
+    np.testing.assert_allclose(found.max(), peak, rtol=1e-3)
+    assert np.argmax(found) == pytest.approx(config.optimizer.warmup * len(found), abs=1)
+    assert 0 < found[-1] < 1e-4 * peak
 
 
 def test_a_revived_code_begins_anew(ten):

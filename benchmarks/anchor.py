@@ -21,6 +21,7 @@ The same command continues an interrupted run. The result has the curve of every
 second do not measure speed, since several runs may share the machine.
 """
 
+import functools
 import itertools
 import json
 import statistics
@@ -144,11 +145,12 @@ def _run(way: str, seed: int, dataset: records.Dataset, options: Any) -> dict[st
     seed=seed,
     mesh=meshes.make_mesh(),
     train_data=batches,
-    val_batches=list(
-      detection.eval_batches(validation, view=view, room=room, batch_size=values.batch_size)
+    val_batches=functools.partial(
+      detection.eval_batches, validation, view=view, room=room, batch_size=values.batch_size
     ),
     cadence=loop.Cadence(log=per_epoch, evaluate=per_epoch, keep=1, max_skipped=20),
-    draw=lambda step, pictures: None,
+    examples=1,
+    draw=lambda step, examples: None,
     finish=lambda state, programs: {},
   )
   return {"seed": seed, "size": values.size, **curves(folder / "metrics.jsonl")}

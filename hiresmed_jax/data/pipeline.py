@@ -4,6 +4,7 @@ B images, C channels. `detection` adds boxes.
 """
 
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from hiresmed_jax.data.augment import augment
+from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.records import Records, Source
 from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
@@ -184,6 +186,8 @@ def eval_batches(
 ) -> Iterator[dict[str, Any]]:
   """Every image once, in the order of the records, in batches of one shape.
 
+  Threads read a few images ahead.
+
   Args:
     source: the records.
     view: how a record is shown.
@@ -200,8 +204,9 @@ def eval_batches(
     source = source.without_masks()
   count = len(source) if limit is None else min(limit, len(source))
   picked = np.linspace(0, len(source), count, endpoint=False).astype(int)
-  for start in range(0, count, batch_size):
-    examples = [load(source[int(i)], view) for i in picked[start : start + batch_size]]
+  threads = min(_THREADS, os.cpu_count() or 1)
+  loaded = ordered_map(lambda i: load(source[int(i)], view), picked, workers=threads)
+  while examples := list(itertools.islice(loaded, batch_size)):
     batch: dict[str, Any] = {name: [e[name] for e in examples] for name in _LISTS}
     batch["weight"] = (np.arange(batch_size) < len(examples)).astype(np.float32)
     batch["images_m11"] = _padded([e["images_m11"] for e in examples], batch_size)

@@ -4,7 +4,7 @@ N images, H x W pixels, C channels; 8 or 16 bits, or floats.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import chex
@@ -101,36 +101,65 @@ def contrast_kept(
 class Floors(NamedTuple):
   """PSNR in dB of each held-out image f32[N] against the mean and the nearest training image."""
 
-  mean_image: Array
-  nearest_image: Array
+  mean_image: np.ndarray
+  nearest_image: np.ndarray
 
 
 def floors(
-  training: Iterable[tuple[Array, Array]], held_out: Array, *, data_range: float
+  training: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
+  held_out: Iterable[tuple[np.ndarray, np.ndarray]],
+  *,
+  data_range: float,
+  most_bytes: int = 1 << 29,
 ) -> Floors:
-  """Streams the training images once, in bounded memory.
+  """PSNR of the mean training image, and of the nearest one, for each held-out image.
+
+  Both sets are streamed: as many held-out images as `most_bytes` hold are compared with all
+  training images, which are read anew for the next ones.
 
   Args:
-    training: (images f32[B, H, W, C], weight f32[B], 0 = padding) batches.
-    held_out: f32[N, H, W, C], same scale.
+    training: batches (images f32[B, H, W, C], weight f32[B], 0 = padding), at each call.
+    held_out: batches, same scale.
     data_range: highest minus lowest possible intensity.
+    most_bytes: of held-out images in memory.
 
   Raises:
     ValueError: no training images.
   """
-  flat = held_out.reshape(len(held_out), -1)
-  total = np.zeros(flat.shape[1], np.float64)
-  count = 0.0
-  nearest = jnp.full(len(held_out), jnp.inf)
-  for images, weight in training:
-    others = jnp.asarray(images).reshape(len(images), -1)
-    nearest = jnp.minimum(nearest, _nearest(flat, others, weight))
-    total += np.asarray(others * weight[:, None], np.float64).sum(axis=0)
-    count += float(np.sum(weight))
-  if not count:
-    raise ValueError("no training images")
-  mean_error = jnp.mean(jnp.square(flat - jnp.asarray(total / count, jnp.float32)), axis=1)
-  return Floors(_decibel(mean_error, data_range), _decibel(nearest, data_range))
+  found = [Floors(np.zeros(0, np.float32), np.zeros(0, np.float32))]
+  mean: Array | None = None
+  for some in _chunks(held_out, most_bytes):
+    flat = jnp.asarray(some)
+    nearest = jnp.full(len(flat), jnp.inf)
+    total, count = np.zeros(flat.shape[1], np.float64), 0.0
+    for images, weight in training():
+      others = jnp.asarray(images).reshape(len(images), -1)
+      nearest = jnp.minimum(nearest, _nearest(flat, others, weight))
+      if mean is None:
+        total += np.asarray(others * weight[:, None], np.float64).sum(axis=0)
+        count += float(np.sum(weight))
+    if mean is None:
+      if not count:
+        raise ValueError("no training images")
+      mean = jnp.asarray(total / count, jnp.float32)
+    errors = jnp.mean(jnp.square(flat - mean), axis=1), nearest
+    found.append(Floors(*(np.asarray(_decibel(error, data_range)) for error in errors)))
+  return Floors(*map(np.concatenate, zip(*found)))
+
+
+def _chunks(
+  batches: Iterable[tuple[np.ndarray, np.ndarray]], most_bytes: int
+) -> Iterator[np.ndarray]:
+  """f32[n, pixels] of images without padding, of at most so many bytes, one image at least."""
+  rows: list[np.ndarray] = []
+  for images, weight in batches:
+    for row in images.reshape(len(images), -1)[np.asarray(weight) > 0]:
+      if rows and (len(rows) + 1) * row.nbytes > most_bytes:
+        yield np.stack(rows)
+        rows = []
+      rows.append(np.array(row))  # a copy: a view keeps its batch in memory
+  if rows:
+    yield np.stack(rows)
 
 
 @jax.jit

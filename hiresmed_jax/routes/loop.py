@@ -10,6 +10,7 @@ Order of a run, the same whether it is new or goes on:
 import bisect
 import contextlib
 import copy
+import functools
 import itertools
 import pathlib
 import signal
@@ -29,6 +30,7 @@ from hiresmed_jax.routes.programs import (
   local_share,
   next_state,
 )
+from hiresmed_jax.routes.report import Examples
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
@@ -64,9 +66,10 @@ def fit(
   seed: int,
   mesh: jax.sharding.Mesh,
   train_data: Iterable[Any] = (),
-  val_batches: Sequence[Mapping[str, Any]] = (),
+  val_batches: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
   cadence: Cadence,
-  draw: Callable[[int, list[np.ndarray]], None],
+  examples: int,
+  draw: Callable[[int, Examples], None],
   finish: Callable[[Any, Programs], dict[str, Any]],
 ) -> dict[str, Any]:
   """Trains a task to its end, phase after phase; returns what DONE.json holds.
@@ -80,10 +83,11 @@ def fit(
     mesh: of all devices.
     train_data: grain dataset of this process's share of each batch, endless; for phases without
       a batch of their own.
-    val_batches: host batches of validation images, whole on every process, each with "weight";
-      for the same phases.
+    val_batches: host batches of validation images, at each call anew, whole on every process, each
+      with "weight"; for the same phases.
     cadence: how often to log, evaluate and save.
-    draw: (step, pictures of each batch) writes figures; called on process 0.
+    examples: rows of a figure.
+    draw: (step, examples of an evaluation) writes a figure; called on process 0.
     finish: (best state, programs) -> results, after the last step.
 
   Raises:
@@ -116,9 +120,9 @@ def fit(
     for number in range(_phase_at(ends, step), len(ends)):
       phase, end = task.phases[number], ends[number]
       batches = stack.enter_context(_batches(phase, train_data))
-      validation = val_batches if phase.batch is None else [phase.batch]
+      validation = val_batches if phase.batch is None else functools.partial(iter, [phase.batch])
       first = _peek(batches, _WARM_START if task.warm_start else 1)
-      programs = compile_programs(task, number, mesh, first[0], validation[0])
+      programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
 
       if state is None and step:
         saved_in = abstract_state(task, bisect.bisect_left(ends, step), mesh)
@@ -152,11 +156,12 @@ def fit(
           _check_health(values.get(task.in_a_row, 0), cadence.max_skipped, step)
         if step // cadence.evaluate > before // cadence.evaluate or last:
           with rate.paused():
-            numbers, pictures = evaluate(task, programs, state, validation)
+            drawn = Examples(examples)
+            numbers, _ = evaluate(task, programs, state, validation(), drawn.add)
             writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
             writer.flush()
             if jax.process_index() == 0:
-              draw(step, pictures)
+              draw(step, drawn)
             save(data_state, numbers)
         if step == ends[-1]:
           break

@@ -60,7 +60,8 @@ def compile_programs(
   frozen = jax.device_put(task.frozen, whole)
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(_shardings(state), whole))
   traced = step.trace(state, _global_shapes(batch, split), frozen)
-  evaluate = jax.jit(task.eval_step, out_shardings=whole)
+  # What it makes of the images stays on their devices.
+  evaluate = jax.jit(task.eval_step, out_shardings=(whole, split))
   judged = _global_shapes(_eval_arrays(task, val_batch), split)
   options = compilation.options()
   return Programs(
@@ -115,24 +116,51 @@ def next_state(begin: Callable[..., Any], programs: Programs, state: Any, batch:
 
 
 def evaluate(
-  task: Task, programs: Programs, state: Any, batches: Iterable[Mapping[str, Any]]
-) -> tuple[dict[str, float], list[np.ndarray]]:
-  """Runs the evaluation over whole host batches -> (named numbers, pictures without padding)."""
+  task: Task,
+  programs: Programs,
+  state: Any,
+  batches: Iterable[Mapping[str, Any]],
+  look: Callable[[Mapping[str, Any], np.ndarray], None] | None = None,
+) -> tuple[dict[str, float], int]:
+  """Runs the evaluation over host batches, which every process holds whole, one at a time.
+
+  Args:
+    task: what is trained.
+    programs: of the phase.
+    state: on the devices.
+    batches: each with "weight", 0 on rows that only fill it up.
+    look: (this process's rows of a batch, what `Task.eval_step` made of them), after each batch.
+      Nothing else keeps them: memory does not grow with the number of images.
+
+  Returns:
+    (named numbers, how many images); ({}, 0) without a batch.
+  """
   totals: Any = None
-  pictures = []
+  images = 0
   for batch in batches:
     arrays = programs.put(_eval_arrays(task, batch))
-    more, drawn = programs.evaluate(state, arrays, programs.frozen)
+    more, made = programs.evaluate(state, arrays, programs.frozen)
     totals = more if totals is None else jax.tree.map(np.add, totals, jax.device_get(more))
-    pictures.append(np.array(drawn)[np.asarray(batch["weight"]) > 0])
-  return task.summarise(jax.device_get(totals)), pictures
+    images += int(np.sum(np.asarray(batch["weight"]) > 0))
+    if look is not None:
+      look(local_share(batch), _local_rows(made))
+  return (task.summarise(jax.device_get(totals)), images) if images else ({}, 0)
 
 
-def local_share(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """This process's rows of a batch that every process holds whole."""
-  processes, index = jax.process_count(), jax.process_index()
-  share = {key: len(value) // processes for key, value in batch.items()}
-  return {key: value[index * share[key] : (index + 1) * share[key]] for key, value in batch.items()}
+def local_share(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """This process's rows of a batch that every process holds whole.
+
+  Lists may be shorter than arrays: they lack the rows that only fill the batch up.
+  """
+  rows = max(len(value) for value in batch.values()) // jax.process_count()
+  first = jax.process_index() * rows
+  return {name: value[first : first + rows] for name, value in batch.items()}
+
+
+def _local_rows(made: Array) -> np.ndarray:
+  """The rows of an array that lie on this process's devices."""
+  shards = sorted(made.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def _eval_arrays(task: Task, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -61,6 +62,17 @@ def wait_for_all(name: str) -> None:
   """
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+  """The values of all processes one after another: f32[n] each, n may differ; all must call it."""
+  if jax.process_count() == 1:
+    return values
+  counts = np.ravel(multihost_utils.process_allgather(np.array([len(values)])))
+  padded = np.zeros(max(counts), np.float32)
+  padded[: len(values)] = values
+  every = multihost_utils.process_allgather(padded)
+  return np.concatenate([own[:count] for own, count in zip(every, counts)])
 
 
 def make_mesh(

@@ -37,9 +37,10 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
     "seed": 0,
     "mesh": tiny_run.mesh(data),
     "train_data": tiny_run.train_data(),
-    "val_batches": tiny_run.val_batches(),
+    "val_batches": tiny_run.val_batches,
     "cadence": CADENCE,
-    "draw": lambda step, pictures: None,
+    "examples": 2,
+    "draw": lambda step, examples: None,
     "finish": lambda state, programs: {"best_is_at": int(state.step)},
   }
   with (
@@ -183,7 +184,7 @@ def test_eight_devices_begin_and_one_goes_on(whole, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_stops(whole, tmp_path, number, code):
-  def draw(step, pictures):
+  def draw(step, examples):
     if step == 5 and not (tmp_path / "drawn").exists():
       (tmp_path / "drawn").touch()
       os.kill(os.getpid(), number)
@@ -243,11 +244,19 @@ def test_a_line_is_the_mean_since_the_line_before_and_counters_are_the_newest(tm
       assert line[name] == expected, name
 
 
-def test_pictures_come_without_what_fills_the_batch_up(tmp_path):
+def test_examples_are_real_images_with_what_was_made_of_them(tmp_path):
   drawn = {}
-  fit(tmp_path / "background", draw=lambda step, pictures: drawn.update({step: pictures}))
+  fit(
+    tmp_path / "background",
+    examples=9,
+    draw=lambda step, examples: drawn.update({step: examples.rows()}),
+  )
   assert sorted(drawn) == [5, 10]
-  assert [picture.shape for picture in drawn[5]] == [(5, 32, 32, 1)]
+  assert [row["made"].shape for row in drawn[5]] == [(32, 32, 1)] * 5
+  (batch,) = tiny_run.val_batches()
+  for row, image in zip(drawn[5], batch["images_m11"]):
+    np.testing.assert_array_equal(row["images_m11"], image)
+  assert all(row["weight"] == 1 for row in drawn[5])
 
 
 def test_an_evaluation_adds_up_over_batches():
@@ -256,8 +265,17 @@ def test_an_evaluation_adds_up_over_batches():
   state = tiny_run.begin(task, programs)
   (five,), (two,) = tiny_run.val_batches(5), tiny_run.val_batches(2)
   separate = [evaluate(task, programs, state, [batch])[0] for batch in (five, two)]
-  together, pictures = evaluate(task, programs, state, [five, two])
-  assert [len(picture) for picture in pictures] == [5, 2]
+  rows = []
+  together, images = evaluate(
+    task,
+    programs,
+    state,
+    [five, two],
+    lambda batch, made: rows.append((len(batch["boxes"]), len(batch["images_m11"]), len(made))),
+  )
+  assert images == 7
+  assert rows == [(5, tiny.BATCH, tiny.BATCH), (2, tiny.BATCH, tiny.BATCH)]
+  assert evaluate(task, programs, state, []) == ({}, 0)
   for name in ("psnr", "l1"):
     mean = (5 * separate[0][name] + 2 * separate[1][name]) / 7
     assert together[name] == pytest.approx(mean, rel=1e-6)

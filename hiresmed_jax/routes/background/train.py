@@ -66,7 +66,6 @@ def train(
       sources[split], view=view, batch_size=values.batch_size, limit=limit
     )
 
-  validation = list(batches("val", values.eval_images))
   done = loop.fit(
     task,
     folder=folder,
@@ -74,17 +73,16 @@ def train(
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,
-    val_batches=validation,
+    val_batches=functools.partial(batches, "val", values.eval_images),
     cadence=loop.Cadence(
       values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=functools.partial(
-      report.draw_reconstructions, batches=validation, folder=folder / "figures"
-    ),
+    examples=report.ROWS,
+    draw=functools.partial(report.draw_reconstructions, folder=folder / "figures"),
     finish=lambda state, programs: report.final_evaluation(
       functools.partial(evaluate, task, programs, state),
-      train=list(batches("train", values.eval_images)),
-      test=list(batches("test")),
+      train=batches("train", values.eval_images),
+      test=lambda: batches("test"),
       all_train=lambda: batches("train"),
       folder=folder,
     ),

@@ -1,7 +1,7 @@
 """Pictures and numbers of the danger route: what is forbidden, found and as the masks have it."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -9,44 +9,40 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from hiresmed_jax import files
 from hiresmed_jax.metrics import segmentation as metric
-from hiresmed_jax.runtime.figures import image_grid, loss_curves
-
-HostBatch = Mapping[str, Any]
-Evaluate = Callable[[Iterable[HostBatch]], tuple[dict[str, float], list[np.ndarray]]]
+from hiresmed_jax.routes import report
+from hiresmed_jax.routes.report import Evaluate, Examples, HostBatch
+from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.figures import image_grid
 
 LIMIT = 0.05  # of real lesions: a mask that forbids more is not used by default
-_ROWS = 5
+ROWS = 5  # of a figure
 _RED, _CYAN = (1.0, 0.2, 0.1), (0.1, 0.9, 1.0)
 
 
-def draw_masks(
-  step: int, pictures: Sequence[np.ndarray], *, batches: Sequence[HostBatch], folder: pathlib.Path
-) -> None:
+def draw_masks(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   """Writes masks_<step>.png: validation images, the masks, and what the network forbids.
 
   Args:
     step: of the run, for the name.
-    pictures: f32[n, S, T, 1], chances of being forbidden, one array a batch.
-    batches: host batches that they are of.
+    examples: images and f32[S, T, 1], chances of being forbidden.
     folder: of the figures.
   """
-  _grid(folder / f"masks_{step:07d}.png", pictures, batches, f"validation, step {step}")
+  _grid(folder / f"masks_{step:07d}.png", examples, f"validation, step {step}")
 
 
 def final_evaluation(
   evaluate: Evaluate,
   *,
-  val: Sequence[HostBatch],
-  test: Sequence[HostBatch],
+  val: Iterable[HostBatch],
+  test: Iterable[HostBatch],
   folder: pathlib.Path,
   masks: str,
 ) -> dict[str, Any]:
-  """Judges the best weights on images, and by the real lesions that they would forbid; draws.
+  """Evaluates the best weights on images, and by the real lesions that they would forbid; draws.
 
   Args:
-    evaluate: host batches -> (numbers, chances), as `programs.evaluate` with the best state.
+    evaluate: `programs.evaluate` with the best state.
     val: validation images, which chose the weights.
     test: held-out images; may be none.
     folder: <workdir>/danger.
@@ -63,19 +59,30 @@ def final_evaluation(
     f"forbidden where the middle of its box is; masks {masks}",
     "held_out": None,
   }
-  numbers, found = evaluate(val)
-  results["val"] = numbers | _more(found, val)
-  if test:
-    numbers, found = evaluate(test)
-    results["held_out"] = numbers | _more(found, test)
+  results["val"], examples = _evaluate(evaluate, val)
+  held_out, of_test = _evaluate(evaluate, test)
+  if held_out:
+    results["held_out"], examples = held_out, of_test
   results |= _verdict((results["held_out"] or results["val"])["false_exclusion"])
   if jax.process_index() == 0:
-    shown = test or val
-    footer = f"{'held-out' if test else 'validation'} images, best weights"
-    _grid(folder / "figures" / ("held_out.png" if test else "val.png"), found, shown, footer)
-    loss_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-    files.write_json(folder / "results.json", results)
+    footer = f"{'held-out' if held_out else 'validation'} images, best weights"
+    path = folder / "figures" / ("held_out.png" if held_out else "val.png")
+    _grid(path, examples, footer)
+    report.write(folder, results)
   return results
+
+
+def _evaluate(
+  evaluate: Evaluate, batches: Iterable[HostBatch]
+) -> tuple[dict[str, Any] | None, Examples]:
+  examples, per_image = Examples(ROWS), _PerImage()
+
+  def look(batch: HostBatch, made: np.ndarray) -> None:
+    examples.add(batch, made)
+    per_image.add(batch, made)
+
+  numbers, images = evaluate(batches, look)
+  return (numbers | per_image.summary(images) if images else None), examples
 
 
 def false_exclusion(
@@ -130,49 +137,52 @@ def _verdict(excluded: Mapping[str, float]) -> dict[str, Any]:
   return {"use": True, "why": told}
 
 
-def _more(found: Sequence[np.ndarray], batches: Sequence[HostBatch]) -> dict[str, Any]:
-  """Distances, and lesions that are forbidden, of the images of these batches."""
-  forbidden = [chances[..., 0] > 0.5 for batch in found for chances in batch]
-  images = [
-    (batch["labels"][i] > 0, batch["valid"][i], batch["spacing_mm"][i], batch["boxes"][i])
-    for batch in batches
-    for i in range(len(batch["boxes"]))
-  ]
-  in_mm = all(np.isfinite(spacing).all() for _, _, spacing, _ in images)
-  distances = {}
-  for name, percentile in (("hausdorff", 100.0), ("hausdorff95", 95.0)):
-    distances[name] = float(
-      np.median(
-        [
-          metric.hausdorff(
-            mine,
-            real,
-            valid=valid,
-            spacing=(float(spacing[0]), float(spacing[1])) if in_mm else (1.0, 1.0),
-            percentile=percentile,
-          )
-          for mine, (real, valid, spacing, _) in zip(forbidden, images, strict=True)
-        ]
-      )
-    )
-  return distances | {
-    "unit": "mm" if in_mm else "px",
-    "images": len(images),
-    "false_exclusion": false_exclusion(forbidden, [boxes for *_, boxes in images]),
-  }
+class _PerImage:
+  """Distances between masks, and lesions that are forbidden, gathered batch by batch."""
+
+  def __init__(self) -> None:
+    self._rows: list[list[float]] = []  # hausdorff, hausdorff95, both in mm, lesions, forbidden
+
+  def add(self, batch: HostBatch, made: np.ndarray) -> None:
+    for i in range(len(batch["boxes"])):
+      mine, real, valid = made[i, ..., 0] > 0.5, batch["labels"][i] > 0, batch["valid"][i]
+      mm = batch["spacing_mm"][i].astype(float)
+      distances = [
+        metric.hausdorff(mine, real, valid=valid, spacing=spacing, percentile=percentile)
+        if np.isfinite(spacing).all()
+        else np.nan
+        for spacing in ((1.0, 1.0), tuple(mm))
+        for percentile in (100.0, 95.0)
+      ]
+      excluded = false_exclusion([mine], [batch["boxes"][i]])
+      self._rows.append([*distances, excluded["lesions"], excluded["forbidden"]])
+
+  def summary(self, images: int) -> dict[str, Any]:
+    """Medians, in mm where all images have a spacing; lesions of all processes together."""
+    values = meshes.gather(np.asarray(self._rows, np.float64).ravel()).reshape(-1, 6)
+    lesions, forbidden = (int(total) for total in values[:, 4:].sum(axis=0))
+    in_mm = not np.isnan(values[:, 2:4]).any()
+    medians = np.median(values[:, 2:4] if in_mm else values[:, :2], axis=0)
+    return {
+      "hausdorff": float(medians[0]),
+      "hausdorff95": float(medians[1]),
+      "unit": "mm" if in_mm else "px",
+      "images": images,
+      "false_exclusion": {
+        "lesions": lesions,
+        "forbidden": forbidden,
+        "share": forbidden / lesions if lesions else 0.0,
+      },
+    }
 
 
-def _grid(
-  path: pathlib.Path, found: Sequence[np.ndarray], batches: Sequence[HostBatch], footer: str
-) -> None:
-  """`_ROWS` images from all over the set."""
-  images = np.concatenate([batch["images_m11"][batch["weight"] > 0] for batch in batches])
-  labels = np.concatenate([batch["labels"][batch["weight"] > 0] for batch in batches])
-  chances = np.concatenate(list(found))[..., 0]
+def _grid(path: pathlib.Path, examples: Examples, footer: str) -> None:
   rows = []
-  for i in np.unique(np.linspace(0, len(images) - 1, _ROWS).round().astype(int)):
-    grey = np.clip((images[i].mean(axis=-1, keepdims=True) + 1) / 2, 0, 1).repeat(3, axis=-1)
-    rows.append([grey, _laid(grey, labels[i] > 0, _CYAN), _laid(grey, chances[i] > 0.5, _RED)])
+  for row in examples.rows():
+    grey = np.clip((row["images_m11"].mean(axis=-1, keepdims=True) + 1) / 2, 0, 1)
+    grey = grey.repeat(3, axis=-1)
+    real, found = row["labels"] > 0, row["made"][..., 0] > 0.5
+    rows.append([grey, _laid(grey, real, _CYAN), _laid(grey, found, _RED)])
   image_grid(
     path,
     rows,

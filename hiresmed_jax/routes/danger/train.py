@@ -73,7 +73,6 @@ def train(
       sources[split], view=view, batch_size=values.batch_size, masks=True
     )
 
-  validation = list(batches("val"))
   done = loop.fit(
     task,
     folder=folder,
@@ -81,15 +80,16 @@ def train(
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,
-    val_batches=validation,
+    val_batches=functools.partial(batches, "val"),
     cadence=loop.Cadence(
       values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=functools.partial(report.draw_masks, batches=validation, folder=folder / "figures"),
+    examples=report.ROWS,
+    draw=functools.partial(report.draw_masks, folder=folder / "figures"),
     finish=lambda state, programs: report.final_evaluation(
       functools.partial(evaluate, task, programs, state),
-      val=validation,
-      test=list(batches("test")),
+      val=batches("val"),
+      test=batches("test"),
       folder=folder,
       masks=f"of the rule {values.rule!r}, where none is given" if values.rule else "as given",
     ),

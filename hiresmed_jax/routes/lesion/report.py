@@ -9,23 +9,24 @@ from rich.console import Console
 
 from hiresmed_jax.lesions.bank import Bank
 from hiresmed_jax.lesions.patch import LesionPatch, nearest, normal
+from hiresmed_jax.routes.report import Examples
 from hiresmed_jax.runtime.figures import image_grid
 
-_SHOWN = 8  # lesions in a figure
+ROWS = 8  # lesions in a figure
 _SAMPLES = 4  # of each, in the last figure
 _TRIES = 16  # at samples of one lesion
 
 
-def draw_level(step: int, pictures: Sequence[np.ndarray], *, folder: pathlib.Path) -> None:
+def draw_level(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   """Writes level_<step>.png: lesions at this level, their reconstructions and new samples.
 
   Args:
     step: of the run, for the name.
-    pictures: f32[L, s, n s, C + 1] in [-1, 1], one array a batch: n images of s x s side by side,
-      the lesion, its reconstruction, samples. The last channel is the soft mask.
+    examples: f32[s, n s, C + 1] in [-1, 1]: n images of s x s side by side, the lesion, its
+      reconstruction, samples. The last channel is the soft mask.
     folder: of the figures.
   """
-  images = np.concatenate(list(pictures))[:_SHOWN]
+  images = np.stack([row["made"] for row in examples.rows()])
   side = images.shape[1]
   columns = images.shape[2] // side
   rows = [
@@ -97,7 +98,7 @@ def draw_samples(
   """
   real = [normal(patch) for patch in patches]
   rows, labels = [], []
-  for number in range(min(len(real), _SHOWN)):
+  for number in range(min(len(real), ROWS)):
     made = _samples(bank, number, seed, 4 * _TRIES)
     good = [normal(one) for one in made if isinstance(one, LesionPatch)][:_SAMPLES]
     if not good:

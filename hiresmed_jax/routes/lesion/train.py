@@ -84,6 +84,7 @@ def train(
     cadence=loop.Cadence(
       values.log_every, values.save_every, values.keep_checkpoints, values.max_skipped
     ),
+    examples=report.ROWS,
     draw=functools.partial(report.draw_level, folder=folder / "figures"),
     finish=finish,
   )

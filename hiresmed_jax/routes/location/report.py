@@ -1,7 +1,7 @@
 """Pictures and numbers of the location route: what is found, and where lesions may be."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,42 +9,37 @@ import matplotlib
 import numpy as np
 from rich.console import Console
 
-from hiresmed_jax import files
-from hiresmed_jax.runtime.figures import image_grid, loss_curves
+from hiresmed_jax.routes import report
+from hiresmed_jax.routes.report import Evaluate, Examples, HostBatch
+from hiresmed_jax.runtime.figures import image_grid
 
-HostBatch = Mapping[str, Any]
-Evaluate = Callable[[Iterable[HostBatch]], tuple[dict[str, float], list[np.ndarray]]]
-
-_ROWS = 4
+ROWS = 4  # of a figure
 _SHOWN = 5  # detections of an image
 _FOUND, _REAL = (1.0, 0.75, 0.1), (0.1, 0.9, 1.0)
 
 
-def draw_detections(
-  step: int, pictures: Sequence[np.ndarray], *, batches: Sequence[HostBatch], folder: pathlib.Path
-) -> None:
+def draw_detections(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   """Writes detections_<step>.png: validation images with real boxes beside the surest found ones.
 
   Args:
     step: of the run, for the name.
-    pictures: f32[n, L, 5], boxes xyxy and scores, the surest first; one array a batch.
-    batches: host batches that they were found in.
+    examples: images and f32[L, 5], boxes xyxy and scores, the surest first.
     folder: of the figures.
   """
-  _grid(folder / f"detections_{step:07d}.png", pictures, batches, f"validation, step {step}")
+  _grid(folder / f"detections_{step:07d}.png", examples, f"validation, step {step}")
 
 
 def final_evaluation(
   evaluate: Evaluate,
   *,
-  val: Sequence[HostBatch],
-  test: Sequence[HostBatch],
+  val: Iterable[HostBatch],
+  test: Iterable[HostBatch],
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """Judges the best weights as a detector, lesions in place, and draws.
+  """Evaluates the best weights as a detector, lesions in place, and draws.
 
   Args:
-    evaluate: host batches -> (numbers, detections), as `programs.evaluate` with the best state.
+    evaluate: `programs.evaluate` with the best state.
     val: validation images, which chose the weights.
     test: held-out images; may be none.
     folder: <workdir>/location.
@@ -52,21 +47,22 @@ def final_evaluation(
   Returns:
     {"val", "held_out": numbers of `metrics.detection` or None, "protocol"}.
   """
+  numbers, images = evaluate(val, lambda batch, made: None)
   results: dict[str, Any] = {
     "protocol": "COCO average precision, boxes as annotated; FROC: centre inside the real box; "
     "lesions in place; held-out groups (sha256 rule, group 0); weights with the highest validation "
     "mAP50-95",
-    "val": evaluate(val)[0] | {"images": _count(val)},
+    "val": numbers | {"images": images},
     "held_out": None,
   }
-  if test:
-    numbers, found = evaluate(test)
-    results["held_out"] = numbers | {"images": _count(test)}
+  examples = Examples(ROWS)
+  numbers, images = evaluate(test, examples.add)
+  if images:
+    results["held_out"] = numbers | {"images": images}
   if jax.process_index() == 0:
-    if test:
-      _grid(folder / "figures" / "held_out.png", found, test, "held-out images, best weights")
-    loss_curves(folder / "metrics.jsonl", folder / "figures" / "curves.png")
-    files.write_json(folder / "results.json", results)
+    if images:
+      _grid(folder / "figures" / "held_out.png", examples, "held-out images, best weights")
+    report.write(folder, results)
   return results
 
 
@@ -116,26 +112,15 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   console.print(f"figures: {folder / 'figures' / 'priors.png'}")
 
 
-def _count(batches: Iterable[HostBatch]) -> int:
-  return int(sum(batch["weight"].sum() for batch in batches))
-
-
-def _grid(
-  path: pathlib.Path, found: Sequence[np.ndarray], batches: Sequence[HostBatch], footer: str
-) -> None:
-  """`_ROWS` images with lesions, from all over the set."""
-  images = np.concatenate([batch["images_m11"][batch["weight"] > 0] for batch in batches])
-  real = [np.reshape(own, (-1, 4)) for batch in batches for own in batch["boxes"]]
-  boxes = np.concatenate(list(found))
-  with_lesions = [i for i, own in enumerate(real) if len(own)] or list(range(len(images)))
-  picks = np.unique(np.linspace(0, len(with_lesions) - 1, _ROWS).round().astype(int))
+def _grid(path: pathlib.Path, examples: Examples, footer: str) -> None:
   rows, labels = [], []
-  for i in (with_lesions[pick] for pick in picks):
-    grey = np.clip((images[i].mean(axis=-1, keepdims=True) + 1) / 2, 0, 1).repeat(3, axis=-1)
-    surest = boxes[i][:_SHOWN]
+  for row in examples.rows():
+    grey = np.clip((row["images_m11"].mean(axis=-1, keepdims=True) + 1) / 2, 0, 1)
+    grey, surest = grey.repeat(3, axis=-1), row["made"][:_SHOWN]
     surest = surest[surest[:, 4] > 0]
+    real = np.reshape(row["boxes"], (-1, 4))
     rows.append(
-      [_outlined(grey, real[i], _REAL), _outlined(grey, surest[:, :4], _FOUND, surest[:, 4])]
+      [_outlined(grey, real, _REAL), _outlined(grey, surest[:, :4], _FOUND, surest[:, 4])]
     )
     labels.append("sure by\n" + "\n".join(f"{score:.2f}" for score in surest[:, 4]))
   image_grid(

@@ -76,13 +76,11 @@ def train(
   def batches(split: str) -> Iterator[dict[str, Any]]:
     return detection.eval_batches(plain[split], view=view, room=room, batch_size=values.batch_size)
 
-  validation = list(batches("val"))
-
   def finish(state: Any, programs: Programs) -> dict[str, Any]:
     results = report.final_evaluation(
       functools.partial(evaluate, task, programs, state),
-      val=validation,
-      test=list(batches("test")),
+      val=batches("val"),
+      test=batches("test"),
       folder=folder,
     )
     variables = jax.jit(supervised.averaged, out_shardings=meshes.replicated(mesh))(state)
@@ -97,11 +95,12 @@ def train(
     seed=config.seed,
     mesh=mesh,
     train_data=train_data,
-    val_batches=validation,
+    val_batches=functools.partial(batches, "val"),
     cadence=loop.Cadence(
       values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
     ),
-    draw=functools.partial(report.draw_detections, batches=validation, folder=folder / "figures"),
+    examples=report.ROWS,
+    draw=functools.partial(report.draw_detections, folder=folder / "figures"),
     finish=finish,
   )
   if jax.process_index() == 0:

@@ -1,6 +1,7 @@
 """What DONE.json and the figures say of a trained route."""
 
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -33,10 +34,14 @@ def scene(count, seed=0):
 def judge(fade):
   """An `evaluate` whose reconstruction has lost a share of the contrast."""
 
-  def evaluate(batches):
-    pictures = [b["images_m11"][b["weight"] > 0] for b in batches]
-    made = [np.where(p > 0, -0.5 + (p + 0.5) * (1 - fade), p) for p in pictures]
-    return {"psnr": 30.0, "l1": 0.01, "code_usage": 0.1, "code_perplexity": 9.0}, made
+  def evaluate(batches, look):
+    images = 0
+    for batch in batches:
+      pixels = batch["images_m11"]
+      look(batch, np.where(pixels > 0, -0.5 + (pixels + 0.5) * (1 - fade), pixels))
+      images += int(batch["weight"].sum())
+    numbers = {"psnr": 30.0, "l1": 0.01, "code_usage": 0.1, "code_perplexity": 9.0}
+    return (numbers, images) if images else ({}, 0)
 
   return evaluate
 
@@ -55,7 +60,7 @@ def test_the_results_of_a_route(folder):
   test = [batch(images[:4], boxes[:4]), batch(images[4:], boxes[4:])]
   train = [batch(scene(4, seed=1)[0])]
   found = report.final_evaluation(
-    judge(0.25), train=train, test=test, all_train=lambda: iter(train), folder=folder
+    judge(0.25), train=train, test=lambda: iter(test), all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"]["images"] == 7
   assert found["train"]["images"] == 4
@@ -74,7 +79,7 @@ def test_the_results_of_a_route(folder):
 def test_without_held_out_images_nothing_is_made_up(folder):
   train = [batch(scene(4)[0])]
   found = report.final_evaluation(
-    judge(0.0), train=train, test=[], all_train=lambda: iter(train), folder=folder
+    judge(0.0), train=train, test=tuple, all_train=lambda: iter(train), folder=folder
   )
   assert found["held_out"] is None
   assert not {"floors", "gap_psnr", "contrast_kept"} & found.keys()
@@ -86,7 +91,7 @@ def test_the_table_tells_the_floors_and_a_dying_codebook(folder, capsys):
   images, boxes = scene(4)
   test = [batch(images, boxes)]
   found = report.final_evaluation(
-    judge(0.5), train=test, test=test, all_train=lambda: iter(test), folder=folder
+    judge(0.5), train=test, test=lambda: iter(test), all_train=lambda: iter(test), folder=folder
   )
   report.print_results({"results": found}, folder)
   printed = capsys.readouterr().out
@@ -96,15 +101,49 @@ def test_the_table_tells_the_floors_and_a_dying_codebook(folder, capsys):
   assert str(folder / "figures" / "held_out.png") in printed
 
 
+def shown(batches):
+  examples = report.Examples(report.ROWS)
+  for one in batches:
+    examples.add(one, one["images_m11"])
+  return examples
+
+
 def test_the_grid_shows_lesions_first_and_no_padding(tmp_path):
   images, boxes = scene(6)
   none = np.zeros((0, 4), np.float32)
   batches = [batch(images[:3], [none] * 3), batch(images[3:], boxes[3:])]
-  pictures = [images[:3], images[3:]]
-  report.draw_reconstructions(12, pictures, batches=batches, folder=tmp_path)
+  report.draw_reconstructions(12, shown(batches), folder=tmp_path)
   (path,) = tmp_path.iterdir()
   assert path.name == "reconstruction_0000012.png"
   with_lesions = cv2.imread(str(path))
-  report.draw_reconstructions(13, pictures[:1], batches=batches[:1], folder=tmp_path)
+  report.draw_reconstructions(13, shown(batches[:1]), folder=tmp_path)
   without = cv2.imread(str(tmp_path / "reconstruction_0000013.png"))
   assert with_lesions.shape[1] > without.shape[1]  # the magnified columns
+
+
+def test_the_end_of_a_run_holds_a_few_batches_however_many_images_there_are(folder):
+  """Batches are of 4 MB; a copy of all held-out images would be 12 or 60 of them."""
+
+  def stream(count):
+    for number in range(count):
+      images = np.full((4, 512, 512, 1), -0.5, np.float32)
+      images[:, 10:16, 12:18] = 0.1 + number / 1000
+      yield batch(images, [np.float32([[12, 10, 18, 16]])] * 4)
+
+  def peak(count):
+    tracemalloc.start()
+    try:
+      found = report.final_evaluation(
+        judge(0.5),
+        train=stream(1),
+        test=lambda: stream(count),
+        all_train=lambda: stream(2),
+        folder=folder,
+      )
+      assert found["held_out"]["images"] == 4 * count
+      return tracemalloc.get_traced_memory()[1]
+    finally:
+      tracemalloc.stop()
+
+  peak(1)  # what is compiled, and Matplotlib's caches, stay
+  assert peak(60) < peak(12) + 8e6

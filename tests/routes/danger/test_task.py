@@ -46,7 +46,8 @@ def batch(number: int = 0) -> dict[str, np.ndarray]:
 
 
 def val_batches() -> list[dict[str, Any]]:
-  return [batch(99) | {"weight": np.array([1.0] * 6 + [0.0] * 2, np.float32), "boxes": [None] * 6}]
+  own = {"weight": np.array([1.0] * 6 + [0.0] * 2, np.float32), "boxes": [np.zeros((0, 4))] * 6}
+  return [batch(99) | own]
 
 
 class Source:
@@ -143,9 +144,10 @@ def fit(folder):
       seed=0,
       mesh=tiny_run.mesh(1),
       train_data=train_data(),
-      val_batches=val_batches(),
+      val_batches=val_batches,
       cadence=CADENCE,
-      draw=lambda step, chances: seen.append([one.shape for one in chances]),
+      examples=8,
+      draw=lambda step, examples: seen.append([row["made"].shape for row in examples.rows()]),
       finish=lambda state, programs: {"leaves": [leaf.tolist() for leaf in leaves(state)]},
     )
   assert asked.call_count == 1
@@ -154,7 +156,7 @@ def fit(folder):
 
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   whole, drawn = fit(tmp_path / "whole")
-  assert drawn == [[(6, SIDE, SIDE, 1)]] * 2
+  assert drawn == [[(SIDE, SIDE, 1)] * 6] * 2
   with (
     mock.patch.object(interrupt, "agree", side_effect=[False, False, False, True]),
     pytest.raises(loop.Stopped),

@@ -72,9 +72,9 @@ def compiled_before(task: Task, phase: int, mesh: Any, batch: Any, val_batch: An
 
 
 def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = None, **changes: Any):
-  """-> (the state after the last step, on the host; what was drawn: {step: pictures})."""
+  """-> (the state after the last step, on the host; what was drawn: {step: examples})."""
   kept: list[Any] = []
-  drawn: dict[int, list[np.ndarray]] = {}
+  drawn: dict[int, list[dict[str, np.ndarray]]] = {}
 
   def finish(state: Any, programs: Programs) -> dict[str, Any]:
     kept.append(host(state))
@@ -87,7 +87,8 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
     "seed": 0,
     "mesh": tiny_run.mesh(data),
     "cadence": CADENCE,
-    "draw": lambda step, pictures: drawn.update({step: pictures}),
+    "examples": LESIONS,
+    "draw": lambda step, examples: drawn.update({step: examples.rows()}),
     "finish": finish,
   }
   with (
@@ -137,11 +138,11 @@ def test_what_a_run_leaves_behind(whole):
   assert [line["val_rmse"] > 0 for line in lines if "val_rmse" in line] == [True] * 3
   assert lines[-1].get("skipped", 0) == 0
   # The lesion, its reconstruction, three samples; without the one that fills up.
-  shapes = {step: [p.shape for p in pictures] for step, pictures in whole.drawn.items()}
+  shapes = {step: [row["made"].shape for row in rows] for step, rows in whole.drawn.items()}
   assert shapes == {
-    4: [(7, 12, 5 * 12, 2)],
-    8: [(7, 15, 5 * 15, 2)],
-    12: [(7, 13, 5 * 13, 2)],
+    4: [(12, 5 * 12, 2)] * 7,
+    8: [(15, 5 * 15, 2)] * 7,
+    12: [(13, 5 * 13, 2)] * 7,
   }
 
 
@@ -178,8 +179,8 @@ def test_a_stopped_run_goes_on_to_the_last_bit(whole, tmp_path, stops):
   state, drawn = fit(folder)
   assert_same(whole.state, state)
   assert tiny_run.metrics(whole.folder) == tiny_run.metrics(folder)
-  for step, pictures in drawn.items():
-    assert_same(whole.drawn[step], pictures)
+  for step, rows in drawn.items():
+    assert_same(whole.drawn[step], rows)
 
 
 def test_eight_devices_make_the_lesions_of_one(whole, tmp_path):

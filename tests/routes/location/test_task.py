@@ -54,7 +54,8 @@ def batch(number: int = 0) -> dict[str, np.ndarray]:
 
 
 def val_batches() -> list[dict[str, Any]]:
-  return [batch(99) | {"weight": np.array([1.0] * 6 + [0.0] * 2, np.float32), "boxes": [None] * 6}]
+  own = {"weight": np.array([1.0] * 6 + [0.0] * 2, np.float32), "boxes": [np.zeros((0, 4))] * 6}
+  return [batch(99) | own]
 
 
 class Source:
@@ -148,9 +149,10 @@ def fit(folder, **changes):
     "seed": 0,
     "mesh": tiny_run.mesh(1),
     "train_data": train_data(),
-    "val_batches": val_batches(),
+    "val_batches": val_batches,
     "cadence": CADENCE,
-    "draw": lambda step, surest: seen.append([one.shape for one in surest]),
+    "examples": 8,
+    "draw": lambda step, examples: seen.append([row["made"].shape for row in examples.rows()]),
     "finish": lambda state, programs: {"leaves": [leaf.tolist() for leaf in _small(state)]},
   }
   seen: list[Any] = []
@@ -166,7 +168,7 @@ def _small(state: Any) -> list[np.ndarray]:
 
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   whole, drawn = fit(tmp_path / "whole")
-  assert drawn == [[(6, 20, 5)]] * 2
+  assert drawn == [[(20, 5)] * 6] * 2
   with (
     mock.patch.object(interrupt, "agree", side_effect=[False, False, False, True]),
     pytest.raises(loop.Stopped),

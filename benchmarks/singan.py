@@ -176,7 +176,7 @@ def program(case: Case, at_once: int) -> tuple[Any, float]:
   for phase in task.phases[1 : case.level + 1]:
     state = jax.eval_shape(phase.begin, state, batch)
   begin = time.perf_counter()
-  lowered = jax.jit(task.train_step, donate_argnums=0).lower(state, batch, {})
+  lowered = jax.jit(task.train_step, donate_argnums=0).lower(state, batch, {}, np.int32(case.steps))
   return lowered.compile(compilation.options()), time.perf_counter() - begin
 
 
@@ -193,7 +193,7 @@ def caller(case: Case, compiled: Any, at_once: int) -> Call:
       for phase in task.phases[1 : case.level + 1]:
         state = quick(phase.begin)(state, batch)
       holder.append(state)
-    holder[0], scalars = compiled(holder[0], batch, {})
+    holder[0], scalars = compiled(holder[0], batch, {}, np.int32(case.steps))
     jax.block_until_ready(scalars)
 
   return call

@@ -6,8 +6,8 @@ import sys
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import run
-from hiresmed_jax.routes.loop import Stopped
 from hiresmed_jax.runtime import cli, compilation, config, interrupt, mesh
+from hiresmed_jax.runtime.interrupt import Stopped
 
 _EXAMPLE = """\
   python -m hiresmed_jax.train --config demo.py
@@ -42,12 +42,14 @@ def main(argv: list[str]) -> int:
     raise UserError(f"{values.name} makes its own phantom: leave out --data")
   workdir = options.workdir or pathlib.Path("runs") / values.name
   compilation.keep_programs(cache_folder())
-  mesh.initialize_distributed()
   try:
-    with interrupt.leave_together(unless=(Stopped,)):
+    with interrupt.stops_at_once(), interrupt.leave_together(unless=(Stopped,)):
+      mesh.initialize_distributed()
       run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
     print(stopped, file=sys.stderr, flush=True)
+    if not stopped.agreed:
+      interrupt.leave(stopped.code)
     return stopped.code
   return 0
 

@@ -176,12 +176,42 @@ def compilations() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+class _Asked(interrupt.Pace):
+  """Calls a function in place of asking other processes."""
+
+  def __init__(self, at_call: Callable[[bool], Any], steps: int):
+    super().__init__(steps)
+    self.steps, self._at_call = steps, at_call
+
+  def agree(self, asked: bool, steps: int = 1) -> bool:
+    return bool(self._at_call(asked))
+
+
+@contextlib.contextmanager
+def asked(
+  at_call: Callable[[bool], Any] | None = None,
+  *,
+  in_evaluation: Callable[[bool], Any] | None = None,
+  steps: int = 1,
+) -> Iterator[None]:
+  """Within, functions see after each call whether `fit` is asked to stop, and say whether it is.
+
+  Args:
+    at_call: after each call of a training step.
+    in_evaluation: after each batch of an evaluation.
+    steps: of a call, at most.
+  """
+
+  def pace(*most: int) -> _Asked:
+    return _Asked((at_call if most else in_evaluation) or bool, steps)
+
+  with mock.patch.object(interrupt, "Pace", pace):
+    yield
+
+
 def compiled_by_step(fit: Callable[[], Any]) -> list[int]:
-  """How many programs have been compiled after each step of a run but the last."""
+  """How many programs have been compiled after each step of a run."""
   counts: list[int] = []
-  with (
-    compilations() as compiled,
-    mock.patch.object(interrupt, "agree", side_effect=lambda _: counts.append(len(compiled))),
-  ):
+  with compilations() as compiled, asked(lambda _: counts.append(len(compiled))):
     fit()
   return counts

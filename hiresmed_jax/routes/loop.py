@@ -13,9 +13,8 @@ import copy
 import functools
 import itertools
 import pathlib
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import numpy as np
@@ -30,15 +29,18 @@ from hiresmed_jax.routes.programs import (
   local_share,
   next_state,
 )
-from hiresmed_jax.routes.report import Examples
+from hiresmed_jax.routes.report import Examples, Look
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.interrupt import Stopped
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.runtime.throughput import Rate
 from hiresmed_jax.runtime.writer import Writer, truncate
 
 _WARM_START = 4  # batches
+# Scalars of a call, and how many steps they are of: f32[most_steps] each; 0: f32[], of one step.
+Window: TypeAlias = tuple[Mapping[str, Any], int]
 
 
 class Cadence(NamedTuple):
@@ -48,14 +50,6 @@ class Cadence(NamedTuple):
   evaluate: int
   keep: int
   max_skipped: int
-
-
-class Stopped(Exception):
-  """The run was asked to stop, and has saved. `code`: the exit status, 128 + the signal."""
-
-  def __init__(self, step: int, code: int):
-    super().__init__(f"stopped; saved at step {step}: the same command goes on from there")
-    self.code = code
 
 
 def fit(
@@ -106,75 +100,100 @@ def fit(
     # Left before the checkpoints are: closing them waits for a process that may be gone.
     stack.enter_context(interrupt.leave_together(unless=(Stopped,)))
     step = manager.latest_step() or 0
+    # Whether the evaluation of this step is still to be made: the run was stopped in it.
+    evaluates = bool(step) and checkpoint.metadata(manager, step).get("evaluates", False)
     truncate(folder / "metrics.jsonl", step)
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
-    stop = stack.enter_context(interrupt.Interrupt())
     progress = stack.enter_context(Progress(ends[-1], task.name, done=step))
     state: Any = None
-    window: list[Mapping[str, Any]] = []  # scalars of the steps since the last line
+    data_state: Any = None  # of the iterator of training batches
+    window: list[Window] = []  # what was trained since the last line
 
-    def save(data_state: Any, metrics: Mapping[str, float] | None) -> None:
-      about = {**made_by, "window": [_floats(scalars) for scalars in window]}
-      checkpoint.save(manager, step, state, data_state=data_state, metadata=about, metrics=metrics)
+    def log(rate: Rate) -> None:
+      values = _line(task, window)
+      window.clear()
+      writer.write_scalars(step, values | rate.measure(step))
+      progress.describe(_shown(task, values))
+      _check_health(values.get(task.in_a_row, 0), cadence.max_skipped, step)
 
-    for number in range(_phase_at(ends, step), len(ends)):
+    def save(metrics: Mapping[str, float] | None = None) -> None:
+      checkpoint.save(
+        manager,
+        step,
+        state,
+        data_state=data_state,
+        metadata={**made_by, "window": _rows(window), "evaluates": evaluates},
+        metrics=metrics,
+        replace=metrics is not None,
+      )
+
+    def save_and_stop(code: int) -> NoReturn:
+      save()
+      checkpoint.wait(manager)
+      raise Stopped(code, step=step, agreed=True)
+
+    for number in range(_phase_at(ends, step, evaluates), len(ends)):
       phase, end = task.phases[number], ends[number]
-      batches = stack.enter_context(_batches(phase, train_data))
-      validation = val_batches if phase.batch is None else functools.partial(iter, [phase.batch])
-      first = _peek(batches, _WARM_START if task.warm_start else 1)
-      programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
+      with contextlib.ExitStack() as of_phase:
+        iterator = of_phase.enter_context(_iterator(phase, train_data))
+        first = _first_batches(phase, iterator, _WARM_START if task.warm_start else 1)
+        validation = val_batches if phase.batch is None else functools.partial(iter, [phase.batch])
+        programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
 
-      if state is None and step:
-        saved_in = abstract_state(task, bisect.bisect_left(ends, step), mesh)
-        state, data_state, about = checkpoint.restore(manager, saved_in, expect=made_by)
-        window = about["window"]
-        if data_state is not None:
-          batches.set_state(data_state)
-      if state is None:
-        state = first_state(task, programs, seed, first)
-      elif phase.begin is not None and step == end - phase.steps:
-        state = next_state(phase.begin, programs, state, programs.put(first[0]))
-      del first
-      if step == end:  # the run was stopped after its last step
-        break
-      if len(ends) > 1:
-        progress.print(phase.name)
+        if state is None and step:
+          saved_in = abstract_state(task, bisect.bisect_left(ends, step), mesh)
+          state, data_state, about = checkpoint.restore(manager, saved_in, expect=made_by)
+          window = [(row, 0) for row in about["window"]]
+          if data_state is not None:
+            iterator.set_state(data_state)
+        if state is None:
+          state = first_state(task, programs, seed, first)
+        elif phase.begin is not None and step == end - phase.steps:
+          state = next_state(phase.begin, programs, state, programs.put(first[0]))
+        del first
+        if len(ends) > 1 and step < end:
+          progress.print(phase.name)
 
-      rate = Rate(phase.batch_size, programs.flops_per_call / phase.steps_per_call, step=step)
-      for batch, data_state in meshes.prefetch_to_device(batches, programs.put):
-        state, scalars = programs.step(state, batch, programs.frozen)
-        window.append(scalars)
-        before, step = step, step + phase.steps_per_call
-        progress.update(step)
-        last = step == end
-        if step // cadence.log > before // cadence.log or last:
-          values = _line(task, window)
-          window.clear()
-          writer.write_scalars(step, values | rate.measure(step))
-          shown = {short: values[name] for name, short in task.shown.items() if name in values}
-          progress.describe(" ".join(f"{short} {value:.3g}" for short, value in shown.items()))
-          _check_health(values.get(task.in_a_row, 0), cadence.max_skipped, step)
-        if step // cadence.evaluate > before // cadence.evaluate or last:
-          with rate.paused():
+        # From here on a signal waits for the end of a call, and what was trained is saved.
+        stop = of_phase.enter_context(interrupt.Interrupt())
+        pace = interrupt.Pace(phase.most_steps)
+        rate = Rate(phase.batch_size, programs.flops_per_step, step=step)
+        feed = _feed(phase, iterator, programs)
+        before, count = None, 1  # scalars of the call before, steps of the last one
+        while evaluates or step < end:
+          if not evaluates:
+            batch, data_state = next(feed)
+            count = min(pace.steps, _until(step, cadence.log, cadence.evaluate), end - step)
+            counts = (np.int32(count),) if phase.most_steps else ()
+            state, scalars = programs.step(state, batch, programs.frozen, *counts)
+            # The host stays one call ahead of the devices, and none where calls are long: what was
+            # dispatched cannot be stopped.
+            jax.block_until_ready(scalars if pace.slow else before)
+            before, step = scalars, step + count
+            window.append((scalars, count if phase.most_steps else 0))
+            progress.update(step)
+            if step % cadence.log == 0 or step == end:
+              log(rate)
+            evaluates = step % cadence.evaluate == 0 or step == end
+          if evaluates:
             drawn = Examples(examples)
-            numbers, _ = evaluate(task, programs, state, validation(), drawn.add)
-            writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
-            writer.flush()
-            if jax.process_index() == 0:
-              draw(step, drawn)
-            save(data_state, numbers)
-        if step == ends[-1]:
-          break
-        # Several processes agree by a collective, which is not for every step.
-        asks = jax.process_count() == 1 or step // phase.steps_per_call % 10 == 0
-        if asks and interrupt.agree(stop.requested):
-          save(data_state, None)
-          checkpoint.wait(manager)
-          raise Stopped(step, stop.exit_code or 128 + signal.SIGTERM)
-        if last:
-          break
+            with rate.paused():
+              try:
+                numbers, _ = evaluate(task, programs, state, validation(), _look(drawn, stop))
+              except Stopped as stopped:
+                save_and_stop(stopped.code)
+              writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
+              writer.flush()
+              if jax.process_index() == 0:
+                draw(step, drawn)
+              evaluates = False
+              save(numbers)
+          if pace.agree(stop.requested, count):
+            save_and_stop(stop.exit_code)
+        checkpoint.wait(manager)
+        if stop.requested:
+          raise Stopped(stop.exit_code, step=step)
 
-    checkpoint.wait(manager)
     best = manager.latest_step()
     if task.select:
       best = manager.best_step() or best
@@ -193,40 +212,77 @@ def _open_checkpoints(
   )
 
 
-def _phase_at(ends: Sequence[int], step: int) -> int:
-  """The phase in which the step after `step` is made; the last one when all are."""
+def _phase_at(ends: Sequence[int], step: int, evaluates: bool) -> int:
+  """The phase in which the step after `step` is made, or `step` itself is to be evaluated."""
+  if evaluates:
+    return bisect.bisect_left(ends, step)
   return min(bisect.bisect_right(ends, step), len(ends) - 1)
 
 
 @contextlib.contextmanager
-def _batches(phase: Phase, train_data: Iterable[Any]) -> Iterator[Any]:
-  """This process's share of the batches of a phase: an iterator, closed on leaving."""
+def _iterator(phase: Phase, train_data: Iterable[Any]) -> Iterator[Any]:
+  """Of this process's share of the batches of a phase, closed on leaving; None: it has but one."""
   if phase.batch is None:
     with contextlib.closing(iter(train_data)) as iterator:  # type: ignore[type-var]
       yield iterator
   else:
-    yield itertools.repeat(local_share(phase.batch))
+    yield None
 
 
-def _peek(batches: Any, count: int) -> list[Any]:
+def _first_batches(phase: Phase, iterator: Any, count: int) -> list[Any]:
   """The next batches; the iterator gives them again."""
-  if isinstance(batches, itertools.repeat):
-    return [next(batches)] * count
-  here = copy.deepcopy(batches.get_state())
-  found = [next(batches) for _ in range(count)]
-  batches.set_state(here)
+  if phase.batch is not None:
+    return [local_share(phase.batch)]
+  here = copy.deepcopy(iterator.get_state())
+  found = [next(iterator) for _ in range(count)]
+  iterator.set_state(here)
   return found
 
 
-def _floats(scalars: Mapping[str, Any]) -> dict[str, float]:
-  return {key: float(value) for key, value in jax.device_get(dict(scalars)).items()}
+def _feed(phase: Phase, iterator: Any, programs: Programs) -> Iterator[tuple[Any, Any]]:
+  """(batch on the devices, the iterator's state after it) for every call."""
+  if phase.batch is None:
+    return meshes.prefetch_to_device(iterator, programs.put)
+  return itertools.repeat((programs.put(local_share(phase.batch)), None))
 
 
-def _line(task: Task, window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _until(step: int, *every: int) -> int:
+  """Steps until the next multiple of one of them."""
+  return min(each - step % each for each in every)
+
+
+def _look(examples: Examples, stop: interrupt.Interrupt) -> Look:
+  """Collects examples of an evaluation, and raises `Stopped` when any process is asked to stop."""
+  pace = interrupt.Pace()
+
+  def look(batch: Mapping[str, Any], made: np.ndarray) -> None:
+    examples.add(batch, made)
+    if pace.agree(stop.requested):
+      raise Stopped(stop.exit_code, agreed=True)
+
+  return look
+
+
+def _rows(window: Sequence[Window]) -> list[dict[str, float]]:
+  """The scalars of every step."""
+  rows = []
+  for scalars, count in window:
+    values = jax.device_get(dict(scalars))
+    steps = [{key: value[i] for key, value in values.items()} for i in range(count)]
+    rows += [{key: float(value) for key, value in row.items()} for row in steps or [values]]
+  return rows
+
+
+def _line(task: Task, window: Sequence[Window]) -> dict[str, float]:
   """Mean of every scalar since the last line; the newest value of `task.newest`."""
-  rows = [_floats(scalars) for scalars in window]
+  rows = _rows(window)
   means = {key: float(np.mean([row[key] for row in rows])) for key in rows[-1]}
   return means | {key: rows[-1][key] for key in task.newest}
+
+
+def _shown(task: Task, values: Mapping[str, float]) -> str:
+  """The few numbers of the progress line."""
+  return " ".join(f"{name} {values[key]:.3g}" for key, name in task.shown.items() if key in values)
 
 
 def _check_health(in_a_row: float, most: int, step: int) -> None:

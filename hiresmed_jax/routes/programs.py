@@ -21,7 +21,7 @@ class Programs(NamedTuple):
   Attributes:
     step: `Task.train_step`, compiled; it consumes its state.
     evaluate: `Task.eval_step`, compiled.
-    flops_per_call: of `step`, over all devices.
+    flops_per_step: over all devices.
     abstract_state: shapes and shardings of the state.
     batch_sharding: of batches.
     frozen: `Task.frozen` on the devices.
@@ -29,7 +29,7 @@ class Programs(NamedTuple):
 
   step: Callable[..., Any]
   evaluate: Callable[..., Any]
-  flops_per_call: float
+  flops_per_step: float
   abstract_state: Any
   batch_sharding: jax.sharding.NamedSharding
   frozen: Any
@@ -59,7 +59,8 @@ def compile_programs(
   state = abstract_state(task, phase, mesh)
   frozen = jax.device_put(task.frozen, whole)
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(_shardings(state), whole))
-  traced = step.trace(state, _global_shapes(batch, split), frozen)
+  count = (jax.ShapeDtypeStruct((), np.int32),) if task.phases[phase].most_steps else ()
+  traced = step.trace(state, _global_shapes(batch, split), frozen, *count)
   # What it makes of the images stays on their devices.
   evaluate = jax.jit(task.eval_step, out_shardings=(whole, split))
   judged = _global_shapes(_eval_arrays(task, val_batch), split)
@@ -67,8 +68,9 @@ def compile_programs(
   return Programs(
     step=traced.lower().compile(options),
     evaluate=evaluate.lower(state, judged, frozen).compile(options),
-    # Of the trace: not every backend tells, and some of those that do count a loop once.
-    flops_per_call=sum(cost.flops(traced.jaxpr.jaxpr).values()),
+    # Of the trace, as not every backend tells. A loop of which nobody knows how often it runs
+    # counts once, as one step.
+    flops_per_step=sum(cost.flops(traced.jaxpr.jaxpr).values()),
     abstract_state=state,
     batch_sharding=split,
     frozen=frozen,

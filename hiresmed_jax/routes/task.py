@@ -14,7 +14,8 @@ class Phase(NamedTuple):
     name: for the progress line.
     steps: its length.
     batch_size: images of one step, over all processes.
-    steps_per_call: steps that one call of `Task.train_step` makes; it divides `steps`.
+    most_steps: steps that a call of `Task.train_step` can make; the loop chooses how many, by the
+      time that they take. 0: a call makes one, and is not told how many.
     begin: (last state of the phase before, batch) -> state. None: the first phase, which begins
       with `Task.init`.
     batch: arrays on the host, whole on every process, for every step and every evaluation. None:
@@ -24,7 +25,7 @@ class Phase(NamedTuple):
   name: str
   steps: int
   batch_size: int
-  steps_per_call: int = 1
+  most_steps: int = 0
   begin: Callable[[Any, Batch], Any] | None = None
   batch: Mapping[str, Any] | None = None
 
@@ -36,7 +37,9 @@ class Task(NamedTuple):
     name: the route.
     phases: trained one after another.
     init: key -> state, with no data.
-    train_step: (state, batch, frozen) -> (state, scalars).
+    train_step: (state, batch, frozen) -> (state, scalars f32[]); in a phase with `most_steps`:
+      (state, batch, frozen, count i32[]) -> (state, scalars f32[most_steps] of each step, of which
+      `count` are valid).
     eval_step: (state, batch, frozen) -> (totals, pictures). Totals of batches add up, so that
       padding (batch["weight"] 0) stays exact; pictures are f32[N, ...], for figures.
     eval_arrays: names of what `eval_step` reads of a batch.
@@ -54,7 +57,7 @@ class Task(NamedTuple):
   name: str
   phases: tuple[Phase, ...]
   init: Callable[[Array], Any]
-  train_step: Callable[[Any, Batch, Params], tuple[Any, Metrics]]
+  train_step: Callable[..., tuple[Any, Metrics]]
   eval_step: Callable[[Any, Batch, Params], tuple[Mapping[str, Array], Array]]
   eval_arrays: tuple[str, ...]
   summarise: Callable[[Mapping[str, Any]], dict[str, float]]

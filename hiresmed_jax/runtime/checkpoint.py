@@ -24,8 +24,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime.mesh import wait_for_all
 
 Manager: TypeAlias = ocp.CheckpointManager
+_REPLACED = ".replaced"  # folder of a checkpoint in whose place another is being written
 
 
 @contextlib.contextmanager
@@ -65,6 +67,7 @@ def open(
     preservation_policy=policy, best_fn=value, best_mode=best_mode, cleanup_tmp_directories=True
   )
   manager = Manager(pathlib.Path(directory).absolute(), options=options)
+  _put_in_order(manager)
   try:
     yield manager
   finally:
@@ -80,22 +83,25 @@ def save(
   data_state: Any = None,
   metadata: Mapping[str, Any] | None = None,
   metrics: Mapping[str, float] | None = None,
+  replace: bool = False,
 ) -> None:
   """Saves in the background; `state` may be donated as soon as this returns.
 
   Args:
     manager: from `open`.
-    step: number of the checkpoint; one that exists is left as it is.
+    step: number of the checkpoint; one that exists is left as it is, unless `replace`.
     state: pytree of arrays, typed keys included.
     data_state: the data iterator's state, JSON or bytes, the same on every process.
     metadata: JSON that says what made it, such as the route and the hash of the config.
     metrics: values at this step, among them `best`; without a finite one it is never the best.
+    replace: whether one of this step that exists is replaced; then this returns when it is.
 
   Raises:
     UserError: this checkpoint, or the one before it, could not be written: the disk is full, say.
       Older checkpoints are whole.
   """
-  if step in manager.all_steps():
+  old = step in manager.all_steps()
+  if old and not replace:
     return
   if isinstance(data_state, bytes):
     data_state = {"base64": base64.b64encode(data_state).decode()}
@@ -106,13 +112,46 @@ def save(
   if needed > free:
     raise _unwritten(manager, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB left on the disk")
   with _one_line_of_failure(manager):
+    if old:
+      manager.wait_until_finished()
+      _move(manager, f"{step}", f"{step}{_REPLACED}")
     manager.save(step, args=args, metrics=finite or None, force=True)
+    if old:
+      manager.wait_until_finished()
+      _put_in_order(manager)
+
+
+def _move(manager: Manager, name: str, to: str) -> None:
+  """Renames a checkpoint's folder, by the first process."""
+  if jax.process_index() == 0:
+    pathlib.Path(manager.directory, name).rename(pathlib.Path(manager.directory, to))
+  wait_for_all(f"{name} is {to}")
+  manager.reload()
+
+
+def _put_in_order(manager: Manager) -> None:
+  """Removes checkpoints that were replaced; those that were not, as the run was killed, stay."""
+  for folder in sorted(pathlib.Path(manager.directory).glob(f"*{_REPLACED}")):
+    step = folder.name.removesuffix(_REPLACED)
+    if int(step) not in manager.all_steps():
+      _move(manager, folder.name, step)
+    elif jax.process_index() == 0:
+      shutil.rmtree(folder)
 
 
 def wait(manager: Manager) -> None:
   """Returns when what was saved is on the disk. Raises UserError when it could not be written."""
   with _one_line_of_failure(manager):
     manager.wait_until_finished()
+
+
+def metadata(manager: Manager, step: int) -> dict[str, Any]:
+  """What a checkpoint was saved with.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  return dict(_about(manager, step)["metadata"])
 
 
 def restore(
@@ -140,12 +179,8 @@ def restore(
   if step not in manager.all_steps():
     which = "" if step is None else f"of step {step} "
     raise UserError(f"no checkpoint {which}in {manager.directory}")
-  folder = f"{manager.directory}/{step}"
-  try:
-    about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-    data_state, metadata, outline = about["data"], about["metadata"], about["tree"]
-  except (KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(f"{folder} is not a whole checkpoint of hiresmed_jax") from error
+  about = _about(manager, step)
+  data_state, metadata, outline = about["data"], about["metadata"], about["tree"]
   here = dict.fromkeys(outline, "missing") | _outline(abstract_state)
   difference = _difference(metadata, expect or {}) or _difference(outline, here)
   if difference:
@@ -157,12 +192,22 @@ def restore(
   try:
     state = manager.restore(step, args=args).state
   except (ValueError, OSError) as error:
+    folder = f"{manager.directory}/{step}"
     raise UserError(
       f"{folder} is damaged: delete that folder to go on from an earlier checkpoint"
     ) from error
   if isinstance(data_state, dict) and set(data_state) == {"base64"}:
     data_state = base64.b64decode(data_state["base64"])
   return state, data_state, metadata
+
+
+def _about(manager: Manager, step: int) -> dict[str, Any]:
+  try:
+    about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    return {key: about[key] for key in ("data", "metadata", "tree")}
+  except (KeyError, TypeError, ValueError, OSError) as error:
+    folder = f"{manager.directory}/{step}"
+    raise UserError(f"{folder} is not a whole checkpoint of hiresmed_jax") from error
 
 
 def _outline(tree: Any) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""How a run stops: by a signal that the loop reads between steps, or with its other processes."""
+"""How a run stops: by a signal, at once or after the step in hand, or with its other processes.
+
+`stops_at_once` is for a whole command. Within it, `Interrupt` is for stretches after which there is
+something to save.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -19,6 +24,66 @@ from jax.experimental import multihost_utils
 from hiresmed_jax.errors import UserError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CALL_SECONDS = 1.0  # aimed at, of a call and between two questions to the other processes
+
+
+class Stopped(Exception):
+  """The run was asked to stop.
+
+  Attributes:
+    code: the exit status, 128 + the signal's number, as a shell reports it.
+    agreed: whether all processes of the run stop here.
+  """
+
+  def __init__(self, code: int, *, step: int = 0, agreed: bool = False):
+    """`step`: of the checkpoint that was saved; 0: there is none."""
+    saved = f"; saved at step {step}" if step else ""
+    super().__init__(f"stopped{saved}: the same command goes on from there")
+    self.code, self.agreed = code, agreed
+
+
+@contextlib.contextmanager
+def stops_at_once(patience: float = 5.0) -> Iterator[None]:
+  """Within, SIGTERM or Ctrl-C raises `Stopped` in the main thread.
+
+  Python hears a signal only between two of its own instructions, and a compiler takes minutes for
+  one. If the main thread is not out after `patience` seconds, the process ends all the same, with
+  the same line and status. A second signal ends it at once. Outside the main thread nothing is
+  changed.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def stop(number: int, _: FrameType | None) -> None:
+    for each in _SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
+    raise Stopped(128 + number)
+
+  def watch() -> None:
+    while number := os.read(heard, 1)[0]:
+      # Another handler, as of `Interrupt`, means that the main thread saves first.
+      at_once = signal.getsignal(number) in (stop, signal.SIG_DFL)
+      if at_once and number in _SIGNALS and not left.wait(patience):
+        os.write(2, f"{Stopped(128 + number)}\n".encode())
+        _end(128 + number)
+    os.close(heard)
+
+  left = threading.Event()
+  heard, tell = os.pipe()
+  os.set_blocking(tell, False)
+  handlers = {number: signal.signal(number, stop) for number in _SIGNALS}
+  before = signal.set_wakeup_fd(tell)
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  finally:
+    left.set()
+    signal.set_wakeup_fd(before)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    os.write(tell, b"\0")  # the thread ends
+    os.close(tell)
 
 
 class Interrupt:
@@ -57,15 +122,44 @@ class Interrupt:
     os.write(2, b"\nstopping after this step; once more to end at once\n")
 
 
-def agree(flag: bool) -> bool:
-  """True on every process when `flag` is True on any of them.
+class Pace:
+  """Asks all processes whether to stop, about once a second, and sizes calls to a second's work.
 
-  All processes must call it together, and with several of them it waits for the device: ask every
-  few steps. With one process it returns the flag and costs nothing.
+  With several processes the question is a collective, which all of them must reach after the same
+  call. They tell each other how long a step takes; the slowest says after how many calls they ask
+  again, and how many steps a call makes: both are the same everywhere.
+
+  Args:
+    most: steps of a call.
+
+  Attributes:
+    steps: of the next call.
+    slow: whether a call takes so long that not even one should wait behind it.
   """
-  if jax.process_count() == 1:
-    return flag
-  return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+
+  def __init__(self, most: int = 1) -> None:
+    self.steps, self.slow = 1, False
+    self._most, self._calls, self._wait = most, 1, 1
+    self._since, self._done = time.monotonic(), 0
+
+  def agree(self, asked: bool, steps: int = 1) -> bool:
+    """To be called after every call of so many steps; True where any process was asked to stop."""
+    self._done, self._wait = self._done + steps, self._wait - 1
+    if self._wait:
+      return False
+    now, several = time.monotonic(), jax.process_count() > 1
+    answers = np.array([[asked, (now - self._since) / self._done]], np.float32)
+    if several:
+      answers = multihost_utils.process_allgather(answers[0])
+    seconds = max(float(np.max(answers[:, 1])), 1e-6)
+    # At most twice as many as before: the first calls may return before their work is done.
+    self.steps = max(1, min(self._most, 2 * self.steps, int(_CALL_SECONDS / seconds)))
+    self.slow = seconds * self.steps > _CALL_SECONDS / 2
+    if several:
+      calls = int(_CALL_SECONDS / (seconds * self.steps))
+      self._calls = max(1, min(2 * self._calls, calls))
+    self._wait, self._since, self._done = self._calls, now, 0
+    return bool(np.any(answers[:, 0]))
 
 
 GONE = 75  # the status of a process that ends because another has: for whoever started them
@@ -107,6 +201,12 @@ def leave_together(
     timer.daemon = True
     timer.start()
     raise
+
+
+def leave(status: int) -> None:
+  """Ends this process of several at once: an ordinary exit would wait for the others."""
+  if jax.process_count() > 1:
+    _end(status)
 
 
 def _end(status: int) -> None:

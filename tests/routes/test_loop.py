@@ -17,7 +17,7 @@ import pytest
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.programs import evaluate
-from hiresmed_jax.runtime import checkpoint, interrupt, run_folder, writer
+from hiresmed_jax.runtime import checkpoint, run_folder, writer
 from tests import tiny, tiny_run
 
 pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled once
@@ -28,7 +28,15 @@ def compiled_before(task, phase, mesh, batch, val_batch):
   return tiny_run.programs(tiny_run.task(), mesh.shape["data"], mesh.shape["fsdp"])
 
 
-def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = None, **changes: Any):
+def fit(
+  folder: Path,
+  *,
+  data: int = 1,
+  at_step: Any = None,
+  in_evaluation: Any = None,
+  programs: Any = None,
+  **changes: Any,
+):
   """`loop.fit` of the tiny run. `at_step`: called once after every step; true asks it to stop."""
   known = {
     "task": tiny_run.task(),
@@ -45,7 +53,7 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
   }
   with (
     mock.patch.object(loop, "compile_programs", programs or compiled_before),
-    mock.patch.object(interrupt, "agree", at_step or (lambda flag: flag)),
+    tiny_run.asked(at_step, in_evaluation=in_evaluation),
   ):
     return loop.fit(**{**known, **changes})
 
@@ -173,6 +181,28 @@ def test_a_run_killed_at_its_very_end_is_finished(whole, tmp_path):
   assert_same_run(whole, folder)
 
 
+# At the evaluation after 5 steps, and at the last one.
+@pytest.mark.parametrize(("number", "step"), [(1, 5), (2, 10)])
+def test_a_run_stopped_in_an_evaluation_makes_it_anew(whole, tmp_path, number, step):
+  folder = tmp_path / "background"
+  with pytest.raises(loop.Stopped, match=f"saved at step {step}: the same") as stopped:
+    fit(folder, in_evaluation=after(number))
+  assert stopped.value.code == 143
+  lines = tiny_run.metrics(folder)
+  assert lines == [line for line in tiny_run.metrics(whole) if line["step"] <= step][: len(lines)]
+  assert not [line for line in lines if line["step"] == step and "val_l1" in line]
+  fit(folder)
+  assert_same_run(whole, folder)
+
+
+def test_a_run_stopped_at_its_very_end_is_finished(whole, tmp_path):
+  folder = tmp_path / "background"
+  assert "saved at step 10" in str(stop(folder, tiny.STEPS))
+  assert not (folder / "DONE.json").exists()
+  fit(folder)
+  assert_same_run(whole, folder)
+
+
 @pytest.mark.slow
 def test_eight_devices_begin_and_one_goes_on(whole, tmp_path):
   folder = tmp_path / "background"
@@ -218,7 +248,7 @@ def test_nothing_is_compiled_after_the_first_steps(whole, tmp_path):
   with tiny_run.compilations() as compiled:
     fit(tmp_path / "background", programs=asked, at_step=count)
   assert asked.call_count == 1
-  assert len(by_step) == tiny.STEPS - 1
+  assert len(by_step) == tiny.STEPS
   assert by_step[0] == by_step[-1]
 
 

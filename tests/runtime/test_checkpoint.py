@@ -1,6 +1,7 @@
 """A run must come back exactly, on other devices, after a kill, and never as another run's."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,36 @@ def test_comes_back_on_any_number_of_devices(tmp_path, saved_on, restored_on):
   assert restored["kernel"].sharding == abstract["kernel"].sharding
   assert data_state == DATA_STATE
   assert metadata == {"route": "background"}
+
+
+def test_a_checkpoint_can_be_replaced(tmp_path):
+  state, abstract = make_state(1)
+  other, _ = make_state(1, seed=1)
+  with checkpoint.open(tmp_path, keep=1, best="l1") as manager:
+    checkpoint.save(manager, 3, state)
+    checkpoint.save(manager, 3, other)
+    assert_same(checkpoint.restore(manager, abstract)[0], state)  # left as it is
+    checkpoint.save(manager, 3, other, metadata={"made": 2}, metrics={"l1": 0.5}, replace=True)
+    assert checkpoint.metadata(manager, 3) == {"made": 2}
+  with checkpoint.open(tmp_path, keep=1, best="l1") as manager:
+    assert_same(checkpoint.restore(manager, abstract)[0], other)
+    assert manager.best_step() == 3
+  assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_kill_while_one_is_replaced_loses_nothing(tmp_path, written):
+  state, abstract = make_state(1)
+  with checkpoint.open(tmp_path) as manager:
+    checkpoint.save(manager, 3, state)
+  if written:  # the new one is whole, the old one not yet removed
+    shutil.copytree(tmp_path / "3", tmp_path / "3.replaced")
+  else:
+    (tmp_path / "3").rename(tmp_path / "3.replaced")
+  with checkpoint.open(tmp_path) as manager:
+    assert manager.all_steps() == [3]
+    assert_same(checkpoint.restore(manager, abstract)[0], state)
+  assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
 def test_bytes_of_an_iterator_come_back(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from hiresmed_jax.runtime import checkpoint, mesh
 
 WORKER = """
-import os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,11 +43,15 @@ with checkpoint.open(folder / "checkpoints") as manager:
   checkpoint.save(manager, 1, state, data_state={"next": 3})
 log = Writer(folder)
 with interrupt.Interrupt() as stop:
-  log.write_scalars(1, {"total": total, "asked": interrupt.agree(stop.requested)})
-  if me == 1:  # only one of them is told to stop
-    os.kill(os.getpid(), signal.SIGTERM)
-  log.write_scalars(2, {"total": total, "asked": interrupt.agree(stop.requested)})
+  pace, calls = interrupt.Pace(), 0
+  while not pace.agree(stop.requested):
+    calls += 1
+    time.sleep(0.002)
+    if (me, calls) == (1, 20):  # only one of them is told to stop
+      os.kill(os.getpid(), signal.SIGTERM)
+log.write_scalars(1, {"total": total, "asked": stop.requested})
 log.close()
+(folder / f"{me}.json").write_text(json.dumps([calls, mesh.gather(np.arange(me + 1.0)).tolist()]))
 with Progress(1, f"process {me}", stream=sys.stdout) as bar:
   bar.update(1)
 """
@@ -84,7 +88,12 @@ def test_two_processes_act_as_one(tmp_path):
   assert "process 1" not in said[1]
 
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  assert [(line["total"], line["asked"]) for line in lines] == [(28.0, 0.0), (28.0, 1.0)]
+  assert [(line["total"], line["asked"]) for line in lines] == [(28.0, 0.0)]
+  # Both stopped at the same call, and what they gathered is the same.
+  one, other = (json.loads((tmp_path / f"{me}.json").read_text()) for me in (0, 1))
+  assert one == other
+  assert one[0] >= 20
+  assert one[1] == [0.0, 0.0, 1.0]
 
   whole = mesh.replicated(mesh.make_mesh(devices=jax.devices()[:1]))
   abstract = {

@@ -102,6 +102,6 @@ def _flops(values: Any, side: int, channels: int) -> list[float]:
   for phase in task.phases:
     if phase.begin is not None:
       state = jax.eval_shape(phase.begin, state, phase.batch)
-    program = cost.trace(task.train_step, state, phase.batch, {})
+    program = cost.trace(task.train_step, state, phase.batch, {}, np.int32(1))
     counts.append(sum(cost.flops(program).values()))
   return counts

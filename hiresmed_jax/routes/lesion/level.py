@@ -22,6 +22,7 @@ from hiresmed_jax.ops.pyramid import Pyramid, to_level
 from hiresmed_jax.runtime import optim
 from hiresmed_jax.types import Array, Metrics, Params
 
+SCALARS = ("critic", "adversarial", "reconstruction")  # of an iteration
 _NOISE, _BELOW, _BETWEEN = range(3)  # what an iteration draws random numbers for
 
 
@@ -131,7 +132,7 @@ def iterate(level: Level, players: Players, given: Given, key: Array) -> tuple[P
   """The critic's steps, then the generator's; one noise for all, an image from below for each.
 
   Returns:
-    (players, {"critic", "adversarial", "reconstruction"} f32[], means over the steps).
+    (players, f32[] of each of SCALARS, means over the steps).
   """
   number = len(given.levels)
   z = noise(level, number, jax.random.fold_in(key, _NOISE))[None]
@@ -153,8 +154,8 @@ def iterate(level: Level, players: Players, given: Given, key: Array) -> tuple[P
   players, (adversarial, error) = jax.lax.scan(
     train_generator, players, None, length=level.gen_steps
   )
-  scalars = {"critic": critic, "adversarial": adversarial, "reconstruction": error}
-  return players, {name: jnp.mean(value) for name, value in scalars.items()}
+  means = (jnp.mean(value) for value in (critic, adversarial, error))
+  return players, dict(zip(SCALARS, means))
 
 
 def generate(level: Level, gen: Params, noisy: Array, below: Array) -> tuple[Array, Params]:

@@ -80,13 +80,13 @@ def build(
     crops: f32[L, S, S, C] for every window size, in [-1, 1]; the devices divide L.
     weights: f32[L] for each, 0 where a lesion only fills the devices up.
     steps: of every level.
-    steps_per_call: at most so many of them in one compiled loop.
+    steps_per_call: at most so many of them in one call of the compiled loop.
     mesh: whose devices share the lesions.
     at_once: lesions that a device computes side by side, while its others wait; 0: all.
     dtype: of the convolutions; parameters, statistics and losses stay float32.
   """
   make = functools.partial(make_level, config=config, steps=steps, dtype=dtype)
-  chunk = chunk_of(steps, steps_per_call)
+  most_steps = min(steps, steps_per_call)
   phases: list[Phase] = []
   for number, (windows, weight) in enumerate(zip(crops, weights, strict=True)):
     side = windows.shape[1]
@@ -102,12 +102,12 @@ def build(
           f"lesions of {side} px, level {level + 1} of {len(levels.sizes)} ({size} px)",
           steps,
           len(windows),
-          steps_per_call=chunk,
+          most_steps=most_steps,
           begin=begin,
           batch={"images_m11": windows, "weight": weight},
         )
       )
-  train = functools.partial(_train, make=make, chunk=chunk, mesh=mesh, at_once=at_once)
+  train = functools.partial(_train, make=make, most_steps=most_steps, mesh=mesh, at_once=at_once)
   return Task(
     name="lesion",
     phases=tuple(phases),
@@ -147,11 +147,6 @@ def make_level(
     penalty=config.penalty,
     alpha=config.alpha,
   )
-
-
-def chunk_of(steps: int, most: int) -> int:
-  """Steps of one compiled call: the largest divisor of `steps` that is not above `most`."""
-  return max(n for n in range(1, min(steps, most) + 1) if steps % n == 0)
 
 
 def summarise(totals: Mapping[str, Any]) -> dict[str, float]:
@@ -259,57 +254,61 @@ def _train(
   state: State,
   batch: Batch,
   frozen: Params,
+  count: Array,
   *,
   make: MakeLevel,
-  chunk: int,
+  most_steps: int,
   mesh: Mesh,
   at_once: int,
 ) -> tuple[State, Metrics]:
-  """`chunk` iterations of every lesion's level. batch: {"images_m11": f32[L, S, S, C], "weight"}.
+  """`count` iterations of every lesion's level, and of each the means over lesions.
 
-  Every device loops over its own lesions: none waits for another, and nothing is sent.
+  batch: {"images_m11": f32[L, S, S, C], "weight": f32[L]}. Every device loops over its own
+  lesions: none waits for another, and nothing is sent.
   """
   del frozen
   crops = batch["images_m11"]
   level = make(crops.shape[1], crops.shape[-1], len(state.levels))
+  names = (*singan_level.SCALARS, *optim.SKIPPED)
 
-  def one(lesion: Any) -> Any:
-    players, skipped, key, crop, levels, amplitudes, fixed, begin = lesion
+  def one(lesion: Any, begin: Array, count: Array) -> Any:
+    players, skipped, key, crop, levels, amplitudes, fixed = lesion
     given = _given(level, crop, levels, amplitudes, fixed)
     key = jax.random.fold_in(key, len(levels))
 
-    def iterate(carry: Any, number: Array) -> Any:
-      before, skipped = carry
-      after, scalars = singan_level.iterate(level, before, given, jax.random.fold_in(key, number))
+    def iterate(number: Array, carry: Any) -> Any:
+      before, skipped, rows = carry
+      step_key = jax.random.fold_in(key, begin + number)
+      after, scalars = singan_level.iterate(level, before, given, step_key)
       # A step that is not finite spoils the moments too: then the whole iteration is left out.
       finite = optim.all_finite((after.gen_opt, after.critic_opt))
       skipped = optim.count_skipped(skipped, finite)
-      return (optim.select(finite, after, before), skipped), scalars
+      scalars |= dict(zip(optim.SKIPPED, skipped))
+      rows = {name: row.at[number].set(scalars[name]) for name, row in rows.items()}
+      return optim.select(finite, after, before), skipped, rows
 
-    (players, skipped), scalars = jax.lax.scan(
-      iterate, (players, skipped), begin + jnp.arange(chunk)
-    )
-    return players, skipped, jax.tree.map(jnp.mean, scalars)
+    rows = {name: jnp.zeros(most_steps) for name in names}
+    return jax.lax.fori_loop(0, count, iterate, (players, skipped, rows))
 
-  def here(lesions: Any, begin: Array) -> Any:
-    count = lesions[3].shape[0]
-    several = (*lesions, jnp.broadcast_to(begin, (count,)))
+  def here(lesions: Any, begin: Array, count: Array) -> Any:
+    # Not mapped over `count`: a loop whose length differs from lesion to lesion is another program.
+    train = functools.partial(one, begin=begin, count=count)
     if at_once == 1:  # no axis of lesions at all: an ordinary convolution stays one
-      return jax.lax.map(one, several)
-    if not at_once or at_once >= count:
-      return jax.vmap(one)(several)
-    return jax.lax.map(one, several, batch_size=at_once)
+      return jax.lax.map(train, lesions)
+    if not at_once or at_once >= lesions[3].shape[0]:
+      return jax.vmap(train)(lesions)
+    return jax.lax.map(train, lesions, batch_size=at_once)
 
   split = P(("data", "fsdp"))
-  run = jax.shard_map(here, mesh=mesh, in_specs=(split, P()), out_specs=split, check_vma=False)
+  run = jax.shard_map(here, mesh=mesh, in_specs=(split, P(), P()), out_specs=split, check_vma=False)
   lesions = (state.players, state.skipped, state.keys, crops, state.levels)
-  players, skipped, scalars = run((*lesions, state.amplitudes, state.fixed), state.step)
-  weight = batch["weight"] / jnp.sum(batch["weight"])
-  means = {name: jnp.sum(jnp.where(weight > 0, v * weight, 0.0)) for name, v in scalars.items()}
-  means |= {"skipped": jnp.sum(skipped[:, 0]), "skipped_in_a_row": jnp.max(skipped[:, 1])}
-  return dataclasses.replace(
-    state, step=state.step + chunk, players=players, skipped=skipped
-  ), means
+  players, skipped, rows = run((*lesions, state.amplitudes, state.fixed), state.step, count)
+  weight = (batch["weight"] / jnp.sum(batch["weight"]))[:, None]
+  means = {name: jnp.sum(jnp.where(weight > 0, v * weight, 0.0), 0) for name, v in rows.items()}
+  total, in_a_row = (rows[name] for name in optim.SKIPPED)
+  means |= dict(zip(optim.SKIPPED, (jnp.sum(total, 0), jnp.max(in_a_row, 0))))
+  new = dataclasses.replace(state, step=state.step + count, players=players, skipped=skipped)
+  return new, means
 
 
 def _eval_step(

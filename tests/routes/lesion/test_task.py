@@ -14,7 +14,6 @@ from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.routes.programs import Programs, abstract_state, compile_programs
 from hiresmed_jax.routes.task import Task
-from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from tests import tiny_run
 
@@ -22,7 +21,7 @@ from tests import tiny_run
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny lesions")]
 LESIONS, SIDES, WIDTH = 8, (24, 26), 4
 STEPS, A_CALL = 4, 2
-CADENCE = loop.Cadence(log=3, evaluate=100, keep=2, max_skipped=4)
+CADENCE = loop.Cadence(log=2, evaluate=100, keep=2, max_skipped=4)
 # The last lesion fills the devices up.
 WEIGHT = np.array([1.0] * (LESIONS - 1) + [0.0], np.float32)
 
@@ -71,7 +70,15 @@ def compiled_before(task: Task, phase: int, mesh: Any, batch: Any, val_batch: An
   return _programs[key]
 
 
-def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = None, **changes: Any):
+def fit(
+  folder: Path,
+  *,
+  data: int = 1,
+  at_step: Any = None,
+  programs: Any = None,
+  steps: int = A_CALL,
+  **changes: Any,
+):
   """-> (the state after the last step, on the host; what was drawn: {step: examples})."""
   kept: list[Any] = []
   drawn: dict[int, list[dict[str, np.ndarray]]] = {}
@@ -93,7 +100,7 @@ def fit(folder: Path, *, data: int = 1, at_step: Any = None, programs: Any = Non
   }
   with (
     mock.patch.object(loop, "compile_programs", programs or compiled_before),
-    mock.patch.object(interrupt, "agree", at_step or (lambda flag: flag)),
+    tiny_run.asked(at_step, steps=steps),
   ):
     loop.fit(**{**known, **changes})
   return kept[0], drawn
@@ -129,8 +136,8 @@ def whole(tmp_path_factory):
 
 def test_what_a_run_leaves_behind(whole):
   lines = tiny_run.metrics(whole.folder)
-  # Two iterations a call; a line after three and at the end of every level.
-  assert [line["step"] for line in lines] == [4, 4, 6, 8, 8, 10, 12, 12]
+  # A line after two iterations, an evaluation at the end of every level.
+  assert [line["step"] for line in lines] == [2, 4, 4, 6, 8, 8, 10, 12, 12]
   assert {key for key in lines[0] if key != "step"} == {
     *("critic", "adversarial", "reconstruction", "skipped", "skipped_in_a_row"),
   }
@@ -205,13 +212,13 @@ def test_one_program_a_level_and_nothing_is_compiled_between(whole, tmp_path):
   with tiny_run.compilations() as compiled:
     fit(tmp_path / "lesion", programs=asked, at_step=count)
   assert asked.call_count == 3
-  assert len(by_call) == 5  # after the last one nobody asks
+  assert len(by_call) == 6
   assert by_call[0] == by_call[1]
   assert by_call[2] == by_call[3]
 
 
 def first_level(at_once: int, images: np.ndarray) -> tuple[Any, list[dict[str, float]]]:
-  """Both calls of the first level: (state, scalars)."""
+  """Both calls of the first level: (state, scalars of each step)."""
   known = task(at_once=at_once)
   batch = {"images_m11": images, "weight": WEIGHT}
   programs = compiled_before(known, 0, tiny_run.mesh(), batch, batch)
@@ -219,8 +226,9 @@ def first_level(at_once: int, images: np.ndarray) -> tuple[Any, list[dict[str, f
   put = functools.partial(meshes.put_batch, sharding=programs.batch_sharding)
   rows = []
   for _ in range(STEPS // A_CALL):
-    state, scalars = programs.step(state, put(batch), programs.frozen)
-    rows.append({name: float(value) for name, value in scalars.items()})
+    count = np.int32(A_CALL)
+    state, scalars = programs.step(state, put(batch), programs.frozen, count)
+    rows += [{name: float(value[i]) for name, value in scalars.items()} for i in range(A_CALL)]
   return host(state), rows
 
 
@@ -239,7 +247,7 @@ def test_a_lesion_that_is_not_finite_is_left_out_and_does_no_harm():
   assert_same(*(jax.tree.map(lambda a: a[lesions], s.players) for s in (right, state)))
   begun = jax.jit(task().init, compiler_options=tiny_run.ONCE)(jax.random.key(0))
   assert_same(*(jax.tree.map(lambda a: a[2], s.players) for s in (host(begun), state)))
-  assert [row["skipped"] for row in rows] == [2, 4]
+  assert [row["skipped"] for row in rows] == [1, 2, 3, 4]
   assert rows[-1]["skipped_in_a_row"] == 4
   np.testing.assert_array_equal(state.skipped[2], [4, 4])
 
@@ -253,7 +261,9 @@ def test_a_lesion_is_the_same_in_any_company():
   assert np.abs(kernels[0] - kernels[1]).max() > 1e-5
 
 
-def test_a_call_makes_a_divisor_of_the_steps():
-  assert [lesion.chunk_of(*pair) for pair in ((300, 10), (2000, 100), (7, 5), (2, 10))] == [
-    *(10, 100, 1, 2),
-  ]
+def test_calls_of_any_length_make_the_same_run(whole, tmp_path):
+  folder = tmp_path / "lesion"
+  state, drawn = fit(folder, steps=1)
+  assert_same(whole.state, state)
+  assert tiny_run.metrics(whole.folder) == tiny_run.metrics(folder)
+  assert_same(whole.drawn, drawn)

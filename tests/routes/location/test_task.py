@@ -13,7 +13,6 @@ from hiresmed_jax.nets import yolo
 from hiresmed_jax.routes import loop, settings, supervised
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.routes.programs import Programs, compile_programs
-from hiresmed_jax.runtime import interrupt
 from hiresmed_jax.runtime import mesh as meshes
 from tests import tiny_run
 
@@ -169,10 +168,8 @@ def _small(state: Any) -> list[np.ndarray]:
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
   whole, drawn = fit(tmp_path / "whole")
   assert drawn == [[(20, 5)] * 6] * 2
-  with (
-    mock.patch.object(interrupt, "agree", side_effect=[False, False, False, True]),
-    pytest.raises(loop.Stopped),
-  ):
+  calls = iter([False, False, False, True])
+  with tiny_run.asked(lambda _: next(calls)), pytest.raises(loop.Stopped):
     fit(tmp_path / "stopped")
   again, _ = fit(tmp_path / "stopped")
   assert again == whole
@@ -188,7 +185,7 @@ def test_a_config_of_before_a_setting_was_there_still_makes_its_network():
 
 def test_nothing_is_compiled_after_the_first_steps(tmp_path):
   by_step = tiny_run.compiled_by_step(lambda: fit(tmp_path))
-  assert len(by_step) == STEPS - 1
+  assert len(by_step) == STEPS
   assert by_step[0] == by_step[-1]
 
 

@@ -8,7 +8,7 @@ from hiresmed_jax import explain, routes, train
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime.config import load_config
-from tests import tiny
+from tests import tiny, tiny_run
 
 BIAS = f"{tiny.__file__}:bias"
 
@@ -27,6 +27,21 @@ def test_it_trains_and_is_trained_then(fifth, tmp_path, capsys):
   assert "bias is trained already" in capsys.readouterr().out
   with pytest.raises(UserError, match=r"another config \(bias.rate: 0.5 -> 0.25\)"):
     train.main([*command, "--config.bias.rate=0.25"])
+
+
+def test_it_goes_on_where_it_was_stopped(fifth, tmp_path):
+  def outcome(name):
+    folder = tmp_path / name / "bias"
+    return tiny_run.metrics(folder), (folder / "DONE.json").read_text()
+
+  commands = [["--config", BIAS, "--workdir", str(tmp_path / name)] for name in ("whole", "two")]
+  assert train.main(commands[0]) == 0
+  calls = iter(range(1, 100))
+  with tiny_run.asked(lambda _: next(calls) == 4):
+    assert train.main(commands[1]) == 143
+  assert not (tmp_path / "two" / "bias" / "DONE.json").exists()
+  assert train.main(commands[1]) == 0
+  assert outcome("two") == outcome("whole")
 
 
 def test_its_settings_are_checked_and_explained(fifth, capsys):

@@ -54,10 +54,11 @@ def train(config, dataset, folder, mesh):
       crop=0,
       **datasets.feed(config, values.batch_size),
     ),
-    val_batches=list(
-      pipeline.eval_batches(sources["val"], view=view, batch_size=values.batch_size)
+    val_batches=lambda: pipeline.eval_batches(
+      sources["val"], view=view, batch_size=values.batch_size
     ),
     cadence=loop.Cadence(2, 3, 1, 5),
-    draw=lambda step, pictures: None,
+    examples=1,
+    draw=lambda step, examples: None,
     finish=lambda state, programs: {"bias": float(state["bias"])},
   )

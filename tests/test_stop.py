@@ -14,7 +14,7 @@ from tests.test_train import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
 SECONDS = 10.0
-PHANTOMS = ["--config.data.phantom.size=128", "--config.data.phantom.num=16"]
+PHANTOMS = ["--config.data.phantom.size=128", "--config.data.phantom.num=40"]
 
 
 def start(workdir: Path, route: str, *overrides: str) -> subprocess.Popen[str]:

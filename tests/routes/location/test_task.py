@@ -8,6 +8,7 @@ import grain
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from hiresmed_jax.nets import yolo
 from hiresmed_jax.routes import loop, settings, supervised
@@ -180,7 +181,8 @@ def test_a_config_of_before_a_setting_was_there_still_makes_its_network():
   values = settings.values("location", "best")
   assert location.network(values).near == 1.0
   del values.near
-  assert location.network(values).near == 0.0
+  stored = settings.stored({"location": values.to_dict()})["location"]
+  assert location.network(ConfigDict(stored)).near == 0.0
 
 
 def test_nothing_is_compiled_after_the_first_steps(tmp_path):

@@ -133,7 +133,7 @@ def check_counts(
 
 
 def feed(config: Any, batch_size: int) -> dict[str, Any]:
-  """What every dataset of training batches is told: size, seed, workers, this process's share."""
+  """Arguments of every dataset of training batches: size, seed, workers, this process's share."""
   return {
     "batch_size": batch_size,
     "seed": config.seed,

@@ -15,7 +15,7 @@ class Phase(NamedTuple):
     steps: its length.
     batch_size: images of one step, over all processes.
     most_steps: steps that a call of `Task.train_step` can make; the loop chooses how many, by the
-      time that they take. 0: a call makes one, and is not told how many.
+      time that they take. 0: a call makes one step.
     begin: (last state of the phase before, batch) -> state. None: the first phase, which begins
       with `Task.init`.
     batch: arrays on the host, whole on every process, for every step and every evaluation. None:

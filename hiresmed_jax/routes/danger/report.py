@@ -126,15 +126,15 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 def _verdict(excluded: Mapping[str, float]) -> dict[str, Any]:
   share = excluded["share"]
-  told = (
+  sentence = (
     f"the mask would forbid {excluded['forbidden']} of {excluded['lesions']} real lesions "
     f"({share:.1%})"
   )
   if not excluded["lesions"]:
     return {"use": True, "why": "no real lesions to tell whether the mask forbids too much"}
   if share > LIMIT:
-    return {"use": False, "why": f"{told}, more than {LIMIT:.0%}: it is not used by default"}
-  return {"use": True, "why": told}
+    return {"use": False, "why": f"{sentence}, more than {LIMIT:.0%}: it is not used by default"}
+  return {"use": True, "why": sentence}
 
 
 class _PerImage:

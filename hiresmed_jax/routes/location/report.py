@@ -103,11 +103,11 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   )
   prior = results["prior"]
   console.print(f"the prior for places, chosen on validation images: {prior['name']}")
-  if told := prior["held_out"]:
-    for key, gain in told["over_uniform"].items():
+  if scores := prior["held_out"]:
+    for key, gain in scores["over_uniform"].items():
       console.print(
         f"{key}: {gain['mean']:+.2f} nats a lesion over uniform ({gain['low']:+.2f} to "
-        f"{gain['high']:+.2f}), {told['lesions']} held-out lesions without their pixels"
+        f"{gain['high']:+.2f}), {scores['lesions']} held-out lesions without their pixels"
       )
   console.print(f"figures: {folder / 'figures' / 'priors.png'}")
 

@@ -48,7 +48,7 @@ def train(
   who = datasets.identity(config, "location", dataset, folder)
   train_source: Any = plain["train"]
   if run_folder.claim(folder, who) is None and values.lesion_free:
-    _write_bare(sources["train"], folder / "bare", values.decoys, config.seed)
+    _write_lesion_free(sources["train"], folder / "bare", values.decoys, config.seed)
     train_source = records.WithLesionFree(plain["train"], folder / "bare")
   steps_per_epoch = max(1, len(train_source) // values.batch_size)
   steps = values.steps or values.epochs * steps_per_epoch
@@ -115,9 +115,9 @@ def _priors(
   detector: networks.Model,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """{"prior": which one is to be used, by validation images, and what it gives on held-out ones}.
+  """{"prior": the one to use, chosen on validation images, and its scores on held-out ones}.
 
-  Every process works it out for itself; there are no collectives in it.
+  Every process computes all of it, without collectives.
   """
   score = functools.partial(
     prior_scores.score_priors,
@@ -153,7 +153,9 @@ def _weights(path: str, net: Any, channels: int) -> Any:
   return converted.load(pathlib.Path(path), net, channels=channels)
 
 
-def _write_bare(source: records.Records, folder: pathlib.Path, decoys: float, seed: int) -> None:
+def _write_lesion_free(
+  source: records.Records, folder: pathlib.Path, decoys: float, seed: int
+) -> None:
   """Images without lesions, written once by the first process."""
   meshes.wait_for_all("images without lesions are looked for")
   done = folder / "DONE"

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -66,6 +67,7 @@ def wait_for_all(name: str) -> None:
 
 def gather(values: np.ndarray) -> np.ndarray:
   """The values of all processes one after another: f32[n] each, n may differ; all must call it."""
+  chex.assert_rank(values, 1)
   if jax.process_count() == 1:
     return values
   counts = np.ravel(multihost_utils.process_allgather(np.array([len(values)])))

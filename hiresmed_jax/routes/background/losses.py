@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -68,6 +69,7 @@ def reconstruction_loss(
   distance_weight: float,
 ) -> tuple[Array, Metrics]:
   """Pixel error ("l1" or "mse") + weighted perceptual distance -> (f32[], scalars)."""
+  chex.assert_equal_shape([recon, target])
   error = {"l1": autoencoder.l1, "mse": autoencoder.mse}[kind]
   total = jnp.mean(error(recon, target))
   scalars = {"reconstruction": total}
@@ -100,6 +102,8 @@ def gan_gradients(
     (gradient of the generator's loss with respect to the reconstruction f32[N, H, W, C],
     gradients of the discriminator's loss with respect to its parameters, both losses).
   """
+  chex.assert_rank(recon, 4)
+  chex.assert_equal_shape([recon, images])
 
   def augmented(pixels: Array) -> Array:
     return diff_augment(pixels, key, policy=policy) if policy else pixels

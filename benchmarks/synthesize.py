@@ -133,21 +133,7 @@ def _run(setting: image.Setting, out: Path, workers: int) -> None:
 
 
 def _request(way: str, num: int) -> Request:
-  return Request(
-    num=num,
-    lesions=(_LESIONS, _LESIONS),
-    diameter=None,
-    at=(),
-    background=way,
-    seed=0,
-    blend=None,
-    format="png",
-    paper=False,
-    shard=(0, 1),
-    shams=0,
-    mask=None,
-    source="copy",
-  )
+  return Request(num, (_LESIONS, _LESIONS), background=way, source="copy")
 
 
 def _maker(way: str, size: int) -> backgrounds.Maker:

@@ -1,6 +1,8 @@
-"""`python -m hiresmed_jax`: the commands, one line each."""
+"""`hiresmed` and `python -m hiresmed_jax`: the commands, one line each, and the way to each."""
 
 import difflib
+import importlib
+from typing import NoReturn
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
@@ -15,21 +17,29 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str]) -> None:
-  """Prints the list; any argument but a plea for help is a mistake, and the answer names a command.
+def main(argv: list[str]) -> int | None:
+  """Runs the command that comes first, with the other arguments; without one, lists them.
 
   Raises:
-    UserError: there was an argument.
+    UserError: no such command; also what the command raises.
   """
+  if argv and argv[0] in COMMANDS:
+    code: int | None = importlib.import_module(f"hiresmed_jax.{argv[0]}").main(argv[1:])
+    return code
   if argv and argv[0] not in ("-h", "--help", "help"):
     near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-    if near:
-      raise UserError(f"commands are modules: write python -m hiresmed_jax.{near[0]}")
-    raise UserError(f"no command {argv[0]!r}; python -m hiresmed_jax lists the commands")
+    meant = f"did you mean {cli.program(near[0])}?" if near else f"{cli.program()} lists them"
+    raise UserError(f"no command {argv[0]!r}; {meant}")
   width = max(map(len, COMMANDS))
   for name, line in COMMANDS.items():
-    print(f"python -m hiresmed_jax.{name:<{width}}  {line}")
+    print(f"{cli.program(f'{name:<{width}}')}  {line}")
+  return None
+
+
+def console() -> NoReturn:
+  """The script `hiresmed`."""
+  cli.run(main)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  console()

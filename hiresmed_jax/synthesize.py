@@ -1,8 +1,11 @@
 """`python -m hiresmed_jax.synthesize`: trained routes in, labelled synthetic images out."""
 
 import argparse
+import math
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import UserError
@@ -26,19 +29,19 @@ def main(argv: list[str]) -> None:
   options, overrides = _options(argv)
   values = config.load_config(options.config, overrides)
   settings.check(values)
-  asked = request.check(_request(options))
+  asked = request.checked(_request(options))
   count, shards = options.num, asked.shard[1]
   if options.overwrite and shards > 1:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
   compilation.keep_programs(cache_folder())
-  folder_of_run = options.workdir or pathlib.Path("runs") / values.name
-  dataset = workdir.dataset_of(folder_of_run, options.data)
+  run_folder = options.workdir or pathlib.Path("runs") / values.name
+  dataset = workdir.dataset_of(run_folder, options.data)
   if asked.background == "reconstruction":
-    workdir.require_same_network(folder_of_run, dataset.card["fingerprint"], values)
+    workdir.require_same_network(run_folder, dataset.card["fingerprint"], values)
   workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
   dtype = compute_dtype(values.background.dtype)
   setting, identity = run.assemble(
-    values.synthesize, asked, folder_of_run, dataset, dtype=dtype, workers=workers
+    values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
   )
   folder.claim(options.out, identity, overwrite=options.overwrite)
   failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
@@ -94,28 +97,78 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _request(options: argparse.Namespace) -> request.Request:
-  at = request.points(options.at)
-  by_points = f"{len(at)}" if at else "1-3"
-  wanted = None
+  diameter = None
   for unit in ("mm", "px"):
-    text = getattr(options, f"diameter_{unit}")
-    wanted = request.diameter(text, unit) if text else wanted
+    if text := getattr(options, f"diameter_{unit}"):
+      example = "a number above 0, or a range such as 3-12"
+      low, high = _range(f"--diameter-{unit}", text, float, example)
+      diameter = request.Diameter(low, high, unit)
+  lesions = options.lesions
   return request.Request(
     num=options.num,
-    lesions=request.counts(options.lesions or by_points, option="--lesions"),
-    diameter=wanted,
-    at=at,
+    lesions=_range("--lesions", lesions, _whole, "a number or a range such as 1-3")
+    if lesions
+    else None,
+    diameter=diameter,
+    at=tuple(map(_point, options.at)),
     background=options.background,
     seed=options.seed,
     blend=options.blend,
     format=options.format,
     paper=options.paper,
-    shard=request.shard(options.shard),
+    shard=_shard(options.shard),
     shams=options.shams,
-    mask=request.mask(options.mask) if options.mask else None,
+    mask=_mask(options.mask) if options.mask else None,
     source=options.lesion_source,
     backgrounds=options.backgrounds,
   )
+
+
+def _range(option: str, text: str, read: Callable[[str], Any], example: str) -> tuple[Any, Any]:
+  """Reads "2" or "1-3"."""
+  try:
+    ends = [read(part) for part in text.split("-")]
+  except ValueError:
+    ends = []
+  if len(ends) not in (1, 2):
+    raise UserError(f"{option} {text}: write {example}")
+  return ends[0], ends[-1]
+
+
+def _whole(text: str) -> int:
+  if not (text.isascii() and text.isdigit()):
+    raise ValueError(text)
+  return int(text)
+
+
+def _point(text: str) -> tuple[float, float]:
+  """Reads "X,Y"."""
+  try:
+    x, y = (float(part) for part in text.split(","))
+    if math.isfinite(x) and math.isfinite(y):
+      return x, y
+  except ValueError:
+    pass
+  raise UserError(f"--at {text}: write X,Y in pixels of the output")
+
+
+def _shard(text: str) -> tuple[int, int]:
+  """Reads "i/n", 0 <= i < n."""
+  try:
+    index, count = map(_whole, text.split("/"))
+    if index < count:
+      return index, count
+  except ValueError:
+    pass
+  raise UserError(f"--shard {text}: write i/n with i from 0 to n - 1, such as 0/4")
+
+
+def _mask(text: str) -> tuple[pathlib.Path, str]:
+  """Reads "FILE" (set pixels are forbidden), "forbidden:FILE" or "allowed:FILE"."""
+  kind, _, name = text.rpartition(":")
+  if kind not in request.MASKS:
+    kind, name = request.MASKS[0], text
+  return pathlib.Path(name).absolute(), kind
 
 
 if __name__ == "__main__":

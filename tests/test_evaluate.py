@@ -13,11 +13,8 @@ from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
 from hiresmed_jax.evaluation import models, real
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
-from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.dataset import identity
-from hiresmed_jax.runtime import checkpoint, cli, compilation, run_folder
-from hiresmed_jax.runtime.config import load_config
-from tests import tiny, tiny_run
+from hiresmed_jax.runtime import cli, compilation
+from tests import tiny_run
 from tests.evaluation import scene
 from tests.evaluation.test_convergence import run as curve
 from tests.evaluation.test_readers import COUNTS
@@ -195,25 +192,9 @@ def workdir(place, tmp_path_factory):
   """A run of the tiny config that has not learnt anything."""
   folder = tmp_path_factory.mktemp("run")
   data = records.open_dataset(place / "data")
-  config = load_config(
-    f"{tiny.__file__}:background",
-    ["data.phantom.kind=", "data.size=(96, 112)", "background.gan.weight=0.0", "seed=3"],
-  )
-  who = identity(config, "background", data, folder / "background")
-  route = folder / "background"
-  run_folder.claim(route, who)
-  task = background.build(
-    config.background, channels=1, size=(tiny.CROP, tiny.CROP), steps=1, steps_per_epoch=1
-  )
-  state = jax.jit(task.init, compiler_options=tiny_run.ONCE)(jax.random.key(0))
-  with checkpoint.open(route / "checkpoints", keep=2, best="l1", best_mode="min") as manager:
-    checkpoint.save(manager, 10, state, metrics={"l1": 0.1})
   found = {"held_out": {"psnr": 20.0}, "train": {"psnr": 21.0}, "gap_psnr": 1.0,
            "floors": {"mean_image": 12.7, "nearest_image": 12.0}}  # fmt: skip
-  (route / "results.json").write_text(json.dumps(found))
-  run_folder.write_done(route, who, 10, found)
-  noted = {"root": str(data.root), "fingerprint": data.card["fingerprint"]}
-  (folder / "data.json").write_text(json.dumps(noted))
+  tiny_run.untrained(folder, data, "data.size=(96, 112)", "seed=3", results=found)
   return folder
 
 

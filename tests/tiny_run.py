@@ -13,12 +13,16 @@ import grain
 import jax
 import numpy as np
 
+from hiresmed_jax.data import records
+from hiresmed_jax.inference import workdir
+from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.programs import Programs, compile_programs
 from hiresmed_jax.routes.task import Task
-from hiresmed_jax.runtime import interrupt
+from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
-from hiresmed_jax.runtime.config import hash_values
+from hiresmed_jax.runtime.config import hash_values, load_config
+from tests import tiny
 from tests.tiny import BATCH, CROP, STEPS, get_config
 
 EPOCH = 2
@@ -215,3 +219,23 @@ def compiled_by_step(fit: Callable[[], Any]) -> list[int]:
   with compilations() as compiled, asked(lambda _: counts.append(len(compiled))):
     fit()
   return counts
+
+
+def untrained(
+  folder: Path, data: records.Dataset, *overrides: str, results: dict[str, Any] | None = None
+) -> Any:
+  """Writes a finished background run whose network is as it begins; returns its config."""
+  given = ["data.phantom.kind=", "background.gan.weight=0.0", *overrides]
+  config = load_config(f"{tiny.__file__}:background", given)
+  route = folder / "background"
+  who = datasets.identity(config, "background", data, route)
+  run_folder.claim(route, who)
+  begun = background.build(
+    config.background, channels=1, size=(CROP, CROP), steps=1, steps_per_epoch=1
+  )
+  state = jax.jit(begun.init, compiler_options=ONCE)(jax.random.key(0))
+  with checkpoint.open(route / "checkpoints", keep=2, best="l1", best_mode="min") as manager:
+    checkpoint.save(manager, 10, state, metrics={"l1": 0.1})
+  run_folder.write_done(route, who, 10, results or {})
+  workdir.note(folder, data, config.synthesize.to_dict())
+  return config

@@ -17,8 +17,10 @@ from hiresmed_jax.inference import workdir
 from hiresmed_jax.inference.canvas import Canvas, record_of
 from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.placement import atlas as atlases
+from hiresmed_jax.placement import candidates
 
 _FORBIDDEN = 0.5  # chance from which on a pixel is forbidden
+_SATURATED = 0.02  # of the value range, from its end: a lesion would not be visible there
 
 
 class Prior(NamedTuple):
@@ -124,6 +126,13 @@ def forbidden(unet: Model, scene: Canvas, device: jax.Device | None = None) -> n
     device: the first one by default.
   """
   return _laid_over(unet, scene, device) > _FORBIDDEN
+
+
+def allowed(scene: Canvas, forbidden: np.ndarray | None, margin_px: float) -> np.ndarray:
+  """bool[H, W]: pixels of the body that a lesion may cover; see `candidates.allowed_pixels`."""
+  low, high = scene.value_range
+  saturated = scene.values.min(axis=-1) >= high - _SATURATED * (high - low)
+  return candidates.allowed_pixels(forbidden, scene.content & ~saturated, margin_px)
 
 
 def _laid_over(model: Model, scene: Canvas, device: jax.Device | None) -> np.ndarray:

@@ -5,6 +5,7 @@ in the workdir. It holds keyed hashes, no names. Only the training split is look
 held-out patient enters a synthetic image.
 """
 
+import io
 import json
 import zipfile
 from collections import Counter
@@ -149,7 +150,8 @@ def _path(workdir: Path, fingerprint: str) -> Path:
 def _read(path: Path) -> Survey | None:
   """None where there is no whole file."""
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    # By way of the bytes: of a damaged zip NumPy leaves the file open.
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
       return _unpacked(arrays)
   except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
     return None

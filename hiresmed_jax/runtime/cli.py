@@ -8,6 +8,7 @@ import argparse
 import difflib
 import errno
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -15,17 +16,26 @@ from typing import NoReturn
 from hiresmed_jax.errors import UserError
 
 OVERRIDE = "--config."
+_SCRIPT, _MODULE = "hiresmed", "python -m hiresmed_jax"
 # How Python and NumPy, XLA and OpenCV say it.
 _OUT_OF_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Insufficient memory")
+
+
+def program(command: str = "") -> str:
+  """How the user calls a command: by the script `hiresmed`, or as a module."""
+  if pathlib.Path(sys.argv[0]).stem == _SCRIPT:
+    return f"{_SCRIPT} {command}".rstrip()
+  return f"{_MODULE}.{command}" if command else _MODULE
 
 
 class Parser(argparse.ArgumentParser):
   """argparse with our conventions: one line for a mistake, no abbreviations, the example kept.
 
   Args:
-    command: name after `python -m hiresmed_jax.`.
+    command: its name, as `program` takes it.
     description: what the command does, one sentence.
-    example: command lines shown as written at the end of `--help`.
+    example: command lines with `python -m hiresmed_jax.X`, shown at the end of `--help` with the
+      program that was called.
     overrides: whether `--config.key=value` belongs to this command.
   """
 
@@ -33,9 +43,9 @@ class Parser(argparse.ArgumentParser):
     self, command: str, description: str, *, example: str = "", overrides: bool = False
   ) -> None:
     super().__init__(
-      prog=f"python -m hiresmed_jax.{command}",
+      prog=program(command),
       description=description,
-      epilog=f"example:\n{example}" if example else None,
+      epilog=f"example:\n{example.replace(f'{_MODULE}.', program('X')[:-1])}" if example else None,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       # An abbreviation that works today is ambiguous after the next option, in the user's script.
       allow_abbrev=False,

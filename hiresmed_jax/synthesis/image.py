@@ -25,7 +25,6 @@ from hiresmed_jax.synthesis.request import Request
 
 _BACKGROUNDS = 50  # tried until one has kept its own lesions
 _PAPER_POINTS = 50  # peaks of the detector's scores in Eq. 14, at most
-_SATURATED = 0.02  # of the value range, from its end: a lesion would not be visible there
 
 
 Clock = Callable[[str], AbstractContextManager[Any]]  # a context around each stage of an image
@@ -174,7 +173,7 @@ def _lesions(
   setting: Setting, rng: np.random.Generator, scene: canvas.Canvas
 ) -> list[fitting.Fitted]:
   """As many lesions as the request allows, of the diameters that it asks for."""
-  low, high = setting.request.lesions
+  low, high = setting.request.lesion_counts()
   lesions = []
   for _ in range(int(rng.integers(low, high + 1))):
     lesion = fitting.draw(setting.lesions, rng, scene, _asked_px(setting.request, rng, scene))
@@ -218,7 +217,7 @@ def _sites(
   return candidates.place(
     rng,
     places.score_map(prior, setting.survey.atlas, scene, device),
-    candidates.allowed_pixels(forbidden, scene.content & ~_saturated(scene), values.margin_px),
+    places.allowed(scene, forbidden, values.margin_px),
     footprints,
     at=request.at,
     floor=values.floor,
@@ -248,11 +247,6 @@ def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.n
   for own in ground.own_lesions:
     forbidden |= own
   return forbidden
-
-
-def _saturated(scene: canvas.Canvas) -> np.ndarray:
-  low, high = scene.value_range
-  return scene.values.min(axis=-1) >= high - _SATURATED * (high - low)
 
 
 def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """What is asked for: plain values, checked before anything is read or compiled."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.ops import insertion
 
 BACKGROUNDS = ("reconstruction", "real")
 FORMATS = ("png", "dicom")
+MASKS = ("forbidden", "allowed")
 SOURCES = ("singan", "copy", "parametric")
 
 
@@ -25,34 +26,35 @@ class Request(NamedTuple):
 
   Attributes:
     num: images 0 .. num - 1.
-    lesions: (least, most) in an image.
-    diameter: wanted, or None: as the lesions come.
+    lesions: (least, most) in an image; None: (1, 3), or one for each point of `at`.
+    diameter: `Diameter`; None: as the lesions come.
     at: (x, y) in output pixels, of the first lesions of every image.
-    background: one of `BACKGROUNDS`.
+    background: "reconstruction" by the trained model, or the "real" pixels of a training image.
     seed: of all randomness.
-    blend: one of `insertion.MODES`; None takes the one for the images' physics.
-    format: one of `FORMATS`.
+    blend: one of `insertion.MODES`; None: the one for the images' physics.
+    format: of files, "png" or "dicom".
     paper: placement and insertion as in the paper.
     shard: (i, n): this run makes the images i, i + n, ...
-    shams: insertions of lesion-free content in each image, which are not labelled.
-    mask: file of the user's mask, and whether its set pixels are "forbidden" or "allowed".
-    source: one of `SOURCES`.
+    shams: unlabelled insertions of lesion-free content in each image.
+    mask: (image file, "forbidden" or "allowed"): what its pixels above 0 are for lesions.
+    source: of lesions: the trained bank ("singan"), warped training lesions ("copy"), or a formula
+      fitted to them ("parametric").
     backgrounds: image i is made on background i modulo this; None: each draws its own.
   """
 
   num: int
-  lesions: tuple[int, int]
-  diameter: Diameter | None
-  at: tuple[tuple[float, float], ...]
-  background: str
-  seed: int
-  blend: str | None
-  format: str
-  paper: bool
-  shard: tuple[int, int]
-  shams: int
-  mask: tuple[Path, str] | None
-  source: str
+  lesions: tuple[int, int] | None = None
+  diameter: Diameter | None = None
+  at: tuple[tuple[float, float], ...] = ()
+  background: str = "reconstruction"
+  seed: int = 0
+  blend: str | None = None
+  format: str = "png"
+  paper: bool = False
+  shard: tuple[int, int] = (0, 1)
+  shams: int = 0
+  mask: tuple[Path, str] | None = None
+  source: str = "singan"
   backgrounds: int | None = None
 
   def identity(self) -> dict[str, Any]:
@@ -64,28 +66,47 @@ class Request(NamedTuple):
     values["mask"] = [str(self.mask[0]), self.mask[1]] if self.mask else None
     return values
 
+  def lesion_counts(self) -> tuple[int, int]:
+    """(least, most) lesions in an image."""
+    points = len(self.at)
+    return self.lesions or (points or 1, points or 3)
+
   def indices(self) -> range:
     """The images of this shard."""
     first, step = self.shard
     return range(first, self.num, step)
 
 
-def check(request: Request) -> Request:
-  """The same request, if it can be meant.
+def checked(request: Request) -> Request:
+  """The same request with the number of lesions filled in.
 
   Raises:
-    UserError: a number out of its range, or two wishes that exclude each other.
+    UserError: a value out of its range, or two wishes that exclude each other.
   """
-  low = request.lesions[0]
+  points, (low, high) = len(request.at), request.lesion_counts()
+  blends = (None, *insertion.MODES)
+  known = {"background": BACKGROUNDS, "source": SOURCES, "format": FORMATS, "blend": blends}
+  for name, words in known.items():
+    if getattr(request, name) not in words:
+      raise UserError(f"{name}={getattr(request, name)!r}: use {', '.join(map(repr, words))}")
   if low < 1:
     raise UserError(
       f"--lesions {low}: ask for 1 or more; every image has a lesion-free twin beside it"
     )
-  if len(request.at) > low:
+  if low > high:
+    raise UserError(f"--lesions {low}-{high}: the first number must not be above the second")
+  if points > low:
     raise UserError(
-      f"{len(request.at)} points are given with --at, but --lesions allows {low} in an image: "
-      f"use --lesions {len(request.at)} or more"
+      f"{points} points are given with --at, but --lesions allows {low} in an image: "
+      f"use --lesions {points} or more"
     )
+  if request.diameter:
+    least, most, unit = request.diameter
+    if unit not in ("mm", "px") or not 0 < least <= most < math.inf:
+      raise UserError(
+        f"--diameter-{unit} {least:g}-{most:g}: use numbers above 0 in mm or px, the first not "
+        "above the second"
+      )
   if request.num < 1:
     raise UserError(f"--num {request.num}: ask for 1 image or more")
   if request.backgrounds is not None and request.backgrounds < 1:
@@ -94,85 +115,10 @@ def check(request: Request) -> Request:
     raise UserError(f"--shams {request.shams}: use 0 or more")
   if not 0 <= request.seed < 2**32:
     raise UserError(f"--seed {request.seed}: use 0 to {2**32 - 1}")
+  if request.mask and request.mask[1] not in MASKS:
+    raise UserError(f"--mask: its pixels are {' or '.join(MASKS)}, not {request.mask[1]!r}")
+  if request.mask and not request.mask[0].is_file():
+    raise UserError(f"--mask {request.mask[0]} is not a file")
   if request.blend and request.paper and request.blend != "paper":
     raise UserError(f"--paper blends as the paper does: leave out --blend {request.blend}")
-  return request
-
-
-def counts(text: str, *, option: str) -> tuple[int, int]:
-  """Reads "2" or "1-3".
-
-  Raises:
-    UserError: anything else.
-  """
-  parts = text.split("-")
-  if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-    raise UserError(f"{option} {text}: write a number or a range such as 1-3")
-  low, high = int(parts[0]), int(parts[-1])
-  if low > high:
-    raise UserError(f"{option} {text}: the first number must not be above the second")
-  return low, high
-
-
-def diameter(text: str, unit: str) -> Diameter:
-  """Reads "8" or "3-12.5".
-
-  Raises:
-    UserError: anything else, or nothing above 0.
-  """
-  try:
-    values = [float(part) for part in text.split("-")]
-  except ValueError:
-    values = []
-  if len(values) not in (1, 2) or not all(math.isfinite(v) and v > 0 for v in values):
-    raise UserError(f"--diameter-{unit} {text}: write a number above 0, or a range such as 3-12")
-  if values[0] > values[-1]:
-    raise UserError(f"--diameter-{unit} {text}: the first number must not be above the second")
-  return Diameter(values[0], values[-1], unit)
-
-
-def points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
-  """Reads "X,Y" each.
-
-  Raises:
-    UserError: anything else.
-  """
-  found = []
-  for text in texts:
-    try:
-      x, y = (float(part) for part in text.split(","))
-    except ValueError:
-      raise UserError(f"--at {text}: write X,Y in pixels of the output") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-      raise UserError(f"--at {text}: write X,Y in pixels of the output")
-    found.append((x, y))
-  return tuple(found)
-
-
-def shard(text: str) -> tuple[int, int]:
-  """Reads "i/n", 0 <= i < n.
-
-  Raises:
-    UserError: anything else.
-  """
-  parts = text.split("/")
-  if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
-    index, count = int(parts[0]), int(parts[1])
-    if index < count:
-      return index, count
-  raise UserError(f"--shard {text}: write i/n with i from 0 to n - 1, such as 0/4")
-
-
-def mask(text: str) -> tuple[Path, str]:
-  """Reads "FILE" (set pixels are forbidden), "forbidden:FILE" or "allowed:FILE".
-
-  Raises:
-    UserError: no such file.
-  """
-  kind, _, name = text.rpartition(":")
-  if kind not in ("forbidden", "allowed"):
-    kind, name = "forbidden", text
-  path = Path(name).absolute()
-  if not path.is_file():
-    raise UserError(f"--mask {text}: {path} is not a file")
-  return path, kind
+  return request._replace(lesions=(low, high))

@@ -13,6 +13,7 @@ import pytest
 from hiresmed_jax import prepare, train
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import survey
 from hiresmed_jax.routes import ROUTES, loop, run
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.dataset import identity
@@ -285,8 +286,11 @@ def test_all_routes_in_order_and_none_for_lesions_where_there_are_none(
   assert calls == list(ROUTES)
   noted = json.loads((tmp_path / "phantoms" / "data.json").read_text())
   assert Path(noted["root"]) == tmp_path / "phantoms" / "data"
+  assert noted["synthesize"] == config.synthesize.to_dict()
+  assert survey.load(tmp_path / "phantoms", noted["fingerprint"]).patches  # without the dataset
   config = load_config(f"{tiny.__file__}:all", ["data.phantom.kind="])
   found = run.train(config, data=place / "data", workdir=tmp_path / "no_lesions")
   assert "lesion" not in found
   assert "danger" not in found
+  assert not list((tmp_path / "no_lesions").glob("survey-*"))
   assert "the route lesion is left out: " in capsys.readouterr().out

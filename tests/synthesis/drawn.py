@@ -20,21 +20,7 @@ from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
 
 SHAPE = (88, 104)
-REQUEST = Request(
-  num=3,
-  lesions=(1, 2),
-  diameter=None,
-  at=(),
-  background="real",
-  seed=0,
-  blend=None,
-  format="png",
-  paper=False,
-  shard=(0, 1),
-  shams=0,
-  mask=None,
-  source="copy",
-)
+REQUEST = Request(num=3, lesions=(1, 2), background="real", source="copy")
 
 
 def groups(split: str, count: int) -> list[str]:

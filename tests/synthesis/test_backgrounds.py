@@ -43,4 +43,4 @@ def test_without_the_option_images_are_what_they_were(prepared):
   assert "backgrounds" not in plain.identity()  # folders made before it go on
   assert plain._replace(backgrounds=3).identity()["backgrounds"] == 3
   with pytest.raises(UserError, match="--backgrounds 0"):
-    request.check(plain._replace(backgrounds=0))
+    request.checked(plain._replace(backgrounds=0))

@@ -1,0 +1,285 @@
+"""A trained run in Python: `run = hiresmed_jax.open_run("runs/kub")`.
+
+H, W rows and columns; C channels (1 grey, 3 RGB); N lesions. Images are stored values, as files
+have them: uint8 or uint16 [H, W] or [H, W, C].
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from hiresmed_jax.data import stored, transforms
+from hiresmed_jax.data.sample import PHOTOMETRICS
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas, places, survey, workdir
+from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.placement import candidates
+from hiresmed_jax.routes.settings import SYNTHESIZE
+from hiresmed_jax.runtime import settings
+from hiresmed_jax.runtime.overrides import known_words, leaves
+from hiresmed_jax.synthesis import image, request, run
+
+_OPTIONS = [name for name in request.Request._fields if name not in ("num", "format", "shard")]
+
+
+class Synthetic(NamedTuple):
+  """A synthetic image and its labels.
+
+  Attributes:
+    image: uint8 or uint16 [H, W, C], stored values.
+    boxes: f32[N, 4] xyxy pixels, half-open.
+    masks: bool[N, H, W], the lesions of the boxes.
+    twin: as `image`, without lesions.
+    provenance: what the manifest of the command `synthesize` says of it.
+  """
+
+  image: np.ndarray
+  boxes: np.ndarray
+  masks: np.ndarray
+  twin: np.ndarray
+  provenance: dict[str, Any]
+
+
+class SyntheticImages:
+  """The images of a request: `len(images)`, `images[3]`, `for made in images`.
+
+  An image is made each time that it is asked for, and is always the same. One that cannot be made
+  raises UserError; the others can still be had.
+  """
+
+  def __init__(self, setting: image.Setting):
+    self._setting = setting
+
+  def __len__(self) -> int:
+    return self._setting.request.num
+
+  def __iter__(self) -> Iterator[Synthetic]:
+    return (self[index] for index in range(len(self)))
+
+  def __getitem__(self, index: int) -> Synthetic:
+    number = range(len(self))[index]
+    try:
+      made = run.make(self._setting, number, jax.local_devices()[0])
+    except UserError as mistake:
+      raise UserError(f"image {number}: {mistake}") from mistake
+    ids = np.asarray([fact["id"] for fact in made.facts["lesions"]])
+    boxes = np.asarray(made.boxes, np.float32).reshape(-1, 4)
+    return Synthetic(made.image, boxes, made.mask == ids[:, None, None], made.twin, made.facts)
+
+
+def open_run(folder: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> "Run":
+  """Opens what `train` has made.
+
+  Args:
+    folder: the workdir.
+    data: where its prepared dataset is now; None: where it was. Only `Run.synthesize` reads it.
+
+  Raises:
+    UserError: nothing is trained there, or `data` is another dataset.
+  """
+  opened = Run(Path(folder), None if data is None else Path(data))
+  if data is not None:
+    workdir.dataset_of(opened.workdir, opened.data)
+  return opened
+
+
+class Run:
+  """A trained run, opened by `open_run`. A network is restored when it is first used.
+
+  `reconstruct` and `score_places` take images with these optional keywords:
+    value_range: (low, high) that is shown, in rescaled units; by default all that the type holds.
+    photometric: "MONOCHROME2" (the default), "RGB", or "MONOCHROME1", of which low is bright.
+    rescale_slope, rescale_intercept: rescaled = slope * stored + intercept (1 and 0), HU for CT.
+
+  Attributes:
+    workdir: its folder.
+    data: its prepared dataset; None: where it was.
+  """
+
+  def __init__(self, folder: Path, data: Path | None):
+    self.workdir, self.data = folder, data
+    self._fingerprint = workdir.fingerprint_of(folder)
+
+  def reconstruct(
+    self, images: np.ndarray | Sequence[np.ndarray], **units: Any
+  ) -> np.ndarray | list[np.ndarray]:
+    """Encoder, codebook and decoder of the route `background` applied to images.
+
+    An image larger than the run's view is shrunk to it, and its reconstruction enlarged.
+
+    Args:
+      images: a list of uint8 or uint16 [H, W] or [H, W, C] of any sizes, or an array [N, H, W] or
+        [N, H, W, C].
+      **units: see the class.
+
+    Returns:
+      A list, or an array, of the shapes, type and units of `images`. A run that sees grey gives
+      grey values in all channels.
+
+    Raises:
+      UserError: the route is not trained; images other than these.
+    """
+    if isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] in ((1,), (3,))):
+      raise UserError(f"an array of shape {list(images.shape)} is one image: give a list of them")
+    made = [_reconstructed(_record(one, **units), self._background) for one in images]
+    made = [one.reshape(np.shape(given)) for one, given in zip(made, images)]
+    return np.stack(made) if isinstance(images, np.ndarray) and made else made
+
+  def score_places(self, image: np.ndarray, **units: Any) -> np.ndarray:
+    """Chance of each pixel to be the centre of a lesion, as `synthesize` draws places.
+
+    The prior is that of the run's `synthesize.prior`: by default the one that the route `location`
+    found best (atlas, YOLO11 or their product), and the atlas where that route is not trained. A
+    share `synthesize.floor` of the chance is uniform. It is 0 outside the body, in saturated
+    pixels, where the U-Net of the route `danger` forbids lesions (if `synthesize.danger` is on; by
+    default where that route is trained and spares real lesions), and within `synthesize.margin_px`
+    of all these. The extent of a lesion is not considered.
+
+    Args:
+      image: uint8 or uint16 [H, W] or [H, W, C], without lesions: a detector finds those.
+      **units: see the class.
+
+    Returns:
+      f32[H, W], sum 1; 0 everywhere where no pixel is allowed.
+
+    Raises:
+      UserError: the run has no survey of lesions; an image other than these.
+    """
+    scene, values = canvas.real(_record(image, **units)), self._values
+    score = places.score_map(self._prior, self._survey.atlas, scene)
+    forbidden = None if self._danger is None else places.forbidden(self._danger, scene)
+    allowed = places.allowed(scene, forbidden, values.margin_px)
+    return np.exp(candidates.log_probabilities(score, allowed, values.floor)).astype(np.float32)
+
+  def synthesize(
+    self, num: int, *, settings: Mapping[str, Any] | None = None, **options: Any
+  ) -> SyntheticImages:
+    """Puts new lesions into backgrounds.
+
+    `run.synthesize(8, lesions=(1, 2), diameter=(8, 12, "px"), background="real", source="copy")`
+    gives the images that the command `synthesize` makes with equal options.
+
+    Args:
+      num: images.
+      settings: values of the config's group `synthesize`, such as {"floor": 0.0}; the others are
+        those that the run was trained with.
+      **options: lesions, diameter, at, background, seed, blend, paper, shams, mask, source,
+        backgrounds; see `synthesis.request.Request`.
+
+    Raises:
+      UserError: unknown or impossible options, a route that is not trained, no dataset.
+    """
+    asked = _request(num, options)
+    dataset = workdir.dataset_of(self.workdir, self.data)
+    values = _changed(self._values, settings or {})
+    workers = values.workers or min(32, os.cpu_count() or 1)
+    setting, _ = run.assemble(values, asked, self.workdir, dataset, workers=workers, say=_silent)
+    return SyntheticImages(setting)
+
+  @functools.cached_property
+  def _values(self) -> ConfigDict:
+    return ConfigDict(workdir.synthesize_of(self.workdir))
+
+  @functools.cached_property
+  def _background(self) -> Model:
+    return workdir.background_of(self.workdir, self._fingerprint)
+
+  @functools.cached_property
+  def _survey(self) -> survey.Survey:
+    return survey.load(self.workdir, self._fingerprint)
+
+  @functools.cached_property
+  def _prior(self) -> places.Prior:
+    return places.open_prior(self._values.prior, self.workdir, self._fingerprint)[0]
+
+  @functools.cached_property
+  def _danger(self) -> Model | None:
+    asked = self._values.danger
+    return places.open_danger(asked, self.workdir, self._fingerprint, say=_silent)[0]
+
+
+def _record(
+  image: np.ndarray,
+  *,
+  value_range: tuple[float, float] | None = None,
+  photometric: str = "MONOCHROME2",
+  rescale_slope: float = 1.0,
+  rescale_intercept: float = 0.0,
+) -> dict[str, Any]:
+  """A user's image as an item of `records.Records`."""
+  image = np.asarray(image)
+  if image.dtype not in (np.uint8, np.uint16):
+    raise UserError(f"an image of {image.dtype}: give stored values, uint8 or uint16")
+  pixels = image[..., None] if image.ndim == 2 else image
+  if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+    raise UserError(f"an image of shape {list(image.shape)}: use [H, W], [H, W, 1] or [H, W, 3]")
+  if photometric not in PHOTOMETRICS:
+    raise UserError(f"photometric={photometric!r}: use {', '.join(map(repr, PHOTOMETRICS))}")
+  if not (rescale_slope and math.isfinite(rescale_slope) and math.isfinite(rescale_intercept)):
+    raise UserError("rescale_slope and rescale_intercept: use finite numbers, the slope not 0")
+  ends = [rescale_slope * end + rescale_intercept for end in stored.full_range(pixels)]
+  low, high = sorted(ends) if value_range is None else value_range
+  if not -math.inf < low < high < math.inf:
+    raise UserError(f"value_range={value_range}: use (low, high) with low below high")
+  return canvas.record_of(
+    pixels,
+    (low, high),
+    photometric=photometric,
+    rescale_slope=rescale_slope,
+    rescale_intercept=rescale_intercept,
+  )
+
+
+def _reconstructed(item: dict[str, Any], model: Model) -> np.ndarray:
+  """A record's image through the model, in its size, type and units."""
+  pixels, view = item["image"], model.view
+  shape = pixels.shape[:2]
+  if min(transforms.place(shape, view.shape, view.fit).corner) < 0:
+    raise UserError(
+      f"this run crops images to the aspect of {view.shape[0]} x {view.shape[1]} (data.fit='crop') "
+      f"and one has {shape[0]} x {shape[1]} pixels: crop it first"
+    )
+  device = jax.local_devices()[0]
+  made = canvas.viewed(item, view, lambda image_m11: model.network(image_m11, device))
+  values = transforms.place(made.shape, shape, "stretch").resize(made.values)
+  return canvas.stored(transforms.with_channels(values, pixels.shape[-1]), item)
+
+
+def _request(num: int, options: Mapping[str, Any]) -> request.Request:
+  """A request of plain Python values, checked."""
+  unknown = next((name for name in options if name not in _OPTIONS), None)
+  if unknown is not None:
+    raise UserError(f"synthesize has no option {unknown!r}{known_words(unknown, _OPTIONS)}")
+  plain = dict(options)
+  try:
+    if isinstance(plain.get("lesions"), int):
+      plain["lesions"] = (plain["lesions"],) * 2
+    if plain.get("diameter") is not None:
+      low, high, unit = plain["diameter"]
+      plain["diameter"] = request.Diameter(float(low), float(high), unit)
+    plain["at"] = tuple((float(x), float(y)) for x, y in plain.get("at", ()))
+    if plain.get("mask") is not None:
+      plain["mask"] = Path(plain["mask"][0]).absolute(), plain["mask"][1]
+    return request.checked(request.Request(num, **plain))
+  except (TypeError, ValueError, IndexError) as error:
+    raise UserError(f"an option of synthesize is not of its type ({error})") from error
+
+
+def _changed(values: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+  """The group `synthesize` with some values changed, by dotted keys."""
+  flat = dict(leaves(values)) | dict(changes)
+  settings.check([SYNTHESIZE], {f"synthesize.{key}": value for key, value in flat.items()})
+  changed = values.copy_and_resolve_references()
+  changed.update_from_flattened_dict(dict(changes))
+  return changed
+
+
+def _silent(line: str) -> None:
+  """Takes a line that a command would print."""

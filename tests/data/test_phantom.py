@@ -1,5 +1,6 @@
 """Phantoms: exact masks, one patient at every size, human numbers, lesions that stay in place."""
 
+import functools
 import statistics
 import time
 
@@ -18,6 +19,7 @@ DRAW = {"kub": phantom.kub, "chest_ct": phantom.chest_ct}
 KINDS = sorted(DRAW)
 
 
+@functools.cache  # drawn once, and never changed
 def draw(kind, seed, size=160, **options):
   return DRAW[kind](np.random.default_rng(seed), size, **options)
 
@@ -38,10 +40,7 @@ def check(made, size):
   assert sample.image.max() <= 4095
   assert sample.lesion_mask.shape == sample.forbidden_mask.shape == made.host_mask.shape == size
   assert set(np.unique(made.host_mask)) <= {0, 1}
-  assert set(np.unique(sample.forbidden_mask)) <= {
-    0,
-    1,
-  }
+  assert set(np.unique(sample.forbidden_mask)) <= {0, 1}
   assert sample.group.startswith("phantom-")
   assert len(sample.group) == len("phantom-000123")
   assert sample.spacing_mm[0] == sample.spacing_mm[1] > 0
@@ -60,7 +59,7 @@ def check(made, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [(128, 128), (131, 97), (75, 210), (240, 111), (32, 32)])
+@pytest.mark.parametrize("size", [(131, 97), (75, 210), (32, 32)])
 def test_any_size_has_exact_masks_and_tight_boxes(kind, size):
   check(draw(kind, 5, size), size)
 
@@ -73,7 +72,7 @@ def test_every_seed_and_size_keeps_the_contract(kind, seed, height, width):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_generator_state_gives_the_same_phantom(kind):
-  first, again = draw(kind, 11), draw(kind, 11)
+  first, again = draw(kind, 11), draw.__wrapped__(kind, 11)
   for name in ("image", "boxes", "lesion_mask", "forbidden_mask"):
     np.testing.assert_array_equal(getattr(first.sample, name), getattr(again.sample, name))
   assert first.sample.group == again.sample.group
@@ -210,10 +209,10 @@ def test_a_series_of_phantoms_has_a_group_each_and_does_not_depend_on_its_length
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_megapixel_takes_a_fraction_of_a_second(kind):
-  draw(kind, 0, 1024)
+  draw.__wrapped__(kind, 0, 1024)
   seconds = []
   for seed in range(7):
     start = time.process_time()
-    draw(kind, seed, 1024)
+    draw.__wrapped__(kind, seed, 1024)
     seconds.append(time.process_time() - start)
   assert statistics.median(seconds) < 0.6  # 0.3 s on an idle core; shared ones take longer

@@ -244,7 +244,7 @@ def label(
     for reader in placed
   ]
   nodules = agreed(drawn, agree)
-  touched = {int(n) for one in nodules for n in np.unique(one.voxels // (shape[0] * shape[1]))}
+  touched = {int(n) for one in nodules for n in np.unique(one // (shape[0] * shape[1]))}
   chosen = touched | _spread(len(slices), set(marks), nodule_free)
   labelled = [Labelled(slices[n].path, lesion_mask(nodules, n, shape)) for n in sorted(chosen)]
   return labelled, marks.count(None)

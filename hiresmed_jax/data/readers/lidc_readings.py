@@ -139,18 +139,6 @@ def _text(element: Element, name: str) -> str:
   return (child.text or "").strip() if child is not None else ""
 
 
-class Nodule(NamedTuple):
-  """A nodule that some readers drew.
-
-  Attributes:
-    readers: how many drew it.
-    voxels: int64[n], sorted: those that enough readers enclosed; may be empty.
-  """
-
-  readers: int
-  voxels: np.ndarray
-
-
 def interior(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The pixels that an outline encloses, without the outline itself.
 
@@ -200,7 +188,7 @@ def _voxels(rows_columns: np.ndarray, number: int, shape: tuple[int, int]) -> np
   return (number * shape[0] + rows_columns[:, 0]) * shape[1] + rows_columns[:, 1]
 
 
-def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
+def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[np.ndarray]:
   """Matches the readers' nodules and keeps the voxels that enough readers enclosed.
 
   Drawings that share a voxel, directly or by way of others, are of one nodule. A reader counts once
@@ -211,7 +199,7 @@ def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
     least: readers who must have enclosed a voxel.
 
   Returns:
-    Nodules, by their first voxel.
+    The voxels int64[n] of each nodule, sorted, maybe none; nodules by their first drawn voxel.
   """
   drawings = [(r, voxels) for r, one in enumerate(drawn) for voxels in one if len(voxels)]
   if not drawings:
@@ -230,11 +218,11 @@ def agreed(drawn: Sequence[Sequence[np.ndarray]], least: int) -> list[Nodule]:
         by_reader.setdefault(reader, []).append(voxels)
     votes = np.concatenate([np.unique(np.concatenate(one)) for one in by_reader.values()])
     voxels, counts = np.unique(votes, return_counts=True)
-    nodules.append((int(voxels[0]), Nodule(len(by_reader), voxels[counts >= least])))
+    nodules.append((int(voxels[0]), voxels[counts >= least]))
   return [nodule for _, nodule in sorted(nodules, key=lambda pair: pair[0])]
 
 
-def lesion_mask(nodules: Iterable[Nodule], number: int, shape: tuple[int, int]) -> np.ndarray:
+def lesion_mask(nodules: Iterable[np.ndarray], number: int, shape: tuple[int, int]) -> np.ndarray:
   """The nodules in one slice: uint16[H, W] ids from 1, 0 elsewhere.
 
   Each connected part of a nodule in the slice is a lesion of its own; tiny parts are left out.
@@ -242,11 +230,11 @@ def lesion_mask(nodules: Iterable[Nodule], number: int, shape: tuple[int, int]) 
   ids = np.zeros(shape, np.uint16)
   size = shape[0] * shape[1]
   for nodule in nodules:
-    first, last = np.searchsorted(nodule.voxels, [number * size, (number + 1) * size])
+    first, last = np.searchsorted(nodule, [number * size, (number + 1) * size])
     if first == last:
       continue
     mask = np.zeros(size, np.uint8)
-    mask[nodule.voxels[first:last] - number * size] = 1
+    mask[nodule[first:last] - number * size] = 1
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.reshape(shape), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     for part in range(1, count):

@@ -153,6 +153,21 @@ def test_a_stopped_run_goes_on_to_the_last_bit(whole, tmp_path, stops):
   assert_same_run(whole, folder)
 
 
+@pytest.mark.slow
+def test_as_users_compile_it_a_run_is_the_same_to_the_last_bit(whole, tmp_path):
+  """All others are compiled quickly: `tiny_run.programs`."""
+  first = {"images_m11": tiny_run.images()[: tiny.BATCH]}
+  val_batch = tiny_run.val_batches()[0]
+  made = loop.compile_programs(tiny_run.task(), 0, tiny_run.mesh(), first, val_batch)
+  given = {"programs": lambda *_: made}
+  fit(tmp_path / "one", **given)
+  stop(tmp_path / "other", 3, **given)
+  fit(tmp_path / "other", **given)
+  assert_same_run(tmp_path / "one", tmp_path / "other")
+  for line, other in zip(tiny_run.metrics(whole), tiny_run.metrics(tmp_path / "one"), strict=True):
+    assert line == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, tmp_path):
   folder = tmp_path / "background"
   with pytest.raises(KeyboardInterrupt):

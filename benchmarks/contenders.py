@@ -115,7 +115,7 @@ def ours(
       warm_start = task.warm_start
 
       def warm(state: Any, images: Any, frozen: Any, rows: Any) -> Any:
-        return warm_start(state, [images[r] for r in rows], frozen)
+        return warm_start(state, [{"images_m11": images[r]} for r in rows], frozen)
 
       lowered = jax.jit(warm).lower(shapes, on_device, frozen, [rows] * WARM_BATCHES)
       made["warm"] = lowered.compile(compilation.options())

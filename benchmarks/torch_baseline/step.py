@@ -76,6 +76,8 @@ def hiresmed_step(
     disc.to(**place)
   if perceptual is None and config.perceptual.net:
     perceptual = _perceptual(config, device)
+  # As in ours: the schedule of the discriminator spans the steps in which it trains.
+  trained = steps - round(config.gan.start * steps) or steps
   num_codes, values = config.codebook.num_codes, config.codebook
   even = torch.full((num_codes,), 1.0 / num_codes, device=device)
   revive = Revival(even, values.usage_decay, values.revive_every, values.revive_threshold)
@@ -88,7 +90,7 @@ def hiresmed_step(
   return Step(
     generator,
     disc,
-    (_updates(config, generator, steps), _updates(config, disc, steps) if disc else None),
+    (_updates(config, generator, steps), _updates(config, disc, trained) if disc else None),
     _rules(config, perceptual, steps),
     channels=channels,
     device=device,

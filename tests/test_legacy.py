@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax import routes
-from hiresmed_jax.convert import yolo as converted
+from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
 from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.errors import UserError
@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> Path:
   """A copy, and the file of weights that its detector began with."""
   place = tmp_path_factory.mktemp("legacy") / "copy"
   shutil.copytree(LEGACY, place)
-  shapes = converted.layout(yolo.Yolo11(1, **yolo.SIZES["n"], near=1.0), 1)
+  shapes = arrays.layout(yolo.Yolo11(1, **yolo.SIZES["n"], near=1.0), 32, channels=1)
   np.savez(place / "yolo.npz", **{name: np.zeros(shape, "f4") for name, shape in shapes.items()})
   return place
 

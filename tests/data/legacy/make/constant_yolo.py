@@ -4,9 +4,10 @@ import math
 import pathlib
 import sys
 
+import flax
+import jax
 import numpy as np
 
-from hiresmed_jax.convert import yolo as converted
 from hiresmed_jax.nets import yolo
 
 
@@ -19,6 +20,11 @@ def value(name: str, shape: tuple[int, ...]) -> float:
 
 
 net = yolo.Yolo11(1, **yolo.SIZES["n"], near=1.0)
-shapes = converted.layout(net, 1)
-arrays = {name: np.full(shape, value(name, shape), np.float32) for name, shape in shapes.items()}
+image = jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
+variables = jax.eval_shape(net.init, jax.random.key(0), image)
+arrays = {
+  name: np.full(leaf.shape, value(name, leaf.shape), np.float32)
+  for collection in variables.values()
+  for name, leaf in flax.traverse_util.flatten_dict(collection, sep="/").items()
+}
 np.savez(pathlib.Path(sys.argv[1]), **arrays)

@@ -148,8 +148,9 @@ def test_the_command_makes_the_same_images(workdir, tmp_path, background):
 def test_other_settings_are_taken_and_checked(workdir):
   run = hiresmed_jax.open_run(workdir)
   known = {"background": "real", "source": "copy", "lesions": (1, 1)}
-  fact = run.synthesize(1, **known, settings={"floor": 1.0})[0].provenance["lesions"][0]
-  assert fact["prior"] == "uniform"
+  for floor, prior in ((0.0, "atlas"), (1.0, "uniform")):
+    made = run.synthesize(5, **known, settings={"floor": floor})
+    assert {one.provenance["lesions"][0]["prior"] for one in made} == {prior}
   for settings, line in (({"floor": 2.0}, "synthesize.floor=2.0: use"), ({"flor": 1}, "floor")):
     with pytest.raises(UserError, match=line):
       run.synthesize(1, **known, settings=settings)

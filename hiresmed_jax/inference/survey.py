@@ -46,20 +46,6 @@ class Survey(NamedTuple):
   skipped: dict[str, int]
 
 
-def training_only(source: records.Records) -> records.Records:
-  """The same records, if they are of the training split.
-
-  Raises:
-    UserError: they are not.
-  """
-  if source.split != "train":
-    raise UserError(
-      f"backgrounds and lesions are taken from the training split alone, not from "
-      f"{source.split!r}: images made of a held-out patient would spoil every later test"
-    )
-  return source
-
-
 def require_training_donor(group: str, groups: Collection[str]) -> None:
   """Refuses a lesion whose donor is not of the training split.
 
@@ -83,7 +69,11 @@ def make(source: records.Records, *, workers: int = 1) -> Survey:
   Raises:
     UserError: they are not of the training split, or have no lesions.
   """
-  training_only(source)
+  if source.split != "train":
+    raise UserError(
+      f"backgrounds and lesions are taken from the training split alone, not from "
+      f"{source.split!r}: images made of a held-out patient would spoil every later test"
+    )
   patches: list[LesionPatch] = []
   paddings: list[np.ndarray] = []
   groups: set[str] = set()

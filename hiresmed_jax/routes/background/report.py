@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -141,7 +142,7 @@ def _floors(
     return ((batch["images_m11"], batch["weight"]) for batch in batches)
 
   found = floors(lambda: pairs(all_train()), pairs(test), data_range=2.0)
-  return {name: float(np.mean(meshes.gather(own))) for name, own in found._asdict().items()}
+  return {name: float(jnp.mean(meshes.gather(own))) for name, own in found._asdict().items()}
 
 
 class _Contrast:

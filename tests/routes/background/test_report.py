@@ -122,11 +122,11 @@ def test_the_grid_shows_lesions_first_and_no_padding(tmp_path):
 
 
 def test_the_end_of_a_run_holds_a_few_batches_however_many_images_there_are(folder):
-  """Batches are of 4 MB; a copy of all held-out images would be 12 or 60 of them."""
+  """Batches are of 1 MB; a copy of all held-out images would be 12 or 60 of them."""
 
   def stream(count):
     for number in range(count):
-      images = np.full((4, 512, 512, 1), -0.5, np.float32)
+      images = np.full((4, 256, 256, 1), -0.5, np.float32)
       images[:, 10:16, 12:18] = 0.1 + number / 1000
       yield batch(images, [np.float32([[12, 10, 18, 16]])] * 4)
 
@@ -146,4 +146,4 @@ def test_the_end_of_a_run_holds_a_few_batches_however_many_images_there_are(fold
       tracemalloc.stop()
 
   peak(1)  # what is compiled, and Matplotlib's caches, stay
-  assert peak(60) < peak(12) + 8e6
+  assert peak(60) < peak(12) + 4e6

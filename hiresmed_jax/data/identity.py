@@ -137,5 +137,5 @@ def split_of(group: str) -> Split:
 
   The hash is not salted, so the same patients are held out in every project and on every machine.
   """
-  residue = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 5
+  residue = int(hashlib.sha256(group.encode("utf-8", "surrogateescape")).hexdigest(), 16) % 5
   return "test" if residue == 0 else "val" if residue == 1 else "train"

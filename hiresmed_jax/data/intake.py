@@ -9,7 +9,7 @@ from hiresmed_jax.data.audit.pixels import jpeg_quality
 from hiresmed_jax.data.listing import folder_group, group_in
 from hiresmed_jax.data.readers import dicom, images, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
-from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +43,14 @@ class Intake:
 
     Args:
       files: below `root`; the readers' XML of `lidc` may lie elsewhere.
-      report: gets the files that cannot be read, and the JPEG qualities.
+      report: gets the files that cannot be read or are left out, and the JPEG qualities.
       advance: called after every file.
     """
 
-    def refuse(path: Path, reason: str) -> None:
+    def refuse(path: Path, reason: str | Unreadable) -> None:
       below = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-      report.skipped.append((below.as_posix(), reason))
+      found = report.left_out if isinstance(reason, LeftOut) else report.skipped
+      found.append((below.as_posix(), str(reason)))
 
     if self.kind == "lidc":
       yield from self._read_lidc(files, refuse, advance)
@@ -59,7 +60,7 @@ class Intake:
         for sample in self._open(path):
           yield self.annotations.add_to(sample, path.relative_to(self.root))
       except Unreadable as reason:
-        refuse(path, str(reason))
+        refuse(path, reason)
       else:
         quality = jpeg_quality(path) if self.kind == "images" else None
         if quality is not None:

@@ -211,6 +211,7 @@ def _sample(
     source=f"{kind}/{group}",
     boxes=boxes,
     lesion_mask=mask,
+    labelled=True,
     forbidden_mask=forbidden.astype(np.uint8),
     spacing_mm=(spacing, spacing),
   )

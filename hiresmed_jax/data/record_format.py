@@ -4,9 +4,9 @@ import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,10 +17,10 @@ from hiresmed_jax.data.identity import SPLITS, Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
 
 CARD = "card.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: labelled, host_mask
 # What records and cards of lower versions lack, with the values that mean "as it was".
-FIELDS_AS_THEY_WERE: dict[str, Any] = {}
-CARD_AS_IT_WAS: dict[str, Any] = {}
+FIELDS_AS_THEY_WERE: dict[str, Any] = {"labelled": True, "host_mask": b""}
+CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}}
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 
@@ -37,6 +37,8 @@ class Encoded:
     digest: hash of the record without its ids, so that it does not depend on the salt.
     facts: for the audit.
     names: (image_id, source, group_id, group, split) for the private table.
+    labelled: as in the record.
+    notes: of the sample.
   """
 
   record: dict[str, Any]
@@ -46,16 +48,21 @@ class Encoded:
   digest: str
   facts: summary.ImageFacts
   names: tuple[str, str, str, str, str]
+  labelled: bool
+  notes: tuple[str, ...]
 
 
 def encode(sample: Sample, identity: Identity) -> Encoded:
   """Encodes a sample; its raw names are in `names` alone."""
-  split = split_of(sample.group)
+  split = cast(Split, sample.split) if sample.split else split_of(sample.group)
+  labelled = sample.labelled or len(sample.boxes) > 0
   image_id, group_id = identity.image_id(sample.source), identity.group_id(sample.group)
   record = {
     "image": stored.encode_png(sample.image),
     "lesion_mask": stored.encode_png(sample.lesion_mask),
     "forbidden_mask": stored.encode_png(sample.forbidden_mask),
+    "host_mask": stored.encode_png(sample.host_mask),
+    "labelled": labelled,
     "boxes": sample.boxes,
     "image_id": image_id,
     "group": group_id,
@@ -74,6 +81,8 @@ def encode(sample: Sample, identity: Identity) -> Encoded:
     digest=_digest(sample, split),
     facts=summary.image_facts(sample, group=group_id, split=split),
     names=(image_id, sample.source, group_id, sample.group, split),
+    labelled=labelled,
+    notes=sample.notes,
   )
 
 
@@ -91,7 +100,9 @@ def decode(
   item["image"] = stored.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
   for name in ("image_id", "group", "photometric", "physics"):
     item[name] = item[name].decode()
-  kinds: dict[str, type[np.generic]] = {"lesion_mask": np.uint16, "forbidden_mask": np.uint8}
+  item["labelled"] = bool(item["labelled"])
+  kinds: dict[str, type[np.generic]] = {"lesion_mask": np.uint16}
+  kinds |= {"forbidden_mask": np.uint8, "host_mask": np.uint8}
   for name, dtype in kinds.items():
     item[name] = stored.decode_mask(item[name] if masks else b"", dtype)
   return item
@@ -110,6 +121,8 @@ def features(bits: int, channels: int) -> tfds.features.FeaturesDict:
       # PNG bytes or none, since an Image feature cannot be absent.
       "lesion_mask": tfds.features.Text(),
       "forbidden_mask": tfds.features.Text(),
+      "host_mask": tfds.features.Text(),
+      "labelled": tfds.features.Scalar(np.bool_),
       "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
       "image_id": tfds.features.Text(),
       "group": tfds.features.Text(),
@@ -153,6 +166,11 @@ def _digest(sample: Sample, split: Split) -> str:
     split,
   )
   digest.update(repr(plain).encode())
+  # Only where they are new, so that data of earlier versions keep their fingerprint.
+  if not (sample.labelled or len(sample.boxes)):
+    digest.update(b"unknown")
+  if sample.host_mask.size:
+    digest.update(sample.host_mask.tobytes())
   return digest.hexdigest()
 
 
@@ -161,11 +179,13 @@ class SourceReport:
   """What the readers note while the samples stream by.
 
   Attributes:
-    skipped: (path, reason) of files that are not used, or not wholly. Reasons hold no names.
+    skipped: (path, reason) of files that cannot be used, or not wholly. Reasons hold no names.
+    left_out: (path, reason) of files that are no images of the set.
     jpeg_qualities: number of files of each JPEG quality (1 to 100).
   """
 
   skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   jpeg_qualities: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -182,7 +202,8 @@ def make_card(
 
   Returns:
     A tree for JSON: schema_version, name, kind, images, groups, boxes, channels, bits, splits
-    (images by split), skipped (files by reason), fingerprint (sha256 of all records without their
+    (images by split), unknown (images that nobody has labelled), skipped and left_out (files by
+    reason), notes (images by note), fingerprint (sha256 of all records without their
     ids, independent of salt and order), audit.
   """
   facts = [e.facts for e in encoded]
@@ -197,7 +218,14 @@ def make_card(
     "channels": max(e.channels for e in encoded),
     "bits": max(e.bits for e in encoded),
     "splits": {split: sum(e.split == split for e in encoded) for split in SPLITS},
-    "skipped": dict(sorted(collections.Counter(reason for _, reason in report.skipped).items())),
+    "unknown": sum(not e.labelled for e in encoded),
+    "skipped": _counted(reason for _, reason in report.skipped),
+    "left_out": _counted(reason for _, reason in report.left_out),
+    "notes": _counted(note for e in encoded for note in e.notes),
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),
     "audit": summary.summarise(facts, jpeg_qualities=report.jpeg_qualities),
   }
+
+
+def _counted(texts: Iterable[str]) -> dict[str, int]:
+  return dict(sorted(collections.Counter(texts).items()))

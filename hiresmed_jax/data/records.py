@@ -189,7 +189,8 @@ class Records:
   """Random access to records, opened in each process on its first read.
 
   Item: image uint8|uint16 [H, W, C], stored values; boxes f32[N, 4] xyxy pixels; lesion_mask
-  uint16 [H, W] or (0, 0); forbidden_mask uint8 [H, W] or (0, 0); image_id, group: keyed hashes;
+  uint16 [H, W] or (0, 0); forbidden_mask, host_mask uint8 [H, W] or (0, 0); labelled: bool, False
+  where nobody has looked for lesions; image_id, group: keyed hashes;
   rescale_slope, rescale_intercept: floats; value_range f32[2], rescaled units; photometric;
   physics; spacing_mm f32[2] (row, column), NaN when unknown.
   """

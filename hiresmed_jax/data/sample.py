@@ -18,6 +18,10 @@ class Unreadable(Exception):
   """A file that gives no sample. The message is the reason, for a user, without a path."""
 
 
+class LeftOut(Unreadable):
+  """A sound file that is no image of the set, such as a scout or a dose report."""
+
+
 def _no_boxes() -> np.ndarray:
   return np.zeros((0, 4), np.float32)
 
@@ -49,6 +53,13 @@ class Sample:
     lesion_mask: uint16[H, W] instance ids, id = box index + 1, 0 elsewhere; (0, 0) when unknown.
     forbidden_mask: uint8[H, W], nonzero where no lesion can be; (0, 0) when unknown.
     modality: the DICOM modality, "" when unknown.
+    labelled: somebody has marked all lesions, so that an image without a box is negative. False
+      without a box: unknown. A sample with boxes is labelled.
+    host_mask: uint8[H, W], nonzero where lesions may live; (0, 0) when unknown.
+    split: "train", "val" or "test" of the user's own split; "" follows `group`.
+    bits_stored: bits that the file declares for a pixel; 0 when it does not tell.
+    notes: what was done to the image or is odd in it, as sentences without names. They are
+      counted in the card.
   """
 
   image: np.ndarray
@@ -64,6 +75,11 @@ class Sample:
   lesion_mask: np.ndarray = dataclasses.field(default_factory=_unknown_instances)
   forbidden_mask: np.ndarray = dataclasses.field(default_factory=_unknown_mask)
   modality: str = ""
+  labelled: bool = False
+  host_mask: np.ndarray = dataclasses.field(default_factory=_unknown_mask)
+  split: str = ""
+  bits_stored: int = 0
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     """Raises ValueError where a reader breaks the contract above."""
@@ -84,6 +100,9 @@ class Sample:
     shapes = ((0, 0), self.image.shape[:2])
     _require(self.lesion_mask.shape in shapes, f"lesion mask {self.lesion_mask.shape}")
     _require(self.forbidden_mask.shape in shapes, f"forbidden mask {self.forbidden_mask.shape}")
+    _require(self.host_mask.dtype == np.uint8, f"mask of {self.host_mask.dtype}")
+    _require(self.host_mask.shape in shapes, f"host mask {self.host_mask.shape}")
+    _require(self.split in ("", "train", "val", "test"), f"split {self.split!r}")
 
 
 def _require(holds: bool, what: str) -> None:

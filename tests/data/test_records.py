@@ -293,7 +293,7 @@ def test_a_dataset_of_an_older_version_opens(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   _write(tmp_path / "out", [_sample(0)])
-  monkeypatch.setattr(records, "SCHEMA_VERSION", 2)
+  monkeypatch.setattr(records, "SCHEMA_VERSION", 3)
   monkeypatch.setitem(record_format.CARD_AS_IT_WAS, "modality", "unknown")
   monkeypatch.setitem(record_format.FIELDS_AS_THEY_WERE, "laterality", "both")
   dataset = records.open_dataset(tmp_path / "out")

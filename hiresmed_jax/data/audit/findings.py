@@ -177,6 +177,10 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   yield from _lesion_rows(lesions, images)
   for reason, count in card["skipped"].items():
     yield f"skipped {count}", reason
+  for reason, count in card["left_out"].items():
+    yield f"left out {count}", reason
+  for note, count in card["notes"].items():
+    yield f"noted {count}", note
 
 
 def _lesion_rows(

@@ -282,4 +282,4 @@ def read_slice(labelled: Labelled, *, root: Path | None = None) -> Sample:
   if len(samples) != 1 or samples[0].image.shape[:2] != labelled.lesion_mask.shape:
     raise Unreadable("holds several images, not one slice")
   mask = labelled.lesion_mask
-  return dataclasses.replace(samples[0], lesion_mask=mask, boxes=tight_boxes(mask))
+  return dataclasses.replace(samples[0], lesion_mask=mask, boxes=tight_boxes(mask), labelled=True)

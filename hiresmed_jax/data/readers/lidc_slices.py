@@ -116,7 +116,7 @@ def read_patient(
   for sample, mask in slices.values():
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     ids = labels.astype(np.uint16)
-    yield dataclasses.replace(sample, lesion_mask=ids, boxes=tight_boxes(ids))
+    yield dataclasses.replace(sample, lesion_mask=ids, boxes=tight_boxes(ids), labelled=True)
 
 
 def _image(pair: Pair, root: Path) -> Sample:

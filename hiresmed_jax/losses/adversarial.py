@@ -18,6 +18,8 @@ _TINY = 1e-20  # the slope of a root at 0 is infinite
 def hinge_discriminator(real_logits: Sequence[Array], fake_logits: Sequence[Array]) -> Array:
   """Loss of the discriminator: 0.5 (max(0, 1 - real) + max(0, 1 + fake)).
 
+  `optax.losses.hinge_loss` has the same value; its derivative shares a tie, this one is 0 there.
+
   Args:
     real_logits: one [N, ...] for each scale, of real images.
     fake_logits: the same for made images, which must be detached from the generator.

@@ -5,6 +5,7 @@ N examples; the losses of latents are on unit vectors.
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,9 +25,8 @@ def mse(pred: Array, target: Array) -> Array:
 
 
 def _difference(pred: Array, target: Array) -> Array:
-  # Equal shapes only: a broadcast would give a number for a mistake.
-  if pred.shape != target.shape:
-    raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
+  # A broadcast would give a number for a mistake.
+  chex.assert_equal_shape([pred, target])
   return pred.astype(jnp.float32) - target.astype(jnp.float32)
 
 
@@ -69,7 +69,5 @@ def entropy(unit_latents: Array, codebook: Array, *, temperature: float) -> tupl
 
 
 def _squared_distance(a: Array, b: Array) -> Array:
-  if a.shape != b.shape:
-    raise ValueError(f"latents {a.shape} and codes {b.shape} differ in shape")
-  squared = jnp.sum(jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32)), axis=-1)
+  squared = jnp.sum(jnp.square(_difference(a, b)), axis=-1)
   return jnp.mean(squared.reshape(squared.shape[0], -1), axis=-1)

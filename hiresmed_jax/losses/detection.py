@@ -63,47 +63,33 @@ def assign(
     least_side: px; a smaller box counts as so large when positions are sought, since one of some
       10 px holds the centre of one position of stride 8, or none. 0 leaves boxes as they are.
   """
-  given = jax.lax.stop_gradient((logits, boxes))
+  positions, classes = logits.shape[1:]
 
-  def each(logits: Array, boxes: Array, real: Array, labels: Array, valid: Array) -> Assignment:
-    return _assign_one(logits, boxes, centres, real, labels, valid, (top, alpha, beta, least_side))
+  def one(logits: Array, boxes: Array, real: Array, labels: Array, valid: Array) -> Assignment:
+    """Of one image."""
+    real = jnp.where(valid[:, None], real, 0.0)
+    grown = box_ops.at_least(real, least_side) if least_side else real
+    candidate = box_ops.contain(grown, centres) & valid[:, None]  # [M, A]
+    overlap = jnp.maximum(box_ops.ciou(real[:, None], boxes[None]), 0.0) * candidate
+    score = jax.nn.sigmoid(logits).T[labels] * candidate  # [M, A]
+    goodness = score**alpha * overlap**beta
 
-  return jax.vmap(each)(*given, *truth)
+    _, best = jax.lax.top_k(goodness, min(top, positions))
+    wanted = jnp.any(best[:, :, None] == jnp.arange(positions), 1) & candidate
+    # Where several want a position, the box that it overlaps most has it.
+    closest = jax.nn.one_hot(jnp.argmax(overlap, 0), overlap.shape[0], axis=0, dtype=bool)
+    wanted = jnp.where(jnp.sum(wanted, 0) > 1, closest, wanted)
 
+    index = jnp.argmax(wanted, 0).astype(jnp.int32)
+    positive = jnp.any(wanted, 0)
+    goodness, overlap = goodness * wanted, overlap * wanted
+    best_goodness = jnp.max(goodness, 1, keepdims=True)
+    best_overlap = jnp.max(overlap, 1, keepdims=True)
+    sure = jnp.max(goodness * best_overlap / (best_goodness + _TINY), 0)
+    right = jax.nn.one_hot(labels[index], classes)
+    return Assignment(index, positive, right * jnp.where(positive, sure, 0.0)[:, None])
 
-def _assign_one(
-  logits: Array,
-  boxes: Array,
-  centres: Array,
-  real: Array,
-  labels: Array,
-  valid: Array,
-  settings: tuple[int, float, float, float],
-) -> Assignment:
-  """Of one image."""
-  top, alpha, beta, least_side = settings
-  positions, classes = logits.shape
-  real = jnp.where(valid[:, None], real, 0.0)
-  grown = box_ops.at_least(real, least_side) if least_side else real
-  candidate = box_ops.contain(grown, centres) & valid[:, None]  # [M, A]
-  overlap = jnp.maximum(box_ops.ciou(real[:, None], boxes[None]), 0.0) * candidate
-  score = jax.nn.sigmoid(logits).T[labels] * candidate  # [M, A]
-  goodness = score**alpha * overlap**beta
-
-  _, best = jax.lax.top_k(goodness, min(top, positions))
-  wanted = jnp.any(best[:, :, None] == jnp.arange(positions), 1) & candidate
-  # Where several want a position, the box that it overlaps most has it.
-  closest = jax.nn.one_hot(jnp.argmax(overlap, 0), overlap.shape[0], axis=0, dtype=bool)
-  wanted = jnp.where(jnp.sum(wanted, 0) > 1, closest, wanted)
-
-  index = jnp.argmax(wanted, 0).astype(jnp.int32)
-  positive = jnp.any(wanted, 0)
-  goodness, overlap = goodness * wanted, overlap * wanted
-  best_goodness = jnp.max(goodness, 1, keepdims=True)
-  best_overlap = jnp.max(overlap, 1, keepdims=True)
-  sure = jnp.max(goodness * best_overlap / (best_goodness + _TINY), 0)
-  right = jax.nn.one_hot(labels[index], classes)
-  return Assignment(index, positive, right * jnp.where(positive, sure, 0.0)[:, None])
+  return jax.vmap(one)(*jax.lax.stop_gradient((logits, boxes)), *truth)
 
 
 class Gains(NamedTuple):
@@ -180,4 +166,5 @@ def _bins_cross_entropy(bins: Array, distances: Array) -> Array:
 
 
 def _binary_cross_entropy(logits: Array, target: Array) -> Array:
+  """As `optax.sigmoid_binary_cross_entropy` but for the last bit, so that older runs repeat."""
   return maximum(logits, 0.0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))

@@ -15,6 +15,9 @@ from hiresmed_jax.types import Array
 def cross_entropy(logits: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
   """Cross-entropy in nats.
 
+  As `optax.softmax_cross_entropy_with_integer_labels`, with weights, and without a gather, whose
+  gradient would be a scatter.
+
   Args:
     logits: f32[N, H, W, K].
     labels: any integer [N, H, W] in [0, K).
@@ -34,7 +37,7 @@ def dice(logits: Array, labels: Array, valid: Array, *, epsilon: float = 1e-6) -
 
   (2 sum p t + e) / (sum p + sum t + e), p the softmax and t the truth, over the valid pixels of all
   images: an image without a class says little of it alone. A class that is neither there nor
-  expected by more than e pixels is right.
+  expected by more than e pixels is right. (`optax.losses.dice_loss` sums image by image.)
 
   Args:
     logits: f32[N, H, W, K], K >= 2.

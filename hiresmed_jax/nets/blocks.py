@@ -1,4 +1,7 @@
-"""Layers (convolutions, group normalisation) and the blocks made of them (MSConvFE, HDFB)."""
+"""Layers (convolutions, normalisations, logits) and the blocks of HiResMed-VQGAN made of them.
+
+[N,H,W,C]: N images of H x W pixels, C channels. Parameters are float32, computed in `dtype`.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from hiresmed_jax.ops import convolution
+from hiresmed_jax.ops import convolution, norm
 from hiresmed_jax.ops.depthwise import depthwise_conv
-from hiresmed_jax.ops.norm import group_count, group_norm
 from hiresmed_jax.types import Array
 
 
@@ -41,7 +43,6 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features] in `dtype`."""
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -64,7 +65,6 @@ class DepthwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> [N,H,W,C] in `dtype`."""
     shape = (self.size, self.size, 1, x.shape[-1])
     kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
@@ -83,12 +83,57 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,...,C] -> [N,...,C] in `dtype`."""
     channels = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-    groups = group_count(channels)
-    return group_norm(x.astype(self.dtype), scale, bias, groups=groups, silu=self.silu)
+    groups = norm.group_count(channels)
+    return norm.group_norm(x.astype(self.dtype), scale, bias, groups=groups, silu=self.silu)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation, and SiLU if `silu`. [N,H,W,C] -> the same, in the type of x.
+
+  `train` normalises by the batch and moves the running statistics in "batch_stats"; `momentum` is
+  the share of the newest batch in them.
+  """
+
+  silu: bool
+  epsilon: float
+  momentum: float
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    channels = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+    mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+    var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+    if not train:
+      gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
+      return norm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
+    y, batch_mean, batch_var = norm.batch_norm(x, scale, bias, eps=self.epsilon, silu=self.silu)
+    if not self.is_initializing():
+      count = x.size // x.shape[-1]
+      # As PyTorch does: biased for normalising, unbiased for the running figure.
+      batch_var = batch_var * (count / max(count - 1, 1))
+      mean.value += self.momentum * (batch_mean - mean.value)
+      var.value += self.momentum * (batch_var - var.value)
+    return y
+
+
+class Logits(nn.Module):
+  """1x1 convolution, float32 bias that begins at `start`, F values: [N,H,W,C] -> f32[N,H,W,F]."""
+
+  start: tuple[float, ...]
+  init: Initializer
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = (1, 1, x.shape[-1], len(self.start))
+    kernel = self.param("kernel", self.init, shape, jnp.float32).astype(self.dtype)
+    bias = self.param("bias", lambda _: jnp.asarray(self.start, jnp.float32))
+    return convolution.conv(x.astype(self.dtype), kernel).astype(jnp.float32) + bias
 
 
 Activation = Literal["relu", "gelu"]
@@ -111,7 +156,6 @@ class DropPath(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,...] -> [N,...]."""
     if not train or self.rate == 0.0:
       return x
     shape = (x.shape[0], *(1 for _ in x.shape[1:]))
@@ -132,7 +176,6 @@ class MSConvFE(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     options = inherited(self)
     h = GroupNorm(self.dtype, name="norm")(x)
@@ -158,7 +201,6 @@ class HDFB(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features]."""
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
     h = Conv(self.features, 3, **options, name="conv")(h)
@@ -182,7 +224,6 @@ class Residual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features]."""
     del train
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
@@ -206,7 +247,6 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     h = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
     h = Conv(
@@ -228,7 +268,6 @@ class DetailEnhancement(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     features = x.shape[-1]
     options = inherited(self)
     h = GroupNorm(self.dtype, silu=True, name="norm")(x)

@@ -25,7 +25,6 @@ class PatchDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> logits f32[N,h,w,1]."""
     options: dict[str, Any] = {"dtype": self.dtype, "kernel_init_std": _INIT_STD}
     for index, features in enumerate(self.features):
       x = Conv(features, 4, stride=2, **options, name=f"layer{index}")(x)
@@ -48,7 +47,6 @@ class MultiScaleDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, images_m11: Array) -> tuple[Array, ...]:
-    """[N,H,W,C] -> one f32[N,h,w,1] per scale, finest first."""
     logits = []
     for scale in range(self.scales):
       if scale:

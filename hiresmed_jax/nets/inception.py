@@ -123,7 +123,6 @@ class Mixed6a(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N, H, W, I] -> [N, (H - 1) // 2, (W - 1) // 2, 480 + I]."""
     chain = functools.partial(_chain, self.precision)
     deep = chain(x, ("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 3))
     branches = [
@@ -169,7 +168,6 @@ class Mixed7a(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N, H, W, I] -> [N, (H - 1) // 2, (W - 1) // 2, 512 + I]."""
     chain = functools.partial(_chain, self.precision)
     three = chain(x, ("branch3x3_1", 192, 1, 1))
     seven = chain(

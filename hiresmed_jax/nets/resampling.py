@@ -28,7 +28,6 @@ class Downsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
     options = inherited(self)
     # Not nn.avg_pool: on the CPU the gradient of its window sum takes over ten times as long.
     n, height, width, inputs = x.shape
@@ -81,7 +80,6 @@ class UpConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,I] -> [N,2H,2W,features]."""
     inputs, std = x.shape[-1], self.kernel_init_std
     if self.method == "transposed":
       init, shape = bilinear_kernel_init(std), (4, 4, inputs, self.features)
@@ -116,7 +114,6 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
     options = inherited(self)
     shortcut = Conv(self.features[-1], 1, **options, name="shortcut")(x)
     for step, features in enumerate(self.features):

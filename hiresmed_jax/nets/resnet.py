@@ -58,7 +58,6 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N, H, W, I] -> [N, h, w, 4 width]."""
     first, second = self.strides
     around = x
     if self.projected:

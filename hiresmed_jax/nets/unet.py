@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.yolo_blocks import Norm
+from hiresmed_jax.nets.blocks import BatchNorm, Logits
 from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.ops.upsample import depth_to_space
@@ -61,7 +61,7 @@ class UNet(nn.Module):
     for level in reversed(range(self.depth)):
       x = Doubled(self.width << level, self.dtype, name=f"double{level}")(x)
       x = twice(jnp.concatenate([beside[level], x], -1), level, "up")
-    return Logits(self.num_classes, self.dtype, name="logits")(x)
+    return Logits(self.num_classes * (0.0,), kernel_init, self.dtype, name="logits")(x)
 
 
 class ConvNorm(nn.Module):
@@ -72,10 +72,9 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features] in `dtype`."""
     kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features))
     x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=((1, 1), (1, 1)))
-    norm = Norm(silu=False, epsilon=EPSILON, momentum=MOMENTUM, name="norm")
+    norm = BatchNorm(silu=False, epsilon=EPSILON, momentum=MOMENTUM, name="norm")
     return nn.relu(norm(x, train))
 
 
@@ -87,24 +86,9 @@ class Doubled(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,I] -> [N,2H,2W,features] in `dtype`."""
     kernel = self.param("kernel", kernel_init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     # Windows do not overlap: each pixel becomes four by one matrix product.
     flat = kernel.transpose(2, 0, 1, 3).reshape(1, 1, x.shape[-1], -1)
     four = convolution.conv(x.astype(self.dtype), flat.astype(self.dtype))
     return depth_to_space(four) + bias.astype(self.dtype)
-
-
-class Logits(nn.Module):
-  """1x1 convolution with a bias: [N,H,W,C] -> f32[N,H,W,features]."""
-
-  features: int
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> f32[N,H,W,features]."""
-    kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return convolution.conv(x, kernel.astype(self.dtype)).astype(jnp.float32) + bias

@@ -49,7 +49,6 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features]."""
     options = inherited(self)
     for index, rate in enumerate(self.drop_path_rates):
       name = f"block{index}"
@@ -75,7 +74,6 @@ class EncoderStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H/2^steps,W/2^steps,features]."""
     if self.steps:
       down = recomputed(Downsample, self.remat)
       x = down(self.blocks.features, self.steps, **inherited(self), name="down")(x)
@@ -95,7 +93,6 @@ class DecoderStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,2^k H,2^k W,features[-1]]."""
     up = recomputed(Upsample, self.remat)
     x = up(self.features, self.upsampling, **inherited(self), name="up")(x)
     x = self.blocks(x, train)
@@ -111,7 +108,6 @@ class DecoderTail(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     detail = recomputed(DetailEnhancement, self.remat)
     x = detail(**inherited(self), name="detail")(x)
     return GroupNorm(self.dtype, silu=True, name="norm")(x)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from hiresmed_jax.nets.blocks import Logits
 from hiresmed_jax.nets.yolo_blocks import C3k2, ConvNorm, PartialAttention, PyramidPool, kernel_init
-from hiresmed_jax.ops import convolution
 from hiresmed_jax.types import Array
 
 BINS = 16
@@ -36,7 +36,9 @@ class Level(NamedTuple):
 
 
 class Yolo11(nn.Module):
-  """[N, H, W, 1 or 3] in [0, 1] -> one `Level` for each stride. H and W divide by 32.
+  """[N, H, W, 1 or 3] in [0, 1] -> one `Level` for each stride, finest first.
+
+  H and W divide by 32, else ValueError.
 
   Attributes:
     num_classes: K.
@@ -67,7 +69,6 @@ class Yolo11(nn.Module):
 
   @nn.compact
   def __call__(self, images_01: Array, *, train: bool = False) -> list[Level]:
-    """Raw maps, finest level first."""
     if images_01.shape[1] % 32 or images_01.shape[2] % 32:
       raise ValueError(f"sides must divide by 32, not {images_01.shape[1:3]}")
 
@@ -127,36 +128,21 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Level:
-    """[N,H,W,C] -> Level."""
     box = x
     for i in (1, 2):
       box = ConvNorm(self.box_width, 3, dtype=self.dtype, name=f"box{i}")(box, train)
     # Each position starts as seldom an object as in a picture of 640 px that has five.
     rare = math.log(5 / self.num_classes / (640 / self.stride) ** 2)
     begin = tuple(2.0 - self.near * step for step in range(BINS))
-    boxes = Logits(4 * begin, self.dtype, name="box")(box)
+    boxes = Logits(4 * begin, kernel_init, self.dtype, name="box")(box)
     for i in (1, 2):
       channels = x.shape[-1]
       x = ConvNorm(channels, 3, depthwise=True, dtype=self.dtype, name=f"class{i}_depthwise")(
         x, train
       )
       x = ConvNorm(self.class_width, dtype=self.dtype, name=f"class{i}")(x, train)
-    return Level(boxes, Logits(self.num_classes * (rare,), self.dtype, name="class")(x))
-
-
-class Logits(nn.Module):
-  """1x1 convolution with a bias that begins at `start`, F values; [N,H,W,C] -> f32[N,H,W,F]."""
-
-  start: tuple[float, ...]
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[N,H,W,C] -> f32[N,H,W,F]."""
-    shape = (1, 1, x.shape[-1], len(self.start))
-    kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
-    bias = self.param("bias", lambda _: jnp.asarray(self.start, jnp.float32))
-    return convolution.conv(x.astype(self.dtype), kernel).astype(jnp.float32) + bias
+    begin = self.num_classes * (rare,)
+    return Level(boxes, Logits(begin, kernel_init, self.dtype, name="class")(x))
 
 
 class Flat(NamedTuple):

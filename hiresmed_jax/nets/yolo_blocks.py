@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.ops import convolution, norm
+from hiresmed_jax.nets.blocks import BatchNorm
+from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.depthwise import depthwise_conv
 from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.types import Array
@@ -39,7 +40,6 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features] in `dtype`."""
     inputs = 1 if self.depthwise else x.shape[-1]
     shape = (self.size, self.size, inputs, self.features)
     kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
@@ -50,38 +50,8 @@ class ConvNorm(nn.Module):
       pad = (self.size - 1) // 2
       steps = (self.stride, self.stride)
       x = convolution.conv(x, kernel, stride=steps, padding=((pad, pad), (pad, pad)))
-    return Norm(silu=self.silu, name="norm")(x, train)
-
-
-class Norm(nn.Module):
-  """Batch normalisation, and SiLU if `silu`. [N,H,W,C] -> the same.
-
-  `momentum` is the share of the newest batch in the running statistics.
-  """
-
-  silu: bool
-  epsilon: float = EPSILON
-  momentum: float = MOMENTUM
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C] in the type of x."""
-    channels = (x.shape[-1],)
-    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-    mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-    var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-    if not train:
-      gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
-      return norm.affine(x, gain, bias - mean.value * gain, silu=self.silu)
-    y, batch_mean, batch_var = norm.batch_norm(x, scale, bias, eps=self.epsilon, silu=self.silu)
-    if not self.is_initializing():
-      count = x.size // x.shape[-1]
-      # As PyTorch does: biased for normalising, unbiased for the running figure.
-      batch_var = batch_var * (count / max(count - 1, 1))
-      mean.value += self.momentum * (batch_mean - mean.value)
-      var.value += self.momentum * (batch_var - var.value)
-    return y
+    norm = BatchNorm(self.silu, EPSILON, MOMENTUM, name="norm")
+    return norm(x, train)
 
 
 class Bottleneck(nn.Module):
@@ -104,7 +74,6 @@ class C3k(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     half = x.shape[-1] // 2
     y = ConvNorm(half, dtype=self.dtype, name="conv1")(x, train)
     around = ConvNorm(half, dtype=self.dtype, name="conv2")(x, train)
@@ -128,7 +97,6 @@ class C3k2(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,I] -> [N,H,W,features]."""
     hidden = int(self.features * self.share)
     x = ConvNorm(2 * hidden, dtype=self.dtype, name="conv1")(x, train)
     parts = [x[..., :hidden], x[..., hidden:]]
@@ -149,7 +117,6 @@ class PyramidPool(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     parts = [ConvNorm(x.shape[-1] // 2, dtype=self.dtype, name="conv1")(x, train)]
     for _ in range(3):
       parts.append(max_pool(parts[-1], window=5, stride=1, pad=2))
@@ -164,7 +131,6 @@ class PartialAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]."""
     half = x.shape[-1] // 2
     x = ConvNorm(2 * half, dtype=self.dtype, name="conv1")(x, train)
     around, x = x[..., :half], x[..., half:]
@@ -177,13 +143,15 @@ class PartialAttention(nn.Module):
 
 
 class Attention(nn.Module):
-  """Every position looks at every other; keys half as wide as values. [N,H,W,C] -> the same."""
+  """Every position looks at every other; keys half as wide as values. [N,H,W,C] -> the same.
+
+  The softmax is float32.
+  """
 
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[N,H,W,C] -> [N,H,W,C]; the softmax is float32."""
     channels = x.shape[-1]
     heads = max(1, channels // 64)
     width = channels // heads

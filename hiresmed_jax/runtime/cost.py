@@ -1,6 +1,8 @@
 """What a function will cost, read off its trace: nothing is compiled, allocated or run.
 
-`flops` counts arithmetic; `peak_bytes` follows which intermediate arrays are alive at once.
+`flops` counts arithmetic by module; `peak_bytes` follows which intermediate arrays are alive at
+once. JAX's own `cost_analysis` knows no modules, counts a loop's body once, and has no memory
+without compiling for the device.
 """
 
 import collections
@@ -39,9 +41,8 @@ def flops(program: core.Jaxpr) -> dict[str, float]:
 
   A multiply-add is two. Convolutions and matrix products are counted by their shapes, padding
   included; other arithmetic is one operation per element. A scan counts its body as often as it
-  runs, a while loop once, a branch as its dearest side, what each device maps for itself over all
-  devices. Of ways that are chosen by the platform the
-  cheapest counts: what another does beyond it, to be faster there, is no progress.
+  runs, a while loop once, a branch as its dearest side, the body of a `shard_map` once for each
+  device. Of ways that depend on the platform the cheapest counts.
 
   Returns:
     {"outer/inner" path of Flax modules, "" outside of any: FLOPs}, in the order of the program.

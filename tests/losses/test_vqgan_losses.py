@@ -59,7 +59,7 @@ def test_reconstruction_sums_in_float32(name):
   value = loss(target + jnp.bfloat16(1.0), target)
   assert value.dtype == jnp.float32
   np.testing.assert_allclose(value, 1.0)  # bfloat16 sums stop growing at 256
-  with pytest.raises(ValueError, match="differ in shape"):
+  with pytest.raises(AssertionError):
     loss(target, target[:1])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import harness
 from hiresmed_jax.convert.features import load_perceptual
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.runtime import compilation, throughput
+from hiresmed_jax.runtime import compilation, cost
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 WARM_BATCHES = 4  # for the k-means start of the codebook, as in the train command
@@ -106,7 +106,7 @@ def ours(
       return task.train_step(state, {"images_m11": images[rows]}, frozen)[0]
 
     lowered = jax.jit(step, donate_argnums=0).lower(shapes, on_device, frozen, rows)
-    about["gflop_per_image"] = round(throughput.flops(lowered) / batch_size / 1e9, 2)
+    about["gflop_per_image"] = round(cost.xla_flops(lowered) / batch_size / 1e9, 2)
     made: dict[str, Any] = {
       "init": jax.jit(task.init, compiler_options=harness.QUICK).lower(jax.random.key(0)).compile(),
       "step": lowered.compile(compilation.options()),

@@ -26,19 +26,18 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import activation, convolution, norm, upsample
 from hiresmed_jax.ops.cpu import convolution as cpu_convolution
 from hiresmed_jax.ops.cpu import norm as cpu_norm
-from hiresmed_jax.ops.cpu import upsample as cpu_upsample
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime import cli, compilation
 
 EVERYTHING = "everything"
-TAKEN_AWAY: dict[str, tuple[Any, ...]] = {
+TAKEN_AWAY: dict[str, tuple[str, ...]] = {
   EVERYTHING: (),
   "convolutions on all cores": ("compiler",),
-  "kernel gradients row by row": (cpu_convolution,),
-  "upsampling's gradient row by row": (cpu_upsample,),
-  "sums of a normalisation together": (cpu_norm,),
-  "divisions last in SiLU": (activation,),
-  "all five": ("compiler", cpu_convolution, cpu_upsample, cpu_norm, activation),
+  "kernel gradients row by row": ("kernels",),
+  "upsampling's gradient row by row": ("upsampling",),
+  "sums of a normalisation together": ("sums",),
+  "divisions last in SiLU": ("silu",),
+  "all five": ("compiler", "kernels", "upsampling", "sums", "silu"),
 }
 
 
@@ -74,7 +73,7 @@ def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]
   calls, seconds = {}, {}
   for name, without in TAKEN_AWAY.items():
     begin = time.perf_counter()
-    with _plain([module for module in without if module != "compiler"]):
+    with _plain([way for way in without if way != "compiler"]):
       # A function of its own: jax would give the trace of the variant before.
       lowered = jax.jit(jax.value_and_grad(lambda *given: loss(*given))).lower(params, images)
     wanted = {} if "compiler" in without else compilation.options()
@@ -85,18 +84,19 @@ def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]
 
 
 @contextlib.contextmanager
-def _plain(modules: list[Any]) -> Iterator[None]:
-  """Within it, these modules leave gradients, sums and functions to the compiler."""
-  changes: dict[Any, dict[str, Any]] = {
-    cpu_convolution: {"gradients": convolution.plain_gradients},
-    cpu_upsample: {"halve_rows": functools.partial(upsample.halve, axis=1)},
-    cpu_norm: {"sums": norm.plain_sums},
-    activation: {"silu": jax.nn.silu, "silu_gradient": _silu_gradient},
+def _plain(ways: list[str]) -> Iterator[None]:
+  """Within it, these gradients, sums and functions are left to the compiler."""
+  changes: dict[str, tuple[Any, dict[str, Any]]] = {
+    "kernels": (cpu_convolution, {"gradients": convolution.plain_gradients}),
+    "upsampling": (cpu_convolution, {"halve_rows": functools.partial(upsample.halve, axis=1)}),
+    "sums": (cpu_norm, {"sums": norm.plain_sums}),
+    "silu": (activation, {"silu": jax.nn.silu, "silu_gradient": _silu_gradient}),
   }
   jax.clear_caches()
   with contextlib.ExitStack() as stack:
-    for module in modules:
-      stack.enter_context(mock.patch.multiple(module, **changes[module]))
+    for way in ways:
+      module, plain = changes[way]
+      stack.enter_context(mock.patch.multiple(module, **plain))
     yield
 
 

@@ -31,7 +31,7 @@ from benchmarks import harness, patch_classifier
 from benchmarks.insertion_realism import SIDE, fold_of
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
-from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.routes.settings import PRIORS

@@ -34,7 +34,7 @@ from hiresmed_jax.nets.singan import width
 from hiresmed_jax.ops.pyramid import Pyramid, lesion_pyramid
 from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.lesion import task as lesion
-from hiresmed_jax.runtime import cli, compilation, throughput
+from hiresmed_jax.runtime import cli, compilation, cost
 from hiresmed_jax.runtime import mesh as meshes
 
 Call = Callable[[], Any]
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
     rows += measure(cases, options)
   facts["levels"] = rows
   facts["lesions"] = lesions(rows, options.steps_per_level)
-  facts |= throughput.peak_memory()
+  facts |= cost.peak_memory()
   show(facts)
   harness.publish(facts, options.out)
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks import harness, input_pipeline
 from hiresmed_jax.data import records, transforms
-from hiresmed_jax.inference import networks, survey
+from hiresmed_jax.inference import survey, workdir
 from hiresmed_jax.inference.places import Prior
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.routes import settings
@@ -150,8 +150,8 @@ def _maker(way: str, size: int) -> backgrounds.Maker:
   net, _ = background.networks(config.background, channels=3, dtype=dtype)
   params = background.averaged(jax.jit(task.init)(jax.random.key(0)))
   view = transforms.View(size=(size, size), fit="stretch", window=config.data.window, channels=3)
-  network = networks.reconstruction(net, params, channels=3)
-  return maker._replace(model=networks.Model(view, network))
+  network = workdir.reconstruction(net, params, channels=3)
+  return maker._replace(model=workdir.Model(view, network))
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings as tables
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.runtime import cli, compilation, cost, throughput
+from hiresmed_jax.runtime import cli, compilation, cost
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 Call = Callable[[], Any]
@@ -178,7 +178,7 @@ def _ours(
       "compile_seconds": compile_s,
       "gflop": gflop,
       "program_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
-      **throughput.peak_memory(),
+      **cost.peak_memory(),
     },
   )
 

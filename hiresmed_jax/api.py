@@ -19,7 +19,7 @@ from hiresmed_jax.data import stored, transforms
 from hiresmed_jax.data.sample import PHOTOMETRICS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas, places, survey, workdir
-from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.routes.settings import SYNTHESIZE
 from hiresmed_jax.runtime import settings

@@ -12,7 +12,8 @@ import pytest
 import hiresmed_jax
 from hiresmed_jax import UserError, synthesize
 from hiresmed_jax.data import records, writers
-from hiresmed_jax.inference import canvas, networks, places, survey
+from hiresmed_jax.inference import canvas, places, survey
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas
 from hiresmed_jax.runtime import compilation
 from tests import tiny, tiny_run
@@ -106,7 +107,7 @@ def test_places_follow_the_atlas_inside_the_body(moved, data):
 
 def test_places_avoid_what_the_network_forbids(moved, data, monkeypatch):
   left = np.tile(np.linspace(1.0, 0.0, 112, dtype=np.float32), (96, 1))
-  model = networks.Model(moved._background.view, lambda image_m11, device: left)
+  model = Model(moved._background.view, lambda image_m11, device: left)
   monkeypatch.setattr(places, "open_danger", lambda *_, **__: (model, "danger, 1"))
   chances = hiresmed_jax.open_run(moved.workdir).score_places(
     records.source(data, "train")[0]["image"]

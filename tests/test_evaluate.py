@@ -11,7 +11,7 @@ import pytest
 from hiresmed_jax import evaluate, files
 from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
-from hiresmed_jax.evaluation import models, real
+from hiresmed_jax.evaluation import real, sets
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from hiresmed_jax.runtime import cli, compilation
 from tests import tiny_run
@@ -213,7 +213,7 @@ def test_a_trained_run_on_its_held_out_images(place, workdir, tmp_path):
   assert "| hdfb | 3 | 10 | 20.00 | 21.00 | 1.00 | 12.70 | 12.00 |" in page
   # Padding is cut away: the real image stands beside the reconstruction as it is stored.
   base = real.open_real(place / "data")
-  picture = models.model_set("hdfb", workdir, base, devices=jax.devices()[:1]).entries[0].load()
+  picture = sets.model_set("hdfb", workdir, base, devices=jax.devices()[:1]).entries[0].load()
   item = base.item(base.entries[0].key)
   np.testing.assert_allclose(picture.reference, item["image"] / 255.0, atol=1e-6)
   np.testing.assert_array_equal(picture.boxes, item["boxes"])

@@ -9,7 +9,7 @@ _INIT_STD = 0.02
 
 
 class PatchDiscriminator(nn.Module):
-  """The twin of hiresmed_jax.nets.discriminator.PatchDiscriminator, two layers."""
+  """The twin of hiresmed_jax.nets.vqgan.PatchDiscriminator, two layers."""
 
   def __init__(self, inputs: int, features: tuple[int, ...]) -> None:
     super().__init__()

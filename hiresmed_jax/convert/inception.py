@@ -17,8 +17,8 @@ import numpy as np
 
 from hiresmed_jax.convert import arrays
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.metrics.protocol import FeatureNet
 from hiresmed_jax.nets import inception
+from hiresmed_jax.nets.features import FeatureNet
 from hiresmed_jax.ops.resize import resize, to_channels
 from hiresmed_jax.types import Array, Params
 

@@ -1,4 +1,4 @@
-"""RadImageNet's ResNet-50 files -> nets/resnet.py, and the way images are fed to it.
+"""RadImageNet's ResNet-50 files -> nets/features.py, and the way images are fed to it.
 
 Names are torchvision's ("layer1.0.conv1.weight"), or those of RadImageNet's own PyTorch file, whose
 layers are numbered ("backbone.4.0.conv1.weight"). Keras' weights in the port that MONAI loads have
@@ -14,8 +14,7 @@ import numpy as np
 
 from hiresmed_jax.convert import arrays
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.metrics.protocol import FeatureNet
-from hiresmed_jax.nets import resnet
+from hiresmed_jax.nets.features import CHANNELS, FeatureNet, ResNet50Features
 from hiresmed_jax.ops.resize import resize, to_channels
 from hiresmed_jax.types import Array, Params
 
@@ -38,14 +37,14 @@ def load(path: Path) -> FeatureNet:
   """
   found = arrays.read_as_ours(path, _our_name)
   keras = _is_keras(found)
-  net = resnet.ResNet50Features(early_stride=keras)
+  net = ResNet50Features(early_stride=keras)
   weights = arrays.variables(_without_biases(found), _layout(), f"{path.name}, as ResNet-50,")
 
   def features(weights: Params, images_255: Array) -> Array:
     return net.apply(weights, prepare(images_255, monai=keras))  # type: ignore[return-value]
 
   way = "MONAI's scaling" if keras else "x / 127.5 - 1"
-  return FeatureNet(NAME, resnet.CHANNELS, f"{RESIZE}, {way}", features, weights)
+  return FeatureNet(NAME, CHANNELS, f"{RESIZE}, {way}", features, weights)
 
 
 def load_cached(*, folder: Path | None = None) -> FeatureNet:
@@ -106,7 +105,7 @@ def prepare(images_255: Array, *, monai: bool) -> Array:
 
 @functools.cache
 def _layout() -> dict[str, tuple[int, ...]]:
-  return arrays.layout(resnet.ResNet50Features(), 64)
+  return arrays.layout(ResNet50Features(), 64)
 
 
 def _is_keras(found: Mapping[str, np.ndarray]) -> bool:

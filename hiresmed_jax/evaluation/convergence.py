@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import writer
+from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.figures import save
 
 QUANTITY = "reconstruction"  # the loss of the paper's Figure 8
@@ -46,7 +46,7 @@ def read(folder: Path, quantity: str = QUANTITY) -> Curve:
       break
   else:
     raise UserError(f"--run {folder}: there is no metrics.jsonl")
-  entries = writer.read(path)
+  entries = run_folder.read_metrics(path)
   found = [entry for entry in entries if np.isfinite(entry.get(quantity, np.nan))]
   if not found:
     known = sorted({key for entry in entries for key in entry} - {"step", "time"})

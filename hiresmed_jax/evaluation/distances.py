@@ -1,5 +1,6 @@
 """Distances between the real images and a method's, each with floor, interval and protocol.
 
+Two FIDs with different protocols (network, resize, numbers, seed) cannot be compared.
 KID is first, since few images do not bias it. FID is shown beside its floor, the distance of two
 halves of the real images.
 """
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hiresmed_jax.metrics import fid, kid
-from hiresmed_jax.metrics.protocol import FeatureNet, label, protocol
+from hiresmed_jax.nets.features import FeatureNet
 
 _K = 5  # neighbours of precision and recall
 _RESAMPLES, _LEAST_RESAMPLES = 200, 20
@@ -185,3 +186,44 @@ def _by_key(side: Side, sampling: int) -> Side:
   rows = np.flatnonzero(side.samplings == sampling)
   rows = rows[np.argsort(side.keys[rows], kind="stable")]
   return Side(*(column[rows] for column in side))
+
+
+def label(metric: str, net: str, tap: int) -> str:
+  """The metric's name as it may be printed: "FID" only where it is that of the literature.
+
+  Any other tap of the Inception network is named ("FID@768"), and any other network ("FID
+  (RadImageNet ResNet-50)").
+  """
+  if not net.startswith("inception"):
+    return f"{metric} ({net})"
+  return metric if tap == 2048 else f"{metric}@{tap}"
+
+
+def protocol(
+  metric: str,
+  *,
+  net: str,
+  tap: int,
+  resize: str,
+  count_real: int,
+  count_other: int,
+  seed: int | None = None,
+  details: str = "",
+) -> str:
+  """One line, for beside the number.
+
+  Args:
+    metric: "FID", "KID", ..
+    net: FeatureNet.name, and
+    tap: FeatureNet.tap, and
+    resize: FeatureNet.resize.
+    count_real: images of the reference set.
+    count_other: images of the set that is compared with it.
+    seed: of whatever was drawn; None: nothing was.
+    details: what else the metric depends on, such as "k 5" or "100 subsets of 50".
+  """
+  parts = [f"{label(metric, net, tap)}: {net}, {tap} features", resize]
+  parts.append(f"N {count_real} against {count_other}")
+  parts += [details] if details else []
+  parts += [] if seed is None else [f"seed {seed}"]
+  return ", ".join([*parts, "float64"])

@@ -9,7 +9,7 @@ import numpy as np
 from hiresmed_jax.convert import features, inception, resnet
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics.lpips import Distance
-from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.nets.features import FeatureNet
 from hiresmed_jax.nets.inception import SIZE
 from hiresmed_jax.ops.resize import resize_matrix
 from hiresmed_jax.types import Params

@@ -19,7 +19,6 @@ from hiresmed_jax.evaluation import (
   lesions,
   markdown,
   measure,
-  models,
   networks,
   readers,
   real,
@@ -163,7 +162,7 @@ def _reference(request: Request) -> real.Real:
     folder = request.workdirs[0][1]
     given = request.data or (path if path and (path / "card.json").is_file() else None)
     dataset = workdir.dataset_of(folder, given)
-    window, path = models.window_of(folder, dataset), path or dataset.root
+    window, path = sets.window_of(folder, dataset), path or dataset.root
   if path is None:
     raise UserError("--real names the real images: a prepared dataset, or a folder")
   return real.open_real(path, window=window, workers=4)
@@ -177,7 +176,7 @@ def _methods(
   for name, path in request.synthetic:
     found[name].append(sets.open_set(name, path, base, option="--synthetic"))
   for name, path in request.workdirs:
-    found[name].append(models.model_set(name, path, base, devices=devices))
+    found[name].append(sets.model_set(name, path, base, devices=devices))
   for name, path in request.baselines:
     found[name].append(sets.open_set(name, path, base, option="--baseline"))
   merged = {name: sets.as_method(several) for name, several in found.items()}

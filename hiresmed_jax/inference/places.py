@@ -15,7 +15,7 @@ import numpy as np
 from hiresmed_jax.data import transforms
 from hiresmed_jax.inference import workdir
 from hiresmed_jax.inference.canvas import Canvas, record_of
-from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates
 

@@ -12,7 +12,7 @@ import numpy as np
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.inference import canvas, emptied, places
-from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.metrics.significance import Interval, bootstrap
 from hiresmed_jax.placement import atlas as atlases
 from hiresmed_jax.placement import candidates

@@ -1,9 +1,9 @@
-"""ImageNet trunks whose activations LPIPS compares: VGG16, AlexNet, SqueezeNet 1.1.
+"""Frozen feature networks: VGG16, AlexNet and SqueezeNet 1.1 for LPIPS, ResNet-50 for distances.
 
-Each module takes images_m11 [N,H,W,C], C in {1,3}, range [-1, 1] (one grey channel is repeated to
-three), and returns the activations ("taps") after the ReLUs that LPIPS reads, finest first, in the
-compute dtype. A trunk is frozen: it has no training mode, and its parameters come from published
-files (convert/features.py). Layers are called as in those files.
+They have no training mode; parameters come from published files (convert/), and layers are called
+as in those. A trunk of LPIPS takes images_m11 [N,H,W,1 or 3] in [-1, 1], grey repeated to three
+channels, and returns the activations ("taps") after the ReLUs that LPIPS reads, finest first, in
+the compute dtype.
 
 `dtype` computes the convolutions, `precision` the float32 ones. The default, true float32 products,
 makes a distance independent of a device's shortcuts: for metrics. precision=None leaves float32
@@ -13,10 +13,13 @@ rougher gradient: of blurred CT slices its cosine with the float32 gradient was 
 
 Sources: Simonyan and Zisserman, arXiv 1409.1556 (configuration D); Krizhevsky, arXiv 1404.5997
 ("one weird trick"); Iandola et al., arXiv 1602.07360 (version 1.1); input scaling and taps: Zhang
-et al., arXiv 1801.03924, version 0.1.
+et al., arXiv 1801.03924, version 0.1; He et al., arXiv 1512.03385; Mei et al., Radiology: AI 4(5),
+2022 (RadImageNet).
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +29,7 @@ from jax.typing import DTypeLike
 
 from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.ops.resize import to_channels
-from hiresmed_jax.types import Array
+from hiresmed_jax.types import Array, Params
 
 # LPIPS' own rounding of ImageNet's channel means and deviations, in units of [-1, 1].
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -41,6 +44,20 @@ SQUEEZENET_FIRES = (
 )  # fmt: skip
 SQUEEZENET_POOLED = (2, 4, 6)  # a pool precedes these fires,
 SQUEEZENET_TAPPED = (3, 5, 6, 7, 8, 9)  # and LPIPS reads after these.
+
+
+class FeatureNet(NamedTuple):
+  """A frozen network that turns images into the vectors whose distributions are compared.
+
+  `features(weights, images [N,H,W,1 or 3], intensities 0 .. 255 of any type) -> f32[N, tap]`, pure,
+  to be jitted; it resizes and scales by itself. A grey channel is repeated.
+  """
+
+  name: str
+  tap: int
+  resize: str
+  features: Callable[[Params, Array], Array]
+  weights: Params
 
 
 class VGG16Features(nn.Module):
@@ -166,3 +183,71 @@ def _conv_relu(
     name=name,
   )
   return nn.relu(conv(x))
+
+
+STAGES = {"layer1": (64, 3), "layer2": (128, 4), "layer3": (256, 6), "layer4": (512, 3)}
+CHANNELS = 2048
+
+
+class ResNet50Features(nn.Module):
+  """ResNet-50 of RadImageNet: means over positions of the last stage, f32[N, 2048].
+
+  `early_stride`: stages halve the resolution in their first 1x1 convolution (Keras, and the port of
+  its file that MONAI loads), not in the 3x3 one (torchvision; RadImageNet's own PyTorch file).
+  23,508,032 parameters, batch norms counted, no head.
+  """
+
+  early_stride: bool = False
+  precision: jax.lax.PrecisionLike = "highest"
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    """f32[N, H, W, 3], scaled as the weights were trained -> f32[N, 2048]. H, W >= 32."""
+    epsilon = 1.001e-5 if self.early_stride else 1e-5
+    pad = ((3, 3), (3, 3))
+    x = nn.Conv(64, (7, 7), 2, pad, use_bias=False, precision=self.precision, name="conv1")(images)
+    x = nn.relu(nn.BatchNorm(use_running_average=True, epsilon=epsilon, name="bn1")(x))
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    for stage, (width, blocks) in STAGES.items():
+      for block in range(blocks):
+        stride = 2 if block == 0 and stage != "layer1" else 1
+        strides = (stride, 1) if self.early_stride else (1, stride)
+        name = f"{stage}_{block}"
+        x = Bottleneck(width, strides, block == 0, epsilon, self.precision, name=name)(x)
+    return x.mean(axis=(1, 2))
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3, 1x1 with four times the width, and a way around them: [N,H,W,I] -> [N,h,w,4 width].
+
+  `strides` are those of the first two convolutions; `projected`: the way around has a convolution.
+  """
+
+  width: int
+  strides: tuple[int, int]
+  projected: bool
+  epsilon: float
+  precision: jax.lax.PrecisionLike
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    first, second = self.strides
+    around = x
+    if self.projected:
+      around = self._conv(x, "downsample", 4 * self.width, 1, first * second)
+    x = nn.relu(self._conv(x, "1", self.width, 1, first))
+    x = nn.relu(self._conv(x, "2", self.width, 3, second))
+    return nn.relu(around + self._conv(x, "3", 4 * self.width, 1, 1))
+
+  def _conv(self, x: Array, name: str, features: int, size: int, stride: int) -> Array:
+    pad = ((size // 2, size // 2),) * 2
+    x = nn.Conv(
+      features,
+      (size, size),
+      stride,
+      pad,
+      use_bias=False,
+      precision=self.precision,
+      name=f"conv{name}",
+    )(x)
+    return nn.BatchNorm(use_running_average=True, epsilon=self.epsilon, name=f"bn{name}")(x)

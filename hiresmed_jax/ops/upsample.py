@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.ops import cpu
 from hiresmed_jax.ops.convolution import conv
-from hiresmed_jax.ops.cpu import upsample as on_cpu
+from hiresmed_jax.ops.cpu import convolution as on_cpu
 from hiresmed_jax.types import Array
 
 

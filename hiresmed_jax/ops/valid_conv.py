@@ -3,7 +3,7 @@
 SinGAN trains one small network for each image. Under `vmap` a convolution becomes one of as many
 groups as there are images; as a matrix product over patches it becomes a batched product. The
 gradients are two more such products. On the CPU images are trained one after the other, and XLA's
-convolution is the faster one: ops/cpu/valid_conv.py.
+convolution is the faster one: ops/cpu/convolution.py.
 
 Derivatives of every order. N images, H x W pixels, I input and O output channels, kh x kw kernel.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops.cpu import valid_conv as on_cpu
+from hiresmed_jax.ops.cpu import convolution as on_cpu
 from hiresmed_jax.types import Array
 
 Way = Literal["auto", "patches", "direct", "vendor"]

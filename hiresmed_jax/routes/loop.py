@@ -33,10 +33,10 @@ from hiresmed_jax.routes.report import Examples, Look
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.cost import Rate
 from hiresmed_jax.runtime.interrupt import Stopped
 from hiresmed_jax.runtime.progress import Progress
-from hiresmed_jax.runtime.throughput import Rate
-from hiresmed_jax.runtime.writer import Writer, truncate
+from hiresmed_jax.runtime.run_folder import Writer, truncate_metrics
 
 _WARM_START = 4  # batches
 # Scalars of a call, and how many steps they are of: f32[most_steps] each; 0: f32[], of one step.
@@ -102,7 +102,7 @@ def fit(
     step = manager.latest_step() or 0
     # Whether the evaluation of this step is still to be made: the run was stopped in it.
     evaluates = bool(step) and checkpoint.metadata(manager, step).get("evaluates", False)
-    truncate(folder / "metrics.jsonl", step)
+    truncate_metrics(folder / "metrics.jsonl", step)
     writer = stack.enter_context(contextlib.closing(Writer(folder)))
     progress = stack.enter_context(Progress(ends[-1], task.name, done=step))
     state: Any = None

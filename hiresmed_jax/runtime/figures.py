@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import writer
+from hiresmed_jax.runtime import run_folder
 
 _DPI = 100
 _GAP = 4  # pixels between cells
@@ -249,7 +249,7 @@ def loss_curves(metrics: str | os.PathLike[str], path: str | os.PathLike[str]) -
   Raises:
     UserError: the file holds nothing to draw.
   """
-  entries = writer.read(metrics)
+  entries = run_folder.read_metrics(metrics)
   keys = dict.fromkeys(key.removeprefix("val_") for entry in entries for key in entry)
   names = [name for name in keys if name not in _NOT_CURVES]
   if not names:

@@ -1,8 +1,13 @@
-"""The folder of one run: whose it is, and whether the run in it is finished."""
+"""The folder of one run: whose it is, its metrics, whether it is finished."""
 
+import importlib.util
 import json
+import logging
+import math
+import os
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,3 +93,110 @@ def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict[str, Any]:
     return {key: content[key] for key in keys} | content
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} is damaged, or no file of this program") from error
+
+
+_log = logging.getLogger("hiresmed_jax")
+
+
+class Writer:
+  """Writes scalars as clu's writers do, on process 0 only.
+
+  metrics.jsonl gets one object a line: "step", "time" (seconds since 1970) and the values. A value
+  that is no number in JSON is written as "NaN", "Infinity" or "-Infinity", which `float` reads
+  back. folder/tensorboard gets the same where TensorFlow is installed: clu's own writers cannot be
+  imported without it.
+
+  Args:
+    folder: <workdir>/<route>.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]) -> None:
+    self._folder = pathlib.Path(folder)
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
+    self._folder.mkdir(parents=True, exist_ok=True)
+    # Line by line, so that a kill loses no line that was written.
+    self._file = open(self._folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    self._board = _tensorboard(self._folder / "tensorboard")
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Adds one line. Values are anything that `float` takes."""
+    if not self._writes:
+      return
+    values = {name: float(value) for name, value in scalars.items()}
+    line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
+    line |= {name: v if math.isfinite(v) else _spelled(v) for name, v in values.items()}
+    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    _log.info("step %d: %s", step, ", ".join(f"{name} {v:.5g}" for name, v in values.items()))
+    if self._board is not None:
+      self._board.write_scalars(step, values)
+
+  def flush(self) -> None:
+    """Puts everything on the disk."""
+    if not self._writes:
+      return
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    if self._board is not None:
+      self._board.flush()
+
+  def close(self) -> None:
+    """Flushes and ends. Nothing may be written afterwards."""
+    if not self._writes:
+      return
+    self.flush()
+    self._file.close()
+    if self._board is not None:
+      self._board.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Lines of a metrics.jsonl, "NaN" and the like as floats again; broken lines are left out."""
+  path = pathlib.Path(path)
+  lines = path.read_bytes().splitlines() if path.is_file() else []
+  entries = [entry for entry in map(_parse, lines) if entry is not None]
+  return [{k: float(v) for k, v in entry.items()} | {"step": entry["step"]} for entry in entries]
+
+
+def truncate_metrics(path: str | os.PathLike[str], step: int) -> None:
+  """Cuts a metrics.jsonl back to the lines of steps <= `step`, before a run goes on from there.
+
+  A last line that a kill left half-written goes too. Kept lines stay as they are, byte for byte. A
+  missing file stays missing. Only process 0 writes.
+  """
+  path = pathlib.Path(path)
+  if jax.process_index() != 0 or not path.is_file():
+    return
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    entry = _parse(line)
+    if entry is not None and entry["step"] <= step and line.endswith(b"\n"):
+      kept.append(line)
+  files.write(path, b"".join(kept))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  try:
+    entry = json.loads(line)
+  except ValueError:  # not JSON, or not text
+    return None
+  return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
+def _spelled(value: float) -> str:
+  if math.isnan(value):
+    return "NaN"
+  return "Infinity" if value > 0 else "-Infinity"
+
+
+def _tensorboard(folder: pathlib.Path) -> Any:
+  """clu's TensorBoard writer; None without TensorFlow, for `clu.metric_writers` imports it."""
+  if importlib.util.find_spec("tensorflow") is None:
+    return None
+  import tensorflow as tf
+  from clu import metric_writers
+
+  # Left to itself TensorFlow takes all memory of the GPU that jax is about to use.
+  tf.config.set_visible_devices([], "GPU")
+  return metric_writers.SummaryWriter(str(folder))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax.inference import canvas, emptied
-from hiresmed_jax.inference.networks import Model
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import outline
 
 

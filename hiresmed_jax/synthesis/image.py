@@ -14,8 +14,8 @@ from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas, places
 from hiresmed_jax.inference import survey as surveys
-from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.inference.survey import Survey
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import body, candidates, paper

@@ -8,8 +8,8 @@ import safetensors.numpy
 from hiresmed_jax import files
 from hiresmed_jax.convert import arrays, inception, resnet
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.nets.features import ResNet50Features
 from hiresmed_jax.nets.inception import EPSILON, SIZE, InceptionFeatures
-from hiresmed_jax.nets.resnet import ResNet50Features
 from tests.reference.random_weights import random_arrays, torch_names
 
 TAP = 192  # five layers: small files

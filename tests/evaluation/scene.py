@@ -10,7 +10,7 @@ import pytest
 
 from hiresmed_jax.data import records
 from hiresmed_jax.evaluation import measure, networks
-from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.nets.features import FeatureNet
 from hiresmed_jax.runtime import compilation
 from tests import tiny_run
 from tests.synthesis import drawn

@@ -7,7 +7,7 @@ import scipy.stats
 from hiresmed_jax.evaluation import distances, tables
 from hiresmed_jax.evaluation.measure import Measured
 from hiresmed_jax.evaluation.pictures import Entry
-from hiresmed_jax.metrics.protocol import FeatureNet
+from hiresmed_jax.nets.features import FeatureNet
 from tests.evaluation import scene
 
 

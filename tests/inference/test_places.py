@@ -6,8 +6,8 @@ import pytest
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.inference import canvas, places, prior_scores
-from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.inference.places import Prior
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas
 from hiresmed_jax.synthesis import image
 from tests.synthesis import drawn

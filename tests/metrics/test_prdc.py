@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from hiresmed_jax.evaluation.distances import label, protocol
 from hiresmed_jax.metrics import kid
-from hiresmed_jax.metrics.protocol import label, protocol
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((37, 6))

@@ -7,8 +7,13 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
-from benchmarks.torch_baseline import hiresmed
-from hiresmed_jax.nets.vqgan import VQGAN, decoder_drop_path, encoder_drop_path
+from benchmarks.torch_baseline import discriminator, hiresmed
+from hiresmed_jax.nets.vqgan import (
+  VQGAN,
+  MultiScaleDiscriminator,
+  decoder_drop_path,
+  encoder_drop_path,
+)
 from tests.reference.parity import assert_same, images, quick_jit, random_params
 
 SLOW = pytest.mark.slow
@@ -176,3 +181,26 @@ def test_every_kernel_begins_at_the_deviation_asked_for():
     # A deviation from n numbers is sure to one part in sqrt(2 n).
     spread = 4 / np.sqrt(2 * kernel.size)
     assert np.std(kernel) == pytest.approx(0.02, rel=spread), path
+
+
+def test_discriminators_equal_torch():
+  net = MultiScaleDiscriminator(scales=2, features=(4, 8))
+  twin = discriminator.MultiScaleDiscriminator(3, 2, (4, 8))
+  assert_same(net, twin, images((2, 16, 24, 3)))
+
+
+def test_discriminators_count_shapes_and_start():
+  net = MultiScaleDiscriminator(dtype=jnp.bfloat16)
+  x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+  logits, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), x)
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 409_923
+  assert [leaf.shape for leaf in logits] == [(2, 15, 15, 1), (2, 7, 7, 1), (2, 3, 3, 1)]
+  assert all(leaf.dtype == jnp.float32 for leaf in (*logits, *jax.tree.leaves(variables)))
+
+
+def test_discriminator_kernels_start_normal_with_deviation_002():
+  net = MultiScaleDiscriminator(scales=1)
+  variables = quick_jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  kernel = variables["params"]["scale0"]["layer1"]["kernel"]
+  assert abs(float(kernel.std()) - 0.02) < 1e-3
+  assert abs(float(kernel.mean())) < 1e-3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.convert import yolo as convert
-from hiresmed_jax.nets import yolo, yolo_blocks
+from hiresmed_jax.nets import yolo
 from tests.reference.parity import close, quick_jit
 
 FIXED = 16  # the published models count the numbers of the bins, which nobody trains
@@ -198,8 +198,8 @@ def trained(block):
 @pytest.mark.slow
 def test_bfloat16_stays_near():
   x = image((4, 8, 8, 128)) - 0.5
-  for block in (yolo_blocks.C3k2, yolo_blocks.PartialAttention):
-    sizes = {"features": 128} if block is yolo_blocks.C3k2 else {}
+  for block in (yolo.C3k2, yolo.PartialAttention):
+    sizes = {"features": 128} if block is yolo.C3k2 else {}
     one, other = (block(**sizes, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
     variables = quick_jit(one.init, static_argnums=2)(jax.random.key(0), x, True)
     exact, _ = quick_jit(trained(one))(variables, x)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from jax.interpreters import partial_eval as pe
 
-from hiresmed_jax.losses import adversarial, autoencoder, detection, segmentation
+from hiresmed_jax.losses import detection, generative, segmentation
 from hiresmed_jax.metrics import lpips
-from hiresmed_jax.nets import discriminator, features, singan, unet, vqgan, yolo, yolo_blocks
+from hiresmed_jax.nets import features, singan, unet, vqgan, yolo
 from hiresmed_jax.ops import pool, quantize
 from tests.reference.parity import images, quick_jit
 
@@ -69,16 +69,16 @@ def vqgan_losses():
     3, 3, 4, (8,), (2,), 1, 0, 1, full_resolution_channels=4, code_dim=4, activation="gelu"
   )
   x, codebook = jnp.zeros((2, 16, 16, 3)), jnp.zeros((4, 4))
-  disc = discriminator.MultiScaleDiscriminator(scales=1, features=(4,))
+  disc = vqgan.MultiScaleDiscriminator(scales=1, features=(4,))
   params = [jax.eval_shape(n.init, jax.random.key(0), x)["params"] for n in (net, disc)]
 
   def loss(params, codebook, x):
     made = net.apply({"params": params[0]}, x)
     codes = quantize.quantize(net.apply({"params": params[0]}, x, method="encode"), codebook)
     logits = disc.apply({"params": params[1]}, made)
-    game = adversarial.hinge_generator(logits) + adversarial.hinge_discriminator(logits, logits)
-    spread, _ = autoencoder.entropy(codes.unit_latents, codebook, temperature=0.1)
-    return jnp.sum(autoencoder.l1(made, x) + game) + spread + jnp.sum(codes.unit_codes)
+    game = generative.hinge_generator(logits) + generative.hinge_discriminator(logits, logits)
+    spread, _ = generative.entropy(codes.unit_latents, codebook, temperature=0.1)
+    return jnp.sum(generative.l1(made, x) + game) + spread + jnp.sum(codes.unit_codes)
 
   return loss, (params, codebook, x)
 
@@ -95,7 +95,7 @@ def lpips_of(trunk):
 
 
 def yolo_losses():
-  net, x = yolo_blocks.PyramidPool(), jnp.zeros((1, 4, 4, 8))
+  net, x = yolo.PyramidPool(), jnp.zeros((1, 4, 4, 8))
   variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, True), x)
   truth = detection.Truth(jnp.zeros((1, 3, 4)), jnp.zeros((1, 3), int), jnp.zeros((1, 3), bool))
 
@@ -136,8 +136,8 @@ def singan_losses():
   def loss(params, x):
     made, _ = net.apply(params[0], x, x, True, mutable="batch_stats")
     score = functools.partial(critic.apply, params[1])
-    lost = adversarial.critic_loss(score, x, made, x, penalty=0.1)
-    return jnp.sum(lost + adversarial.generator_loss(score(made)))
+    lost = generative.critic_loss(score, x, made, x, penalty=0.1)
+    return jnp.sum(lost + generative.generator_loss(score(made)))
 
   return loss, (params, x)
 

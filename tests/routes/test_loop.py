@@ -17,7 +17,7 @@ import pytest
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.programs import evaluate
-from hiresmed_jax.runtime import checkpoint, run_folder, writer
+from hiresmed_jax.runtime import checkpoint, run_folder
 from tests import tiny, tiny_run
 
 pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled once
@@ -333,7 +333,7 @@ def test_batches_that_are_not_finite_end_the_run_with_a_line(tmp_path, whole):
   with pytest.raises(UserError, match=r"^4 updates in a row were not finite \(step 4\)") as told:
     fit(folder, train_data=broken)
   assert "\n" not in str(told.value)
-  assert math.isnan(writer.read(folder / "metrics.jsonl")[0]["reconstruction"])
+  assert math.isnan(run_folder.read_metrics(folder / "metrics.jsonl")[0]["reconstruction"])
   fit(folder)  # the data are mended: the same run
   assert_same_run(whole, folder)
 

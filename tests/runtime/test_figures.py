@@ -6,7 +6,7 @@ import pytest
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime.figures import image_grid, loss_curves
-from hiresmed_jax.runtime.writer import Writer
+from hiresmed_jax.runtime.run_folder import Writer
 
 GAP = 4
 OUTLINE = (255, 200, 0)

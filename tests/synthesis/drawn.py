@@ -10,8 +10,8 @@ from hiresmed_jax.data import records
 from hiresmed_jax.data.identity import split_of
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.inference import survey
-from hiresmed_jax.inference.networks import Model
 from hiresmed_jax.inference.places import Prior
+from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.routes import settings

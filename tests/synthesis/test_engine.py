@@ -14,7 +14,7 @@ import SimpleITK
 
 from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import networks
+from hiresmed_jax.inference import workdir
 from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.synthesis import background, folder, run
@@ -49,10 +49,10 @@ def by_a_network():
   }
   view = transforms.View(size=(96, 104), fit="pad")
   apply = functools.partial(task.reconstruct, net=net)
-  network = networks.on_one_image(
+  network = workdir.on_one_image(
     lambda *given: apply(*given)[0], params, channels=1, options=tiny_run.quick()
   )
-  return background.Maker(networks.Model(view, network), label_own=False, least_contrast=0.5)
+  return background.Maker(workdir.Model(view, network), label_own=False, least_contrast=0.5)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.explain import Facts, count, in_bytes, table
 from hiresmed_jax.routes.task import Task
-from hiresmed_jax.runtime import cost, throughput
+from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 
@@ -243,7 +243,7 @@ def _compiled(task: Task, config: Any, state: Any, size: tuple[int, int]) -> dic
     "backend": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
     "devices": mesh.size,
     "seconds_to_compile": seconds,
-    "flops_per_image": throughput.flops(lowered) / config.background.batch_size,
+    "flops_per_image": cost.xla_flops(lowered) / config.background.batch_size,
     "bytes_per_device": sizes or {},  # not every backend tells
   }
 

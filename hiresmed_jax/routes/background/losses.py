@@ -15,9 +15,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.losses import adversarial, autoencoder
-from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
-from hiresmed_jax.nets.vqgan import VQGAN
+from hiresmed_jax.losses import generative
+from hiresmed_jax.nets.vqgan import VQGAN, MultiScaleDiscriminator
 from hiresmed_jax.ops import quantize
 from hiresmed_jax.ops.diffaugment import diff_augment
 from hiresmed_jax.types import Array, Metrics, Params
@@ -45,12 +44,12 @@ def forward(gen: Params, *, net: VQGAN, images: Array, key: Array, config: Any) 
   features = apply(codes.codes, train=True, method="decode_features")
   recon = apply(features, method="head")
   losses = {
-    "commitment": jnp.mean(autoencoder.commitment(codes.unit_latents, codes.unit_codes)),
-    "codebook": jnp.mean(autoencoder.codebook(codes.unit_latents, codes.unit_codes)),
+    "commitment": jnp.mean(generative.commitment(codes.unit_latents, codes.unit_codes)),
+    "codebook": jnp.mean(generative.codebook(codes.unit_latents, codes.unit_codes)),
   }
   code_loss = config.commitment * losses["commitment"] + config.codebook * losses["codebook"]
   if config.entropy:
-    total, weight = autoencoder.entropy(
+    total, weight = generative.entropy(
       codes.unit_latents, gen["codebook"], temperature=config.entropy_temperature
     )
     losses["entropy"] = total / weight
@@ -70,7 +69,7 @@ def reconstruction_loss(
 ) -> tuple[Array, Metrics]:
   """Pixel error ("l1" or "mse") + weighted perceptual distance -> (f32[], scalars)."""
   chex.assert_equal_shape([recon, target])
-  error = {"l1": autoencoder.l1, "mse": autoencoder.mse}[kind]
+  error = {"l1": generative.l1, "mse": generative.mse}[kind]
   total = jnp.mean(error(recon, target))
   scalars = {"reconstruction": total}
   if distance is not None:
@@ -110,11 +109,11 @@ def gan_gradients(
 
   def generator_loss(pixels: Array) -> Array:
     logits = disc.apply({"params": params}, augmented(pixels))
-    return jnp.mean(adversarial.hinge_generator(logits))
+    return jnp.mean(generative.hinge_generator(logits))
 
   def discriminator_loss(params: Params) -> Array:
     real, fake = (disc.apply({"params": params}, augmented(x)) for x in (images, recon))
-    return jnp.mean(adversarial.hinge_discriminator(real, fake))
+    return jnp.mean(generative.hinge_discriminator(real, fake))
 
   gen_loss, pixel_grad = jax.value_and_grad(generator_loss)(recon)
   disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(params)
@@ -142,4 +141,4 @@ def adaptive_weight(
 
   _, backward = jax.vjp(head, params["output"])
   kernels = [backward(gradient)[0]["kernel"] for gradient in (pixel_grad, gan_grad)]
-  return adversarial.adaptive_weight(*kernels, cap=cap)
+  return generative.adaptive_weight(*kernels, cap=cap)

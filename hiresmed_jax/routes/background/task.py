@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from hiresmed_jax.metrics import image
-from hiresmed_jax.nets.discriminator import MultiScaleDiscriminator
-from hiresmed_jax.nets.vqgan import VQGAN
+from hiresmed_jax.nets.vqgan import VQGAN, MultiScaleDiscriminator
 from hiresmed_jax.ops import quantize
 from hiresmed_jax.ops.resize import to_channels
 from hiresmed_jax.routes.background import codebook_care, losses

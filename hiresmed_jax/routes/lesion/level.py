@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hiresmed_jax.losses.adversarial import critic_loss, generator_loss
+from hiresmed_jax.losses.generative import critic_loss, generator_loss
 from hiresmed_jax.nets.singan import Critic, Generator
 from hiresmed_jax.ops.pyramid import Pyramid, to_level
 from hiresmed_jax.runtime import optim

@@ -9,7 +9,7 @@ import jax
 
 from hiresmed_jax.convert import yolo as converted
 from hiresmed_jax.data import detection, records, transforms
-from hiresmed_jax.inference import emptied, networks, prior_scores, survey
+from hiresmed_jax.inference import emptied, prior_scores, survey, workdir
 from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop, supervised
 from hiresmed_jax.routes.location import report
@@ -84,8 +84,8 @@ def train(
       folder=folder,
     )
     variables = jax.jit(supervised.averaged, out_shardings=meshes.replicated(mesh))(state)
-    network = networks.detection_scores(net, jax.device_get(variables), channels=view.channels)
-    detector = networks.Model(view, network)
+    network = workdir.detection_scores(net, jax.device_get(variables), channels=view.channels)
+    detector = workdir.Model(view, network)
     return results | _priors(config, dataset, sources, detector, folder)
 
   done = loop.fit(
@@ -112,7 +112,7 @@ def _priors(
   config: Any,
   dataset: records.Dataset,
   sources: dict[str, records.Records],
-  detector: networks.Model,
+  detector: workdir.Model,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
   """{"prior": the one to use, chosen on validation images, and its scores on held-out ones}.

@@ -22,7 +22,7 @@ import numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from hiresmed_jax.runtime import checkpoint, interrupt, mesh
 from hiresmed_jax.runtime.progress import Progress
-from hiresmed_jax.runtime.writer import Writer
+from hiresmed_jax.runtime.run_folder import Writer
 
 assert mesh.initialize_distributed()
 folder, me = pathlib.Path(sys.argv[1]), jax.process_index()

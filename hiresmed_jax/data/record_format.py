@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +87,11 @@ def encode(sample: Sample, identity: Identity) -> Encoded:
 
 
 def decode(
-  item: dict[str, Any], image: tfds.features.Image, *, masks: bool = True
+  item: dict[str, Any],
+  image: tfds.features.Image,
+  *,
+  masks: bool = True,
+  ranges: Mapping[tuple[float, float], np.ndarray] | None = None,
 ) -> dict[str, Any]:
   """An item of `records.Records`: an example read with `AS_BYTES`, text as str, images as arrays.
 
@@ -95,8 +99,10 @@ def decode(
     item: one example.
     image: its feature, with the bits and channels of the dataset.
     masks: False gives (0, 0): decoding them takes about as long as the image.
+    ranges: of `ranges_in_use`.
   """
   item = FIELDS_AS_THEY_WERE | item
+  item["value_range"] = (ranges or {}).get(tuple(item["value_range"]), item["value_range"])
   item["image"] = stored.decode_image(item["image"], dtype=image.np_dtype, channels=image.shape[-1])
   for name in ("image_id", "group", "photometric", "physics"):
     item[name] = item[name].decode()
@@ -106,6 +112,15 @@ def decode(
   for name, dtype in kinds.items():
     item[name] = stored.decode_mask(item[name] if masks else b"", dtype)
   return item
+
+
+def ranges_in_use(card: Mapping[str, Any]) -> dict[tuple[float, float], np.ndarray]:
+  """f32[2] to show by the f32 range that a record declares, where a set uses fewer bits."""
+  found = {}
+  for pair in card["audit"]["images"].get("ranges", []):
+    declared = np.asarray(pair["declared"], np.float32)
+    found[tuple(declared)] = np.asarray(pair["in_use"], np.float32)
+  return found
 
 
 def features(bits: int, channels: int) -> tfds.features.FeaturesDict:

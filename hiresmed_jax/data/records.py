@@ -30,6 +30,7 @@ from hiresmed_jax.data.record_format import (
   encode,
   features,
   make_card,
+  ranges_in_use,
 )
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
@@ -170,7 +171,8 @@ def source(dataset: Dataset, split: Split) -> "Records":
   """Random access to the images of one split; empty when it has none. It can be pickled."""
   if split not in SPLITS:
     raise ValueError(f"split {split!r}")
-  return Records(dataset.root / _RECORDS, split, int(dataset.card["splits"][split]))
+  length, ranges = int(dataset.card["splits"][split]), ranges_in_use(dataset.card)
+  return Records(dataset.root / _RECORDS, split, length, ranges)
 
 
 class Source(Protocol):
@@ -195,8 +197,8 @@ class Records:
   physics; spacing_mm f32[2] (row, column), NaN when unknown.
   """
 
-  def __init__(self, folder: Path, split: Split, length: int):
-    self._folder, self._split, self._length = folder, split, length
+  def __init__(self, folder: Path, split: Split, length: int, ranges: dict | None = None):
+    self._folder, self._split, self._length, self._ranges = folder, split, length, ranges
     self._masks = True
     self._opened: Any = None
 
@@ -207,7 +209,7 @@ class Records:
 
   def without_masks(self) -> "Records":
     """The same records with masks of (0, 0), which are faster to read."""
-    found = Records(self._folder, self.split, self._length)
+    found = Records(self._folder, self.split, self._length, self._ranges)
     found._masks = False
     return found
 
@@ -225,7 +227,7 @@ class Records:
       opened = builder.as_data_source(self._split, decoders=AS_BYTES)
       self._opened = opened, builder.info.features["image"]
     examples, image = self._opened
-    return decode(examples[index], image, masks=self._masks)
+    return decode(examples[index], image, masks=self._masks, ranges=self._ranges)
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_opened": None}

@@ -4,12 +4,14 @@ raw = scale * stored + offset. Integers of up to 16 bits, and wider or floating 
 integers within 16 bits, are kept exactly (scale 1); other data are quantised to 65,536 levels.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from hiresmed_jax.data.sample import SIGNED_SHIFT, Unreadable
+from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample, Unreadable
 
 LEVELS = 65535  # steps of a quantised image
 CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: the default range to show
@@ -46,6 +48,39 @@ def to_stored(raw: np.ndarray) -> tuple[np.ndarray, float, float]:
     if low >= -SIGNED_SHIFT and high < SIGNED_SHIFT:
       return _shifted(raw, -SIGNED_SHIFT), 1.0, float(-SIGNED_SHIFT)
   return _quantised(raw, float(low), float(high))
+
+
+def without_fill(raw: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+  """An array without the numbers that stand for "no data" in it.
+
+  Such are what is not finite, what lies beyond `limits`, and a lowest value that is further from
+  the others than ten times their span: each becomes the lowest real value.
+
+  Args:
+    raw: integers or floats.
+    limits: (low, high) that real data keep.
+
+  Returns:
+    (the array, or `raw` itself where it holds none; bool of the same shape, or of size 0).
+
+  Raises:
+    Unreadable: less than a hundredth of the values is real.
+  """
+  filled = np.zeros(0, bool)
+  least, greatest = float(raw.min()), float(raw.max())
+  if not limits[0] <= least <= greatest <= limits[1]:  # NaN is in no range
+    filled = ~((raw >= limits[0]) & (raw <= limits[1]))
+    if filled.mean() > 0.99:
+      raise Unreadable("holds no values but NaN, infinite or absurd ones")
+    least, greatest = float(raw[~filled].min()), float(raw[~filled].max())
+  few = raw.ravel()[:: max(1, raw.size >> 16)]
+  others = few[(few > least) & (few <= greatest)]
+  if others.size and others.min() - least > 10.0 * (greatest - float(others.min())):
+    lowest = raw == least
+    filled = lowest | filled if filled.size else lowest
+  if not filled.size or not filled.any():
+    return raw, np.zeros(0, bool)
+  return np.where(filled, raw[~filled].min(), raw), filled
 
 
 def _shifted(raw: np.ndarray, offset: int) -> np.ndarray:
@@ -96,11 +131,88 @@ def with_channels(stored: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(stored[..., :3])
 
 
-def full_range(raw: np.ndarray) -> tuple[float, float]:
-  """(low, high) that 8- and 16-bit unsigned data can hold; (least, greatest) of other data."""
+def full_range(raw: np.ndarray, bits: int = 16) -> tuple[float, float]:
+  """(low, high) that 8- and 16-bit unsigned data can hold; (least, greatest) of other data.
+
+  Args:
+    raw: the pixels.
+    bits: of 16-bit data that are in use.
+  """
   if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
-    return 0.0, 255.0 if raw.dtype.itemsize == 1 else 65535.0
+    return 0.0, 255.0 if raw.dtype.itemsize == 1 else float((1 << bits) - 1)
   return increasing(float(raw.min()), float(raw.max()))
+
+
+class Extent(NamedTuple):
+  """The file's own numbers of an image that is shown by the whole range of its bits.
+
+  Attributes:
+    declared: (low, high) of that range, rescaled units.
+    bits: that the range has.
+    least: the smallest number.
+    greatest: the largest, but for the end of the range, with which texts are burnt in.
+    slope: rescaled = slope * number + intercept.
+    intercept: see `slope`.
+  """
+
+  declared: tuple[float, float]
+  bits: int
+  least: int
+  greatest: int
+  slope: float
+  intercept: float
+
+  @property
+  def bits_used(self) -> int:
+    """Bits that hold all numbers."""
+    return max(self.greatest.bit_length(), (self.least + 1).bit_length() if self.least < 0 else 0)
+
+
+def extent_of(sample: Sample, counts: np.ndarray) -> Extent | None:
+  """The extent of an image of more than 8 bits; None where a window tells what is shown.
+
+  Args:
+    sample: the image.
+    counts: pixels by stored value.
+  """
+  bits = sample.bits_stored
+  if not 8 < bits <= 16:
+    return None
+  slope, intercept = sample.rescale_slope, sample.rescale_intercept
+  found = []
+  for first, shift in ((0, 0), (-(1 << (bits - 1)), SIGNED_SHIFT)):
+    last = first + (1 << bits) - 1
+    own = intercept + slope * shift  # of the file's own numbers
+    ends = sorted((slope * first + own, slope * last + own))
+    if np.allclose(ends, sample.value_range, rtol=1e-9, atol=0.0):
+      held = np.flatnonzero(counts) - shift
+      inner = held[held < last]
+      highest = int(inner[-1]) if inner.size and inner[-1] > 0 else int(held[-1])
+      found.append(Extent(sample.value_range, bits, int(held[0]), highest, slope, own))
+  # 16 bits with and without a sign have the same range; the right one is never the wider.
+  return min(found, key=lambda extent: extent.bits_used, default=None)
+
+
+def in_use(extents: Iterable[Extent]) -> dict[tuple[float, float], tuple[float, float]]:
+  """The range in use by declared range, for those of which a set leaves two bits or more unused.
+
+  It is that of the fewest bits that hold all numbers: 0 to 4,095 of 12 bits in 16.
+
+  Args:
+    extents: of all images of the set that have one.
+  """
+  groups: dict[tuple[float, float], list[Extent]] = {}
+  for extent in extents:
+    groups.setdefault(extent.declared, []).append(extent)
+  found = {}
+  for declared, members in groups.items():
+    least, greatest = min(e.least for e in members), max(e.greatest for e in members)
+    low = -(1 << (-least - 1).bit_length()) if least < 0 else 0
+    high = (1 << max(greatest, 1).bit_length()) - 1
+    if 4 * (high - low) <= (1 << members[0].bits) - 1:
+      ends = [(e.slope * low + e.intercept, e.slope * high + e.intercept) for e in members]
+      found[declared] = min(map(min, ends)), max(map(max, ends))
+  return found
 
 
 def increasing(low: float, high: float) -> tuple[float, float]:

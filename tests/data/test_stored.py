@@ -1,5 +1,6 @@
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hiresmed_jax.data.readers.guard import check_growth, check_size, or_unreadable
-from hiresmed_jax.data.sample import Unreadable
-from hiresmed_jax.data.stored import full_range, increasing, to_stored, with_channels
+from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.stored import (
+  extent_of,
+  full_range,
+  in_use,
+  increasing,
+  to_stored,
+  with_channels,
+)
 
 INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", ">i2", ">u2", "uint32", "int32", "int64")
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
@@ -126,3 +134,32 @@ def test_what_a_library_says_stays_inside(
 def test_a_reason_already_found_is_kept() -> None:
   with pytest.raises(Unreadable, match=r"^mine$"), or_unreadable("damaged"):
     raise Unreadable("mine")
+
+
+def _extent(pixels: np.ndarray, bits: int, shown: tuple[float, float], shift: int = 0) -> Any:
+  sample = Sample(
+    image=(pixels + shift).astype(np.uint16)[None, :, None], group="g", source="s",
+    rescale_slope=2.0, rescale_intercept=10.0 - 2.0 * shift, value_range=shown, bits_stored=bits,
+  )  # fmt: skip
+  return extent_of(sample, np.bincount(sample.image.ravel()))
+
+
+def test_the_range_in_use_is_that_of_the_set() -> None:
+  whole = (10.0, 2 * 65535 + 10.0)
+  dark = _extent(np.array([3, 900]), 16, whole)
+  full = _extent(np.array([0, 4095]), 16, whole)
+  assert (dark.bits_used, full.bits_used) == (10, 12)
+  assert in_use([dark, full]) == {whole: (10.0, 2 * 4095 + 10.0)}
+  # A text that is burnt in at the end of the range is not of the picture.
+  text = _extent(np.array([0, 4000, 65535]), 16, whole)
+  assert in_use([text]) == {whole: (10.0, 2 * 4095 + 10.0)}
+  # Half of the range is in use, a window is given, or there are 8 bits: nothing changes.
+  assert in_use([_extent(np.array([0, 20000]), 16, whole), dark]) == {}
+  assert _extent(np.array([0, 4095]), 16, (10.0, 5000.0)) is None
+  assert _extent(np.array([0, 4095]), 0, whole) is None
+  assert in_use([]) == {}
+  signed = (10.0 - 65536, 2 * 32767 + 10.0)
+  both = _extent(np.array([-1000, 900]), 16, signed, shift=32768)
+  assert in_use([both]) == {signed: (10.0 - 2 * 1024, 2 * 1023 + 10.0)}
+  above = _extent(np.array([0, 900]), 16, signed, shift=32768)
+  assert in_use([above]) == {signed: (10.0, 2 * 1023 + 10.0)}

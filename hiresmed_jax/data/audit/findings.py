@@ -76,6 +76,12 @@ def _intensities(images: Mapping[str, Any], jpeg: Mapping[str, Any]) -> list[str
     )
   if list(images["bits"]) == ["16"] and images["grey_levels"][1] <= 256:
     lines.append("the images are stored in 16 bits but have at most 256 grey levels: 8-bit data")
+  for pair in images["ranges"]:
+    declared, used = (f"{_number(low)} to {_number(high)}" for low, high in pair.values())
+    lines.append(f"no image uses more than {used} of {declared}: a network sees {used}")
+  if not images["ranges"] and len(images["bits_in_use"]) > 1:
+    counts = ", ".join(f"{n} images {b} bits" for b, n in images["bits_in_use"].items())
+    lines.append(f"images use different numbers of bits ({counts}): dark ones are nearly constant")
   if len(images["bits"]) > 1:
     counts = ", ".join(f"{n} of {b} bits" for b, n in images["bits"].items())
     lines.append(f"depths are mixed ({counts}): check that they show the same intensities")
@@ -142,6 +148,8 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     f"{images['bits_used']} of {card['bits']} bits used, {_range(images['grey_levels'])} grey "
     f"levels, {card['channels']} channel{'s' if card['channels'] > 1 else ''}",
   )
+  polarity = ", ".join(f"{name} {count}" for name, count in images["photometric"].items())
+  yield "polarity", polarity
   yield "physics", _counts(images["physics"], images["modality"])
   spacing = images["spacing_mm"]
   known = f"{_range(spacing)} mm, of {images['spacing_known']} images" if spacing else "unknown"
@@ -204,6 +212,9 @@ def _lesion_rows(
       "  without a box",
       f"{_number(lesions['unboxed_blobs_per_image'])} lesion-like bright regions per image",
     )
+    if lesions["instances"]:
+      areas = _range(lesions["instance_area_px"])
+      yield "  instances", f"{lesions['instances']} in masks, of {areas} px"
   if images["lesion_masks"] or images["forbidden_masks"]:
     masks = f"{images['lesion_masks']} of lesions, {images['forbidden_masks']} of forbidden tissue"
     yield "masks", masks

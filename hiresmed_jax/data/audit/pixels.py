@@ -14,28 +14,43 @@ _BLOBS_MAX = 1000
 
 
 def display(
-  image: np.ndarray, value_range: tuple[float, float], slope: float, intercept: float
+  image: np.ndarray,
+  value_range: tuple[float, float],
+  slope: float,
+  intercept: float,
+  *,
+  inverted: bool = False,
 ) -> np.ndarray:
-  """The image as displayed, but for the inversion of MONOCHROME1: uint8 [H, W].
+  """The image as displayed: uint8 [H, W].
 
   Args:
     image: uint8 | uint16 [H, W, C], stored values.
     value_range: (low, high) in rescaled units.
     slope: value = slope * stored + intercept.
     intercept: see `slope`.
+    inverted: low values are bright (MONOCHROME1).
   """
   levels = np.arange(256 if image.dtype == np.uint8 else 65536, dtype=np.float64)
   low, high = value_range
   table = np.clip((levels * slope + intercept - low) / (high - low) * 255.0, 0, 255)
-  shown = np.round(table).astype(np.uint8)[image]
+  shades = np.round(table).astype(np.uint8)
+  shown = (255 - shades if inverted else shades)[image]
   return shown[..., 0] if shown.shape[-1] == 1 else cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
 
 
+def brightness(image: np.ndarray, *, inverted: bool = False) -> np.ndarray:
+  """Stored values of which the greatest is the brightest: the image, or its negative."""
+  return ~image if inverted else image
+
+
 def censoring_level(image: np.ndarray) -> int:
-  """Stored value from which on an image is saturated: 250 of 8 bits, else its maximum.
+  """Value from which on an image is saturated: 250 of 8 bits, else its maximum.
 
   Where fewer than 16 pixels, or one in 5,000, of a 16-bit image hold its maximum, the level lies
   above it.
+
+  Args:
+    image: uint8 | uint16, of `brightness`.
   """
   if image.dtype == np.uint8:
     return 250
@@ -45,9 +60,11 @@ def censoring_level(image: np.ndarray) -> int:
 
 
 def column_gradients(image: np.ndarray) -> np.ndarray:
-  """Mean |horizontal gradient| by column modulo 8, over its mean: f32[8], all 1 without a grid.
+  """Typical |horizontal gradient| by column modulo 8, over its mean: f32[8], 1 without a grid.
 
-  JPEG codes blocks of 8 x 8: phase 7 is the step from column 8k + 7 to 8k + 8.
+  JPEG codes blocks of 8 x 8: phase 7 is the step from column 8k + 7 to 8k + 8. All blocks of a
+  JPEG show it, so that the quarter of the blocks with the largest and the quarter with the
+  smallest gradients do not count: a straight edge of the picture is no grid.
 
   Args:
     image: uint8 | uint16 [H, W, C].
@@ -57,7 +74,9 @@ def column_gradients(image: np.ndarray) -> np.ndarray:
     return np.ones(8, np.float32)
   plane = image[..., 0]
   steps = cv2.absdiff(plane[:, 1 : width + 1], plane[:, :width])
-  profile = cv2.reduce(steps, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(-1, 8).mean(0)
+  blocks = cv2.reduce(steps, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(-1, 8)
+  cut = len(blocks) // 4
+  profile = np.sort(blocks, axis=0)[cut : len(blocks) - cut].mean(0)
   mean = float(profile.mean())
   return profile / mean if mean > 0 else np.ones(8, np.float32)
 
@@ -120,9 +139,9 @@ def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) 
 
   Args:
     grey: uint8 [H, W], the display image.
-    image: uint8 | uint16 [H, W, C], stored values.
+    image: uint8 | uint16 [H, W, C], of `brightness`.
     box: f32[4] xyxy pixels.
-    ceiling: stored value that counts as saturated.
+    ceiling: value of `image` that counts as saturated.
   """
   height, width = grey.shape
   x1, y1 = (int(v) for v in np.maximum(np.floor(box[:2] + 0.5), 0))

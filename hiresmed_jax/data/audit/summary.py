@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hiresmed_jax.data import stored
 from hiresmed_jax.data.audit import augmentation, pixels
 from hiresmed_jax.data.audit.findings import warnings
 from hiresmed_jax.data.identity import SPLITS, Split
@@ -35,6 +36,7 @@ class ImageFacts:
   spacing_mm: tuple[float, float]
   levels: int  # distinct stored values
   top: int  # largest stored value
+  extent: stored.Extent | None  # None where a window or the type's 8 bits say what is shown
   at_top: float  # share of the pixels at the censoring level or above it
   gradients: np.ndarray  # f32[8], by column modulo 8
   wedge_degrees: float
@@ -50,11 +52,17 @@ class ImageFacts:
 def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
   """Facts of an image; `group` is the keyed hash of its group."""
   image, boxes = sample.image, sample.boxes
-  grey = pixels.display(image, sample.value_range, sample.rescale_slope, sample.rescale_intercept)
-  ceiling = pixels.censoring_level(image)
-  measured = (pixels.measure(grey, image, box, ceiling) for box in boxes)
-  lesions = tuple(lesion for lesion in measured if lesion is not None)
+  inverted = sample.photometric == "MONOCHROME1"
+  scale = sample.rescale_slope, sample.rescale_intercept
   counts = np.bincount(image.ravel(), minlength=2)
+  extent = stored.extent_of(sample, counts)
+  shown = stored.in_use([extent] if extent else []).get(sample.value_range, sample.value_range)
+  grey = pixels.display(image, shown, *scale, inverted=inverted)
+  bright = pixels.brightness(image, inverted=inverted)
+  ceiling = pixels.censoring_level(bright)
+  measured = (pixels.measure(grey, bright, box, ceiling) for box in boxes)
+  lesions = tuple(lesion for lesion in measured if lesion is not None)
+  saturated = counts[: np.iinfo(image.dtype).max - ceiling + 1] if inverted else counts[ceiling:]
   return ImageFacts(
     group=group,
     split=split,
@@ -67,7 +75,8 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     spacing_mm=sample.spacing_mm,
     levels=int(np.count_nonzero(counts)),
     top=len(counts) - 1,
-    at_top=float(counts[ceiling:].sum() / image.size),
+    extent=extent,
+    at_top=float(saturated.sum() / image.size),
     gradients=pixels.column_gradients(image),
     wedge_degrees=augmentation.wedge_degrees(grey),
     signature=augmentation.signature(grey),
@@ -113,6 +122,11 @@ def _images(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "sizes": len({f.shape[:2] for f in facts}),
     "bits": _counts(f.bits for f in facts),
     "bits_used": max(f.top for f in facts).bit_length(),
+    "bits_in_use": _counts(f.extent.bits_used for f in facts if f.extent),
+    "ranges": [
+      {"declared": list(declared), "in_use": list(used)}
+      for declared, used in sorted(stored.in_use(f.extent for f in facts if f.extent).items())
+    ],
     "grey_levels": _spread([f.levels for f in facts]),
     "saturated_share": _mean(f.at_top for f in facts),
     "colour": sum(f.photometric == "RGB" for f in facts),
@@ -179,6 +193,8 @@ def _lesions(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "box_width_px": _spread(sizes[:, 0]),
     "box_height_px": _spread(sizes[:, 1]),
     "box_diameter_mm": _spread(in_mm),
+    "instances": len(areas),
+    "instance_area_px": _spread(areas),
     "mask_diameter_px": _spread(2 * np.sqrt(areas / np.pi)),
     "mask_diameter_mm": _spread(2 * np.sqrt(areas_mm / np.pi)),
     "half_maximum_extent_px": _spread([lesion.extent for lesion in lesions]),

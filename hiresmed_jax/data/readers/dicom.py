@@ -5,11 +5,13 @@ applied. Both take effect when an image is loaded.
 """
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
@@ -17,13 +19,24 @@ from pydicom.uid import (
   ExplicitVRBigEndian,
   ExplicitVRLittleEndian,
   ImplicitVRLittleEndian,
+  JPEGExtended12Bit,
+  JPEGLossless,
+  JPEGLosslessSV1,
 )
 
 from hiresmed_jax.data.readers import dicom_header as header
-from hiresmed_jax.data.readers.guard import PIXEL_KEYWORDS, check_file, check_pixels, or_unreadable
-from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.readers.guard import (
+  PIXEL_KEYWORDS,
+  check_file,
+  check_pixels,
+  or_unreadable,
+  silent_stderr,
+)
+from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
 from hiresmed_jax.data.stored import (
+  CT_RANGE,
   full_range,
+  increasing,
   rescale_with,
   source_of,
   to_stored,
@@ -33,28 +46,34 @@ from hiresmed_jax.data.stored import (
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom gives RGB of these
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_GDCM_SYNTAXES = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
 
 
-def read(path: Path, *, root: Path | None = None) -> Iterator[Sample]:
+def read(
+  path: Path, *, root: Path | None = None, keep: Collection[str] = header.LEFT_OUT
+) -> Iterator[Sample]:
   """The frames of one DICOM file.
 
   Args:
     path: a DICOM file, with or without preamble, whatever its name.
     root: folder that `source` (and the group of a file without identity) is relative to.
+    keep: kinds of `dicom_header.LEFT_OUT` that are read.
 
   Yields:
     Sample per frame, `source` ending in `#index` where there are several. The group is the
     PatientID, else the study's or series' UID, else the folder. A modality LUT is applied (slope 1
     then); 32-bit and floating pixels are requantised to 16 bits with the slope adjusted; palette
-    and YBR become RGB.
+    and YBR become RGB. A window that misses the pixels is not used, and noted.
 
   Raises:
+    LeftOut: a kind that is not in `keep`.
     Unreadable: no image, damaged, undecodable, or larger than its bytes allow. A later frame can
       raise it after earlier ones were yielded. No reason quotes the header.
   """
   check_file(path)
   dataset = _opened(path)
+  notes = tuple(_notes(dataset, keep))
   check_pixels(dataset)
   source, folder = source_of(path, root), header.folder_of(path, root)
   many = int(dataset.get("NumberOfFrames") or 1) > 1
@@ -63,11 +82,51 @@ def read(path: Path, *, root: Path | None = None) -> Iterator[Sample]:
   frames = iter_pixels(dataset)
   for index in itertools.count():
     with or_unreadable(f"has pixels that cannot be decoded ({coding})"):
-      pixels = next(frames, None)
+      try:
+        pixels = next(frames, None)
+      except Exception:  # whatever a decoder raises
+        if index or many or syntax not in _GDCM_SYNTAXES:
+          raise
+        pixels, frames = _by_gdcm(path, dataset), iter(())
     if pixels is None:
       break
     name = f"{source}#{index}" if many else source
-    yield _sample(dataset, pixels, index, source=name, group=header.group_of(dataset, folder))
+    group = header.group_of(dataset, folder)
+    yield _sample(dataset, pixels, index, source=name, group=group, notes=notes)
+
+
+def _notes(dataset: Dataset, keep: Collection[str]) -> Iterator[str]:
+  """What a user should know of the file; fills in what its header lacks.
+
+  Raises:
+    LeftOut: a kind that is not in `keep`.
+    Unreadable: an attribute is missing that cannot be filled in.
+  """
+  found = header.left_out(dataset)
+  if found is None and header.is_capture(dataset):
+    found = "captures", "is a secondary capture among other images"
+  if found is not None and found[0] not in keep:
+    raise LeftOut(f"{found[1]} (--keep {found[0]})")
+  keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in dataset)
+  filled = header.complete(dataset, keyword)
+  if filled:
+    yield f"its header lacks {', '.join(filled)}: the obvious values were taken"
+  if header.is_tilted(dataset):
+    yield "taken with a tilted gantry: the slices are sheared"
+
+
+def _by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
+  """Stored grey values [H, W] by GDCM, which reads JPEG that the decoders of pydicom refuse."""
+  reader = sitk.ImageFileReader()
+  reader.SetImageIO("GDCMImageIO")
+  reader.SetFileName(str(path))
+  with silent_stderr():
+    values = sitk.GetArrayFromImage(reader.Execute())
+  slope, intercept = header.rescale_of(dataset, 0)  # GDCM applies them
+  pixels = np.rint((values.squeeze().astype(np.float64) - intercept) / slope)
+  if pixels.shape != (dataset.Rows, dataset.Columns):
+    raise ValueError("another size")
+  return pixels.astype(np.int16 if dataset.PixelRepresentation else np.uint16)
 
 
 def _opened(path: Path) -> Dataset:
@@ -108,15 +167,31 @@ def _settle_transfer_syntax(dataset: Dataset, keyword: str) -> None:
   dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
 
 
-def _sample(dataset: Dataset, pixels: np.ndarray, index: int, *, source: str, group: str) -> Sample:
+def _sample(
+  dataset: Dataset,
+  pixels: np.ndarray,
+  index: int,
+  *,
+  source: str,
+  group: str,
+  notes: tuple[str, ...],
+) -> Sample:
   photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
   physics = header.physics_of(dataset, index)
+  bits = 0
   if photometric in _GREY:
     raw, possible = _modality_values(dataset, pixels)
-    slope, intercept = (1.0, 0.0) if _has_lut(dataset) else header.rescale_of(dataset, index)
+    lut = _has_lut(dataset)
+    slope, intercept = (1.0, 0.0) if lut else header.rescale_of(dataset, index)
     low, high = (slope * end + intercept for end in possible)
-    possible = (min(low, high), max(low, high))
-    shown = header.value_range_of(dataset, index, physics=physics, possible=possible)
+    possible = increasing(low, high)
+    bits = 0 if lut or pixels.dtype.itemsize > 2 else int(dataset.get("BitsStored") or 16)
+    shown = CT_RANGE if physics == "ct" else possible
+    window = header.window_of(dataset, index, signed=possible[0] < 0)
+    if window is not None and header.misses(window, _few(raw) * slope + intercept, physics=physics):
+      notes = (*notes, "its header's window misses the pixels: not used")
+    elif window is not None:
+      shown = window
   else:
     raw = _colours(dataset, pixels, photometric)
     slope, intercept, shown = 1.0, 0.0, full_range(raw)
@@ -136,11 +211,21 @@ def _sample(dataset: Dataset, pixels: np.ndarray, index: int, *, source: str, gr
     physics=physics,
     spacing_mm=header.spacing_of(dataset, index),
     modality=header.modality_of(dataset),
+    bits_stored=bits,
+    notes=notes,
   )
 
 
+def _few(raw: np.ndarray) -> np.ndarray:
+  """Some 65,000 pixels, spread evenly, f64."""
+  step = max(1, math.isqrt(raw.size >> 16))
+  return raw[::step, ::step].astype(np.float64)
+
+
 def _has_lut(dataset: Dataset) -> bool:
-  return bool(dataset.get("ModalityLUTSequence"))
+  """Whether there is a modality LUT. An item without a table is none."""
+  items = dataset.get("ModalityLUTSequence")
+  return bool(items) and "LUTDescriptor" in items[0] and "LUTData" in items[0]
 
 
 def _modality_values(

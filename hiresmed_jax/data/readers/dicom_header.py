@@ -6,6 +6,7 @@ C.7.6.16).
 """
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,25 @@ from pydicom.pixels.processing import apply_voi
 
 from hiresmed_jax.data.readers.guard import or_unreadable
 from hiresmed_jax.data.sample import Unreadable
-from hiresmed_jax.data.stored import CT_RANGE, increasing
 
 PROJECTIONS = ("CR", "DX", "MG", "RF", "XA", "RG", "IO", "PX")
 
+# What `prepare` leaves out of a set unless all of it, or the user, is so.
+LEFT_OUT = ("scouts", "captures", "colour")
+
+_AIR_HU = -300.0
+_FEW_PIXELS = 32  # of which nothing can be said
+_CROSS_SECTIONAL = ("CT", "MR", "PT", "NM")
+_SCREENS = {
+  *("SCREEN SAVE", "SCREENSAVE", "SCREEN_SAVE", "DOSE", "DOSE_INFO", "DOSE REPORT"),
+  *("CT_SOM5 PROT", "CT_SOM7 PROT", "PROT", "PROTOCOL", "REPORT"),
+}
+_REPORT = re.compile(r"dose|protocol|report|summary|screen ?save", re.IGNORECASE)
+_SCOUT = re.compile(r"\b(scout|topogram|scanogram|surview|locali[sz]er)", re.IGNORECASE)
+_PIXEL_ATTRIBUTES = (
+  *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+  *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _RECONSTRUCTED = _STORAGE + "13.1."  # tomosynthesis and 3D angiography: slices, not projections
 _MODALITY_OF_CLASS = {
@@ -80,24 +96,120 @@ def spacing_of(dataset: Dataset, frame: int) -> tuple[float, float]:
   return math.nan, math.nan
 
 
-def value_range_of(
-  dataset: Dataset, frame: int, *, physics: str, possible: tuple[float, float]
-) -> tuple[float, float]:
-  """(low, high) in rescaled units to show by default.
-
-  The first VOI LUT's span, else the first window, else for CT `CT_RANGE`, else `possible`.
+def window_of(dataset: Dataset, frame: int, *, signed: bool) -> tuple[float, float] | None:
+  """(low, high) that the header shows: the first VOI LUT's span, else the first window, or None.
 
   Args:
     dataset: the header.
     frame: index of the frame.
-    physics: of `physics_of`.
-    possible: the range of the stored bits in rescaled units.
+    signed: whether values can be negative.
   """
   part = _part(dataset, "FrameVOILUTSequence", frame)
-  for found in (_lut_span(part, possible[0] < 0), _window(part)):
+  for found in (_lut_span(part, signed), _window(part)):
     if found is not None and all(map(math.isfinite, found)) and found[0] < found[1]:
       return found
-  return CT_RANGE if physics == "ct" else increasing(*possible)
+  return None
+
+
+def misses(window: tuple[float, float], values: np.ndarray, *, physics: str) -> bool:
+  """Whether fewer than one pixel in a hundred lies in a window: then it is not of this image.
+
+  A slice of air alone may lie outside of its window, so that of a CT only what is denser counts.
+
+  Args:
+    window: (low, high) in rescaled units.
+    values: a sample of the pixels, rescaled.
+    physics: of `physics_of`.
+  """
+  if physics == "ct":
+    dense = values > _AIR_HU
+    if dense.mean() < 0.05:
+      return False
+    values = values[dense]
+  if values.size < _FEW_PIXELS:
+    return False
+  return float(((values >= window[0]) & (values <= window[1])).mean()) < 0.01
+
+
+def left_out(dataset: Dataset) -> tuple[str, str] | None:
+  """(kind of `LEFT_OUT`, reason) of what a scanner or a screen adds to the images, or None."""
+  image_type = {str(value).upper().strip() for value in _values(dataset, "ImageType")}
+  names = " ".join(_text(dataset, key) for key in ("SeriesDescription", "ImageComments"))
+  capture = _text(dataset, "SOPClassUID").startswith(_STORAGE + "7")
+  crossed = modality_of(dataset) in _CROSS_SECTIONAL
+  if image_type & _SCREENS or (capture and _REPORT.search(names)):
+    return "captures", "is a dose report or another saved screen, not an image"
+  if capture and crossed:
+    return "captures", "is a secondary capture: a picture of a screen, not an image"
+  scout = crossed and ("LOCALIZER" in image_type or _SCOUT.search(names) is not None)
+  return ("scouts", "is a scout (localizer), not a slice") if scout else None
+
+
+def is_capture(dataset: Dataset) -> bool:
+  """Whether the storage class is Secondary Capture."""
+  return _text(dataset, "SOPClassUID").startswith(_STORAGE + "7")
+
+
+def is_tilted(dataset: Dataset) -> bool:
+  """Whether a CT was taken with a tilted gantry, so that its slices are sheared."""
+  angles = _numbers(dataset, "GantryDetectorTilt")
+  return bool(angles) and math.isfinite(angles[0]) and abs(angles[0]) > 0.5
+
+
+def complete(dataset: Dataset, keyword: str) -> list[str]:
+  """Fills in attributes of the pixels that have one obvious value.
+
+  Args:
+    dataset: changed in place.
+    keyword: of the element that holds the pixels.
+
+  Returns:
+    The keywords that were filled in.
+
+  Raises:
+    Unreadable: one is missing that has no obvious value.
+  """
+  before = {key for key in _PIXEL_ATTRIBUTES if dataset.get(key) not in (None, "")}
+  photometric = _text(dataset, "PhotometricInterpretation")
+  colour = photometric in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+  with or_unreadable("declares the size of its image in a way that is not understood"):
+    if "SamplesPerPixel" not in before:
+      dataset.SamplesPerPixel = 3 if colour else 1
+    samples = int(dataset.SamplesPerPixel)
+    if not photometric and samples in (1, 3):
+      palette = "RedPaletteColorLookupTableDescriptor" in dataset
+      grey = "PALETTE COLOR" if palette else "MONOCHROME2"
+      dataset.PhotometricInterpretation = "RGB" if samples == 3 else grey
+    if samples == 3 and "PlanarConfiguration" not in before:
+      dataset.PlanarConfiguration = 0
+    if "BitsAllocated" not in before:
+      pixels = int(dataset.Rows) * int(dataset.Columns) * samples
+      pixels *= int(dataset.get("NumberOfFrames") or 1)
+      sizes = [8 * size for size in (1, 2) if 0 <= len(dataset[keyword].value) - size * pixels <= 1]
+      if len(sizes) != 1 or dataset[keyword].is_undefined_length:
+        raise Unreadable("does not say how many bits a pixel has")
+      dataset.BitsAllocated = sizes[0]
+    if keyword == "PixelData":
+      if "BitsStored" not in before:
+        dataset.BitsStored = int(dataset.BitsAllocated)
+      if "HighBit" not in before:
+        dataset.HighBit = int(dataset.BitsStored) - 1
+      if "PixelRepresentation" not in before:
+        _check_unsigned(dataset)
+        dataset.PixelRepresentation = 0
+  optional = () if samples == 3 else ("PlanarConfiguration",)
+  needed = [key for key in _PIXEL_ATTRIBUTES if key not in (*before, *optional)]
+  return needed if keyword == "PixelData" else []
+
+
+def _check_unsigned(dataset: Dataset) -> None:
+  """Raises Unreadable where the pixels could be signed as well as unsigned."""
+  sixteen = int(dataset.BitsAllocated) == 16 and not dataset["PixelData"].is_undefined_length
+  if modality_of(dataset) in PROJECTIONS or not sixteen:
+    return
+  pixels = np.frombuffer(dataset.PixelData[: len(dataset.PixelData) // 2 * 2], "<u2")
+  if pixels.size and int(pixels.max()) >> (int(dataset.BitsStored) - 1):
+    raise Unreadable("does not say whether its pixels are signed")
 
 
 def _lut_span(part: Dataset, signed: bool) -> tuple[float, float] | None:

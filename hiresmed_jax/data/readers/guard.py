@@ -3,11 +3,14 @@
 import contextlib
 import logging
 import math
+import os
+import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
@@ -18,7 +21,8 @@ from hiresmed_jax.data.sample import Unreadable
 
 MAX_PIXELS = 100_000_000  # a stitched long-leg radiograph has 30 million
 MAX_IMAGE_BYTES = 1 << 30
-MAX_VOXELS = 1 << 30  # a whole-body CT has 400 million
+MAX_VOXELS = 600_000_000  # a whole-body CT has 400 million
+MAX_VOLUME_BYTES = 1 << 31
 FREE_BYTES = 1 << 26  # what a file may unpack to, however small it is
 MAX_RATIO = 1100  # deflate cannot do better than 1,032
 MAX_FILE_BYTES = 1 << 32
@@ -52,6 +56,43 @@ def or_unreadable(reason: str) -> Iterator[None]:
       logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+  """Closes the process's standard error to a C library that writes on it."""
+  kept = os.dup(2)
+  try:
+    with open(os.devnull, "wb") as nothing:
+      os.dup2(nothing.fileno(), 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def check_regular(path: Path, limit: int = MAX_FILE_BYTES) -> int:
+  """Bytes of a file, which is not opened: opening a pipe waits for ever.
+
+  Raises:
+    Unreadable: no regular file (a pipe, a device), none at all, empty, or of more than `limit`.
+  """
+  with or_unreadable("cannot be opened"):
+    found = path.stat()
+  if not stat.S_ISREG(found.st_mode):
+    raise Unreadable("is no regular file")
+  if found.st_size == 0:
+    raise Unreadable("is empty")
+  if found.st_size > limit:
+    raise Unreadable(f"is larger than {limit >> 30} GB")
+  return found.st_size
+
+
+def read_file(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
+  """The content of a regular file of at most `limit` bytes. Raises Unreadable."""
+  check_regular(path, limit)
+  with or_unreadable("cannot be opened"), path.open("rb") as file:
+    return file.read(limit)
+
+
 def check_size(rows: int, columns: int, bytes_per_pixel: float) -> None:
   """Raises Unreadable for an image of no pixels, or of more than a medical image can have."""
   if rows < 1 or columns < 1:
@@ -60,12 +101,12 @@ def check_size(rows: int, columns: int, bytes_per_pixel: float) -> None:
     raise Unreadable(f"declares {columns} x {rows} pixels, more than this program opens")
 
 
-def check_volume(shape: tuple[int, ...]) -> None:
-  """Raises Unreadable for what is not one volume or slice, or has more than `MAX_VOXELS`."""
+def check_volume(shape: tuple[int, ...], voxel_bytes: int = 1) -> None:
+  """Raises Unreadable for what is not one volume or slice, or is larger than volumes are."""
   text = " x ".join(map(str, shape))
   if len(shape) < 2 or min(shape) < 1 or any(size > 1 for size in shape[3:]):
     raise Unreadable(f"holds an array of {text}, not one volume")
-  if math.prod(shape) > MAX_VOXELS:
+  if math.prod(shape) > MAX_VOXELS or math.prod(shape) * voxel_bytes > MAX_VOLUME_BYTES:
     raise Unreadable(f"declares {text} voxels, more than this program opens")
 
 
@@ -78,12 +119,7 @@ def check_growth(unpacked_bytes: float, packed_bytes: int) -> None:
 
 def check_file(path: Path) -> None:
   """Raises Unreadable for an empty or giant file, and for a deflated one that unpacks to one."""
-  with or_unreadable("cannot be opened"):
-    size = path.stat().st_size
-  if size == 0:
-    raise Unreadable("is empty")
-  if size > MAX_FILE_BYTES:
-    raise Unreadable(f"is larger than {MAX_FILE_BYTES >> 30} GB")
+  check_regular(path)
   with or_unreadable("is not a DICOM file"), path.open("rb") as file:
     read_preamble(file, force=True)
     # The header group is explicit little endian in every file; reading stops after it.
@@ -104,14 +140,12 @@ def check_pixels(dataset: Dataset) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     bits = int(dataset.BitsAllocated)
     data = dataset[element].value or b""
-    photometric = dataset.get("PhotometricInterpretation") or ""
+    photometric = dataset.PhotometricInterpretation
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
   if not data:
     raise Unreadable("holds no pixels, or ends before them")
   if bits != 1 and bits % 8:
     raise Unreadable(f"has {bits} bits allocated per sample, which is no longer DICOM")
-  if not photometric:
-    raise Unreadable("does not say whether its pixels are grey or coloured")
   if frames < 1:
     raise Unreadable("declares no frames")
   check_size(rows, columns, samples * bits / 8)
@@ -140,6 +174,21 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
   if start >= 0 and len(frame) >= start + 24:
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
     return bottom - top, right - left
+  found = jpeg_frame(frame)
+  return (found.rows, found.columns) if found and found.rows else None
+
+
+class JpegFrame(NamedTuple):
+  """What the start-of-frame marker of a JPEG or JPEG-LS stream says."""
+
+  marker: int
+  bits: int
+  rows: int
+  columns: int
+
+
+def jpeg_frame(frame: bytes) -> JpegFrame | None:
+  """The first start of a frame, None if not found."""
   at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
   while at + 9 <= len(frame) and frame[at] == 0xFF:
     marker = frame[at + 1]
@@ -147,7 +196,6 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
       at += 1
       continue
     if marker in _SOF:
-      rows, columns = struct.unpack_from(">2H", frame, at + 5)
-      return (rows, columns) if rows else None
+      return JpegFrame(marker, *struct.unpack_from(">B2H", frame, at + 4))
     at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
   return None

@@ -1,17 +1,27 @@
-"""PNG, JPEG and TIFF files of 8 or 16 bits, grey or RGB, recognised by their content."""
+"""PNG, JPEG and TIFF files, grey or RGB, recognised by their content."""
 
 import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import tifffile
-from PIL import Image, ImageOps
-from tifffile import PHOTOMETRIC, TiffPage
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLSLossless
 
-from hiresmed_jax.data.readers.guard import check_growth, check_size, or_unreadable
+from hiresmed_jax.data.readers import tiff
+from hiresmed_jax.data.readers.guard import (
+  check_growth,
+  check_size,
+  jpeg_frame,
+  or_unreadable,
+  read_file,
+)
+from hiresmed_jax.data.readers.tiff import Pixels
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import (
   CT_RANGE,
@@ -25,12 +35,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+STARTS = (_PNG, _JPEG)
 _GREY = {"1": "L", "L": "L", "LA": "L", "I;16": "I;16", "I;16B": "I;16B", "I": "I"}
 _COLOUR = ("RGB", "RGBA", "P", "PA")
-_TIFF_GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
-_TIFF_KINDS = (*_TIFF_GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR)
 _DAMAGED = "is damaged or cut short"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # of PNG, which may be larger than Pillow allows
+# By the start of a frame: extended sequential, lossless, and JPEG-LS.
+_SYNTAXES = {0xC1: JPEGExtended12Bit, 0xC3: JPEGLossless, 0xF7: JPEGLSLossless}
 
 
 def read(
@@ -51,17 +62,17 @@ def read(
     spacing_mm: (row, column) distance of pixel centres, NaN when unknown.
 
   Yields:
-    Sample with 8-bit data as 0..255, 16-bit data as they are, signed data shifted, float data
-    quantised to 16 bits; EXIF orientation applied, alpha dropped, three equal channels made one.
+    Sample with data of up to 8 bits as 0..255, deeper ones as they are, signed data shifted, float
+    data quantised to 16 bits; turned upright (EXIF, TIFF Orientation), alpha dropped, three equal
+    channels made one.
 
   Raises:
     Unreadable: not such a file, damaged, too large, or values that are not finite.
   """
-  with or_unreadable("cannot be opened"):
-    data = path.read_bytes()
+  data = read_file(path)
   source = source_of(path, root)
-  count, pages = _pages(data) if data.startswith(_TIFF) else (1, iter([_decoded(data)]))
-  for index, (raw, photometric) in enumerate(pages):
+  count, pages = tiff.pages(data) if data.startswith(tiff.START) else (1, iter([_decoded(data)]))
+  for index, (raw, photometric, bits) in enumerate(pages):
     stored, scale, offset = to_stored(raw)
     image = with_channels(stored)
     is_hounsfield = physics == "ct" and raw.dtype.kind in "if"
@@ -71,33 +82,31 @@ def read(
       source=f"{source}#{index}" if count > 1 else source,
       rescale_slope=scale,
       rescale_intercept=offset,
-      value_range=CT_RANGE if is_hounsfield else full_range(raw),
+      value_range=CT_RANGE if is_hounsfield else full_range(raw, bits),
       photometric="RGB" if image.shape[-1] == 3 else photometric,
       physics=physics,
       spacing_mm=spacing_mm,
+      bits_stored=(8 if stored.dtype == np.uint8 else bits) if raw.dtype.kind in "bu" else 0,
     )
 
 
 def _what_it_is(data: bytes) -> str:
-  if not data:
-    return "is empty"
   head = data[:512]
   is_text = b"\0" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) == 0
   return "is not a PNG, JPEG or TIFF image" + (" but text" if is_text else "")
 
 
-def _decoded(data: bytes) -> tuple[np.ndarray, str]:
-  """(pixels [H, W] or [H, W, 3], "MONOCHROME2") of a PNG or JPEG."""
-  if not data.startswith((_PNG, _JPEG)):
+def _decoded(data: bytes) -> Pixels:
+  """The pixels [H, W] or [H, W, 3] of a PNG or JPEG."""
+  if not data.startswith(STARTS):
     raise Unreadable(_what_it_is(data))
+  is_png = data.startswith(_PNG)
   with or_unreadable(_DAMAGED):
+    data = without_texts(data)
     try:
-      image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-    except Image.DecompressionBombError:
-      raise Unreadable("declares more pixels than this program opens") from None
-    check_size(image.height, image.width, 8)
-    check_growth(image.height * image.width * len(image.getbands()), len(data))
-    is_png = data.startswith(_PNG)
+      image = opened(data)
+    except UnidentifiedImageError:
+      return _by_dicom_decoders(data)
     if is_png:
       image.verify()  # decoders ignore a wrong checksum; a verified image must be opened again
       image = Image.open(io.BytesIO(data), formats=("PNG",))
@@ -106,7 +115,61 @@ def _decoded(data: bytes) -> tuple[np.ndarray, str]:
     else:
       image.load()
       pixels = _by_pillow(ImageOps.exif_transpose(image))
-  return pixels, "MONOCHROME2"
+  return Pixels(pixels, "MONOCHROME2")
+
+
+def opened(data: bytes) -> Image.Image:
+  """A PNG or JPEG by Pillow, not decoded yet. Raises Unreadable where it is too large."""
+  try:
+    image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+  except Image.DecompressionBombError:
+    raise Unreadable("declares more pixels than this program opens") from None
+  check_size(image.height, image.width, 8)
+  check_growth(image.height * image.width * len(image.getbands()), len(data))
+  return image
+
+
+def without_texts(data: bytes) -> bytes:
+  """A PNG without its texts and its colour profile; one that is damaged, and a JPEG, as it is."""
+  if not data.startswith(_PNG) or not any(kind in data for kind in _TEXTS):
+    return data
+  kept, at = [_PNG], len(_PNG)
+  while at + 12 <= len(data):
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    if end > len(data):
+      return data
+    if data[at + 4 : at + 8] not in _TEXTS:
+      kept.append(data[at:end])
+    at = end
+  return b"".join(kept) + data[at:]
+
+
+def is_jpeg(data: bytes) -> bool:
+  """Whether a file begins as a JPEG does."""
+  return data.startswith(_JPEG)
+
+
+def _by_dicom_decoders(data: bytes) -> Pixels:
+  """A grey JPEG of 12 bits or without loss, which Pillow does not read, by pydicom's decoders."""
+  frame = jpeg_frame(data)
+  syntax = _SYNTAXES.get(frame.marker) if frame else None
+  if frame is None or syntax is None or (frame.bits == 8 and syntax == JPEGExtended12Bit):
+    raise Unreadable(_DAMAGED)
+  check_size(frame.rows, frame.columns, 2)
+  check_growth(frame.rows * frame.columns, len(data))
+  facts: dict[str, Any] = {
+    "rows": frame.rows,
+    "columns": frame.columns,
+    "number_of_frames": 1,
+    "samples_per_pixel": 1,
+    "photometric_interpretation": "MONOCHROME2",
+    "bits_allocated": 8 if frame.bits <= 8 else 16,
+    "bits_stored": frame.bits,
+    "pixel_representation": 0,
+    "pixel_keyword": "PixelData",
+  }
+  pixels, _ = get_decoder(syntax).as_array(encapsulate([data]), **facts)
+  return Pixels(pixels, "MONOCHROME2", max(frame.bits, 9))
 
 
 def _by_opencv(data: bytes) -> np.ndarray:
@@ -124,80 +187,3 @@ def _by_pillow(image: Image.Image) -> np.ndarray:
   if image.mode in _COLOUR:
     return np.asarray(image.convert("RGB"))
   raise Unreadable(f"has colours of kind {image.mode}, neither grey nor RGB")
-
-
-def _pages(data: bytes) -> tuple[int, Iterator[tuple[np.ndarray, str]]]:
-  """(number of pages without previews, iterator over their pixels and photometric) of a TIFF.
-
-  Pixels are [H, W] or [H, W, C] of the file's own type.
-
-  Raises:
-    Unreadable: here or from the iterator: damaged, too large, or neither grey nor RGB.
-  """
-  with or_unreadable(_DAMAGED):
-    pages: list[TiffPage] = []
-    offsets: set[int] = set()
-    for page in tifffile.TiffFile(io.BytesIO(data)).pages:
-      if page.offset in offsets:  # a directory that points back to an earlier one never ends
-        raise Unreadable(_DAMAGED)
-      offsets.add(page.offset)
-      if isinstance(page, TiffPage) and not page.is_reduced:
-        pages.append(page)
-    check_growth(sum(_check(page) for page in pages), len(data))
-  if not pages:
-    raise Unreadable("holds no image")
-  return len(pages), (_page(data, page) for page in pages)
-
-
-def _check(page: TiffPage) -> int:
-  """Bytes of the decoded page. Raises Unreadable unless it is a plain image of allowed size."""
-  if page.dtype is None or page.axes not in ("YX", "YXS", "SYX"):
-    raise Unreadable("holds a volume or unknown samples, not a plain image")
-  if page.photometric not in _TIFF_KINDS:
-    raise Unreadable("has colours that are neither grey nor RGB")
-  bytes_per_pixel = page.samplesperpixel * page.dtype.itemsize
-  check_size(page.imagelength, page.imagewidth, bytes_per_pixel)
-  return page.imagelength * page.imagewidth * bytes_per_pixel
-
-
-def _page(data: bytes, page: TiffPage) -> tuple[np.ndarray, str]:
-  inverted = page.photometric == PHOTOMETRIC.MINISWHITE
-  photometric = "MONOCHROME1" if inverted else "MONOCHROME2"
-  with or_unreadable(_DAMAGED):
-    pixels = _by_tifffile(page)
-    if pixels is None:
-      pixels = _page_by_opencv(data, page.index)
-      if pixels.dtype == np.uint8:  # OpenCV has inverted it; it does not invert deeper images
-        photometric = "MONOCHROME2"
-  return pixels, photometric
-
-
-def _by_tifffile(page: TiffPage) -> np.ndarray | None:
-  """Pixels, or None where the compression or colour needs another decoder."""
-  if page.photometric == PHOTOMETRIC.YCBCR:
-    return None
-  try:
-    pixels = page.asarray()
-  except ValueError as error:
-    if "imagecodecs" in str(error):
-      return None
-    raise
-  if page.photometric == PHOTOMETRIC.PALETTE:
-    if page.colormap is None or pixels.ndim != 2:
-      raise Unreadable("has a palette image without its palette")
-    return (page.colormap >> 8).astype(np.uint8).T[pixels]
-  if pixels.dtype == bool:
-    return pixels.astype(np.uint8) * np.uint8(255)
-  if page.axes == "SYX":
-    pixels = np.moveaxis(pixels, 0, -1)
-  return pixels
-
-
-def _page_by_opencv(data: bytes, index: int) -> np.ndarray:
-  decoded, images = cv2.imdecodemulti(
-    np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(index, index + 1)
-  )
-  if not decoded or len(images) != 1:
-    raise Unreadable("is compressed in a way that no decoder here knows, or damaged")
-  pixels = np.asarray(images[0])
-  return pixels if pixels.ndim == 2 else pixels[..., 2::-1]

@@ -6,6 +6,7 @@ the head on top, and in sagittal slices the front on the left.
 """
 
 import gzip
+import itertools
 import math
 import re
 import zlib
@@ -17,7 +18,12 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from hiresmed_jax.data.readers.guard import check_growth, check_volume, or_unreadable
+from hiresmed_jax.data.readers.guard import (
+  check_growth,
+  check_regular,
+  check_volume,
+  or_unreadable,
+)
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import (
   CT_RANGE,
@@ -25,12 +31,16 @@ from hiresmed_jax.data.stored import (
   rescale_with,
   source_of,
   to_stored,
+  without_fill,
 )
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 AXES = ("axial", "coronal", "sagittal")
 MAX_HEADER_BYTES = 1 << 16
 
+_LIMITS = {"ct": (-32768.0, 32767.0), "": (-1e7, 1e7)}
+_FILLED = "holds fill values, which became its lowest real value"
+_SHEARED = "comes from a volume with sheared slices (a tilted gantry)"
 _DAMAGED = "is not such a volume, or is damaged or cut short"
 # Of MetaImage headers.
 _LINE = re.compile(r"[ \t]*(\w+)[ \t]*=[ \t]*([ -~]*)")
@@ -48,6 +58,7 @@ class _Volume(NamedTuple):
   spacing_mm: tuple[float, float, float]  # the same order
   slope: float
   intercept: float
+  sheared: bool = False
 
 
 def read(
@@ -70,11 +81,12 @@ def read(
   Yields:
     Sample per slice, [H, W, 1], `source` ending in `#index`: integers within 16 bits are kept
     exactly, others are quantised, with one slope and intercept for the whole volume. `value_range`
-    is `CT_RANGE` for "ct", else that of the volume. Anisotropic voxels are not resampled.
+    is `CT_RANGE` for "ct", else that of the volume. Voxels that hold a fill value get the lowest
+    real one, which is noted. Anisotropic voxels are not resampled.
 
   Raises:
-    Unreadable: damaged, not a single scalar volume, too large, values that are not finite, or a
-      MetaImage header that points to data outside its folder.
+    Unreadable: damaged, not a single scalar volume, too large, no finite values, or a MetaImage
+      header that points to data outside its folder.
     ValueError: an axis that is not one of `AXES`.
   """
   if axis not in AXES:
@@ -82,13 +94,20 @@ def read(
   suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
   if not suffix:
     raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
+  check_regular(path)
   volume = _metaimage(path) if suffix in (".mha", ".mhd") else _nifti(path)
+  voxels, filled = without_fill(volume.voxels, _limits(volume, physics))
+  volume = volume._replace(voxels=voxels)
   stored, scale, offset = to_stored(volume.voxels)
   slope, intercept = rescale_with(volume.slope, volume.intercept, scale, offset)
   ends = [slope * int(end) + intercept for end in (stored.min(), stored.max())]
   source = source_of(path, root)
   slices, spacing_mm = _slices(stored, volume.spacing_mm, axis)
-  for index, image in enumerate(slices):
+  notes = (_SHEARED,) if volume.sheared else ()
+  have_fill: Iterator[bool] = itertools.repeat(False)
+  if filled.size:
+    have_fill = (bool(part.any()) for part in _slices(filled, volume.spacing_mm, axis)[0])
+  for index, (image, has_fill) in enumerate(zip(slices, have_fill)):
     yield Sample(
       image=np.ascontiguousarray(image[..., None]),
       group=path.name[: -len(suffix)] if group is None else group,
@@ -98,7 +117,15 @@ def read(
       value_range=CT_RANGE if physics == "ct" else increasing(ends[0], ends[1]),
       physics=physics,
       spacing_mm=spacing_mm,
+      notes=(*notes, _FILLED) if has_fill else notes,
     )
+
+
+def _limits(volume: _Volume, physics: str) -> tuple[float, float]:
+  """(low, high) of the file's own numbers that are data and no fill values."""
+  ends = _LIMITS["ct" if physics == "ct" else ""]
+  low, high = sorted((end - volume.intercept) / volume.slope for end in ends)
+  return low, high
 
 
 def _slices(
@@ -123,7 +150,7 @@ def _nifti(path: Path) -> _Volume:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image):
       raise Unreadable(_DAMAGED)
-    check_volume(image.shape)
+    check_volume(image.shape, image.get_data_dtype().itemsize)
     check_growth(math.prod(image.shape), path.stat().st_size)
     if path.name.lower().endswith(".gz"):
       _check_gzip(path)
@@ -137,8 +164,16 @@ def _nifti(path: Path) -> _Volume:
     xyz = nib.orientations.apply_orientation(raw, turn)
     order = np.argsort(turn[:, 0])  # which of the file's axes became x, y and z
     x, y, z = nib.affines.voxel_sizes(image.affine)[order]
-    volume = _Volume(xyz.transpose(2, 1, 0), (z, y, x), float(proxy.slope), float(proxy.inter))
+    slope, intercept = float(proxy.slope), float(proxy.inter)
+    sheared = _is_sheared(image.affine)
+    volume = _Volume(xyz.transpose(2, 1, 0), (z, y, x), slope, intercept, sheared)
   return _checked(volume)
+
+
+def _is_sheared(affine: np.ndarray) -> bool:
+  """Whether two axes of the voxels meet at more than half a degree from a right angle."""
+  axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+  return bool(np.abs(axes.T @ axes - np.eye(3)).max() > math.sin(math.radians(0.5)))
 
 
 def _metaimage(path: Path) -> _Volume:
@@ -176,13 +211,14 @@ def _check_metaimage(path: Path) -> None:
   """
   fields, header_bytes = _fields(path)
   shape = _shape(fields)
-  check_volume(shape)
   voxel_bytes = _ELEMENT_BYTES.get(fields.get("ElementType", ""), 0)
+  check_volume(shape, voxel_bytes)
   if not voxel_bytes or fields.get("ElementNumberOfChannels", "1") != "1":
     raise Unreadable("holds several values a voxel, or values of an unusual type")
   if not _is_true(fields.get("BinaryData", "True")) or fields.get("HeaderSize", "0") != "0":
     raise Unreadable("keeps its voxels in a way that is not read: save it as one .mha")
   data = _data_file(path, fields["ElementDataFile"])
+  check_regular(data)
   start = header_bytes if data == path else 0
   needed = math.prod(shape) * voxel_bytes
   held = data.stat().st_size - start

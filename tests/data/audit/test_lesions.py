@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hiresmed_jax.data.audit import pixels
+from hiresmed_jax.data.audit import pixels, summary
+from hiresmed_jax.data.sample import Sample
 
 
 def _scene(sigma: float = 3.0, peak: float = 120.0) -> np.ndarray:
@@ -72,3 +73,19 @@ def test_bright_blobs_without_a_box() -> None:
 
 def test_nothing_to_compare_with() -> None:
   assert pixels.unboxed_blobs(_scene(), np.zeros((0, 4), np.float32), []) is None
+
+
+def test_lesions_are_measured_as_displayed() -> None:
+  """A tight box fits as well, and a lesion saturates as well, in both polarities."""
+  grey = _scene(peak=190)
+  box = np.array([[47, 37, 54, 44]], np.float32)
+  found = []
+  for inverted in (False, True):
+    image = (255 - grey if inverted else grey)[..., None]
+    name = "MONOCHROME1" if inverted else "MONOCHROME2"
+    sample = Sample(image=image, group="g", source="s", boxes=box, photometric=name)
+    facts = summary.image_facts(sample, group="g", split="train")
+    found.append((facts.lesions, facts.at_top, facts.unboxed_blobs))
+  assert found[0] == found[1]
+  assert found[0][0][0].tightness == pytest.approx(1.0, abs=0.3)
+  assert found[0][0][0].censored

@@ -137,6 +137,8 @@ def test_the_table_can_be_read_on_a_narrow_terminal() -> None:
     "bits": 8,
     "channels": 1,
     "skipped": {"is empty": 2},
+    "left_out": {},
+    "notes": {},
     "audit": _found(),
   }
   stream = StringIO()

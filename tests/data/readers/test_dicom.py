@@ -16,9 +16,10 @@ from pydicom.uid import (
   ImplicitVRLittleEndian,
   RLELossless,
 )
+from pydicom.uid import SecondaryCaptureImageStorage as CAPTURE
 
 from hiresmed_jax.data.readers.dicom import read
-from hiresmed_jax.data.sample import Unreadable
+from hiresmed_jax.data.sample import LeftOut, Unreadable
 from tests.data.readers.dicom_files import (
   CR,
   CT,
@@ -284,3 +285,92 @@ def test_overlays_and_private_elements_do_not_matter(tmp_path: Path) -> None:
   ds.add_new(0x00290010, "LO", "MAKER")
   ds.add_new(0x00291010, "UN", b"\xfe\xff\x00\xe0\x10\0\0\0junk")
   np.testing.assert_array_equal(values(only(save(tmp_path / "a.dcm", ds))), SIGNED)
+
+
+SCENE = (200 + 4 * np.arange(4096) % 1000).reshape(64, 64).astype(np.uint16)  # 200 to 1196
+
+
+@pytest.mark.parametrize(
+  ("elements", "shown", "noted"),
+  [
+    # In stored values, of a CT whose numbers begin at -8192: all HU lie below it.
+    ({"RescaleIntercept": "-600", "WindowCenter": "8232", "WindowWidth": "400"}, None, True),
+    ({"RescaleIntercept": "-600", "WindowCenter": "40", "WindowWidth": "400"}, (-160, 239), False),
+    # Air alone, beside a window of tissue.
+    ({"RescaleIntercept": "-1900", "WindowCenter": "40", "WindowWidth": "400"}, (-160, 239), False),
+    # A copy of another radiograph's.
+    ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "3500", "WindowWidth": "500"}, 12, True),
+    ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "-9", "WindowWidth": "9"}, 12, True),
+    ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "700", "WindowWidth": "500"},
+     (450, 949), False),
+  ],
+)  # fmt: skip
+def test_a_window_that_misses_the_pixels_is_not_used(
+  tmp_path: Path, elements: dict[str, Any], shown: Any, noted: bool
+) -> None:
+  if "BitsStored" in elements:
+    elements = {**elements, "HighBit": 11}
+  sample = only(save(tmp_path / "a.dcm", dataset(SCENE, RescaleSlope="1", **elements)))
+  expected = {None: (-1024.0, 3071.0), 12: (0.0, 4095.0)}.get(shown, shown)
+  assert sample.value_range == pytest.approx(expected)
+  assert any("window" in note for note in sample.notes) == noted
+
+
+@pytest.mark.parametrize(
+  ("elements", "kind"),
+  [
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "scouts"),
+    ({"SeriesDescription": "Topogram 0.6 T20s"}, "scouts"),
+    ({"Modality": "MR", "SeriesDescription": "3-plane Localiser"}, "scouts"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "captures"),
+    ({"ImageType": ["ORIGINAL", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "captures"),
+    ({"SOPClassUID": CAPTURE}, "captures"),
+    ({"SOPClassUID": CAPTURE, "Modality": "OT", "SeriesDescription": "Dose Report"}, "captures"),
+    ({"SOPClassUID": CAPTURE, "Modality": "CR"}, "captures"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]}, ""),
+    ({"Modality": "DX", "SeriesDescription": "Abdomen low dose"}, ""),
+  ],
+)
+def test_what_is_no_image_of_a_set_is_left_out_unless_asked_for(
+  tmp_path: Path, elements: dict[str, Any], kind: str
+) -> None:
+  path = save(tmp_path / "a.dcm", dataset(SCENE, **elements))
+  assert len(list(read(path))) == 1
+  if kind:
+    with pytest.raises(LeftOut, match=f"--keep {kind}"):
+      list(read(path, keep=()))
+  assert len(list(read(path, keep=(kind,)))) == 1
+
+
+def test_attributes_with_one_obvious_value_are_filled_in(tmp_path: Path) -> None:
+  for missing in (
+    ["PhotometricInterpretation"], ["SamplesPerPixel"], ["BitsStored", "HighBit"], ["HighBit"],
+    ["BitsAllocated", "BitsStored", "HighBit"], ["PixelRepresentation"],
+  ):  # fmt: skip
+    ds = dataset(SCENE)
+    for keyword in missing:
+      delattr(ds, keyword)
+    sample = only(save(tmp_path / "a.dcm", ds))
+    np.testing.assert_array_equal(sample.image[..., 0], SCENE)
+    assert missing[-1] in sample.notes[0]
+  assert only(save(tmp_path / "a.dcm", dataset(SCENE))).notes == ()
+  rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+  ds = dataset(rgb, Modality="US")
+  del ds.PhotometricInterpretation, ds.PlanarConfiguration
+  np.testing.assert_array_equal(only(save(tmp_path / "a.dcm", ds)).image, rgb)
+  signed = dataset(SIGNED)
+  del signed.PixelRepresentation
+  with pytest.raises(Unreadable, match="signed"):
+    only(save(tmp_path / "a.dcm", signed))
+
+
+def test_a_modality_lut_without_a_table_is_none(tmp_path: Path) -> None:
+  for entry in (Dataset(), item(ModalityLUTType="HU"), item(LUTExplanation="none")):
+    ds = dataset(SCENE, RescaleSlope="2", ModalityLUTSequence=Sequence([entry]))
+    np.testing.assert_array_equal(values(only(save(tmp_path / "a.dcm", ds))), SCENE * 2.0)
+
+
+def test_a_tilted_gantry_is_told(tmp_path: Path) -> None:
+  for tilt, notes in (("0", 0), ("-15", 1)):
+    sample = only(save(tmp_path / "a.dcm", dataset(SCENE, GantryDetectorTilt=tilt)))
+    assert len(sample.notes) == notes

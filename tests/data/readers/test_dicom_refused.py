@@ -47,7 +47,6 @@ from tests.data.readers.dicom_files import (
     ({"NumberOfFrames": -1}, "no frames"),
     ({"BitsAllocated": 12}, "12 bits"),
     ({"SamplesPerPixel": 3}, "declares"),
-    ({"PhotometricInterpretation": ""}, "grey or coloured"),
     ({"PhotometricInterpretation": "SEPIA"}, "cannot be decoded"),
     ({"RescaleSlope": "0"}, "slope"),
     ({"RescaleSlope": "1e306"}, "slope"),

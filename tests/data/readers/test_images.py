@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from hiresmed_jax.data.readers.images import read
 from hiresmed_jax.data.sample import Sample, Unreadable
@@ -277,6 +277,51 @@ def test_any_bytes_are_an_image_or_unreadable(
   except Unreadable:
     return
   assert all(isinstance(sample, Sample) for sample in samples)
+
+
+def jpeg12(levels: list[int]) -> bytes:
+  """A 12-bit JPEG of one row of flat 8 x 8 blocks: DC coefficients alone (ITU-T T.81, annex B)."""
+
+  def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+  dc = b"\x00" + bytes([0, 0, 0, 13]) + bytes(12) + bytes(range(13))  # 13 codes of 4 bits
+  ac = b"\x10" + bytes([1]) + bytes(15) + b"\0"  # one code, of 1 bit: end of block
+  bits, before = "", 0
+  for level in levels:
+    step = (level - 2048) * 8 - before  # the mean of a block is its DC coefficient over 8
+    before += step
+    size = abs(step).bit_length()
+    bits += f"{size:04b}"
+    bits += f"{step if step > 0 else step + (1 << size) - 1:0{size}b}" if size else ""
+    bits += "0"
+  bits += "1" * (-len(bits) % 8)
+  data = bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)).replace(b"\xff", b"\xff\0")
+  frame = struct.pack(">BHHBBBB", 12, 8, 8 * len(levels), 1, 1, 0x11, 0)
+  return (
+    b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC1, frame) + segment(0xC4, dc)
+    + segment(0xC4, ac) + segment(0xDA, bytes([1, 1, 0, 0, 63, 0])) + data + b"\xff\xd9"
+  )  # fmt: skip
+
+
+def test_jpeg_of_12_bits(tmp_path: Path) -> None:
+  path, levels = tmp_path / "a.jpg", [2048, 2300, 2020, 2200, 2047]
+  path.write_bytes(jpeg12(levels))
+  sample = only(path)
+  np.testing.assert_array_equal(sample.image[..., 0], np.tile(np.repeat(levels, 8), (8, 1)))
+  assert (sample.value_range, sample.bits_stored) == ((0.0, 4095.0), 12)
+
+
+def test_texts_of_any_length_do_not_matter(tmp_path: Path) -> None:
+  path = tmp_path / "a.png"
+  texts = PngImagePlugin.PngInfo()
+  texts.add_text("report", "x" * 3_000_000, zip=True)
+  texts.add_itxt("report", "y" * 3_000_000)
+  Image.fromarray(GREY8).save(path, pnginfo=texts, icc_profile=bytes(3_000_000))
+  np.testing.assert_array_equal(only(path).image[..., 0], GREY8)
+  path.write_bytes(path.read_bytes()[:-30])
+  with pytest.raises(Unreadable):
+    only(path)
 
 
 def test_real_images(shared: Path) -> None:

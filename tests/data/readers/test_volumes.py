@@ -91,7 +91,7 @@ def test_fractions_are_quantised_once_for_the_volume(tmp_path: Path) -> None:
   samples = list(read(write_nifti(tmp_path / "a.nii", "LPS", body)))
   assert len({sample.rescale_slope for sample in samples}) == 1
   np.testing.assert_allclose(values(samples), body, rtol=0, atol=float(np.ptp(body)) / 65535)
-  body[0, 0, 0] = np.nan
+  body[:] = np.nan
   with pytest.raises(Unreadable, match="NaN"):
     list(read(write_nifti(tmp_path / "a.nii", "LPS", body)))
 
@@ -237,16 +237,49 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
   path.write_bytes(gzip.compress(header.binaryblock + bytes(100)))
   with pytest.raises(Unreadable, match="more than this program"):
     list(read(path))
-  header.set_data_shape((900, 900, 900))
+  header.set_data_shape((800, 800, 800))
   path.write_bytes(gzip.compress(header.binaryblock + bytes(100)))
   with pytest.raises(Unreadable, match="MB of pixels"):
     list(read(path))
   meta = tmp_path / "a.mha"
   for compressed, reason in ((False, "bytes of voxels and holds 48"), (True, "MB of pixels")):
     sitk.WriteImage(sitk.GetImageFromArray(BODY), str(meta), useCompression=compressed)
-    meta.write_bytes(meta.read_bytes().replace(b"DimSize = 4 3 2", b"DimSize = 900 900 900"))
+    meta.write_bytes(meta.read_bytes().replace(b"DimSize = 4 3 2", b"DimSize = 800 800 800"))
     with pytest.raises(Unreadable, match=reason):
       list(read(meta))
+
+
+@pytest.mark.parametrize(
+  "fill", [-1e10, np.finfo(np.float32).min / 4, 3.4e38, np.nan, -np.inf, -50000.0]
+)
+def test_fill_values_cost_the_tissue_nothing(tmp_path: Path, fill: float) -> None:
+  body = np.tile(BODY, (3, 4, 4)).astype(np.float32) + 0.25
+  truth = body.copy()
+  body[:2, :, :5] = fill
+  body[0, 0, 5] = fill / 3  # as a resampling leaves at the edge
+  samples = list(read(write_nifti(tmp_path / "a.nii", "LPS", body), physics="ct"))
+  found = values(samples)
+  np.testing.assert_allclose(found[:, :, 6:], truth[:, :, 6:], rtol=0, atol=1)
+  if fill != -50000.0:  # whose third is in the range of HU
+    assert found[0, 0, :6].max() == pytest.approx(found.min(), abs=1)
+  assert [len(sample.notes) for sample in samples] == [1, 1, 0, 0, 0, 0]
+
+
+def test_a_fill_value_among_integers_does_not_widen_the_range(tmp_path: Path) -> None:
+  body = np.tile(np.abs(BODY), (3, 4, 4))
+  body[:, :2] = -32768
+  (sample, *_) = read(write_nifti(tmp_path / "a.nii", "LPS", body))
+  assert sample.value_range == (np.abs(BODY).min(), np.abs(BODY).max())
+  plain = list(read(write_nifti(tmp_path / "b.nii", "LPS", np.abs(BODY))))
+  assert all(sample.notes == () for sample in plain)
+
+
+def test_sheared_slices_are_told(tmp_path: Path) -> None:
+  affine = np.diag([1.0, 1.0, 3.0, 1.0])
+  affine[1, 2] = 0.8  # 15 degrees
+  path = tmp_path / "a.nii"
+  nib.save(nib.Nifti1Image(BODY.transpose(2, 1, 0), affine), path)
+  assert all("tilted" in sample.notes[0] for sample in read(path))
 
 
 def test_other_names_and_axes(tmp_path: Path) -> None:

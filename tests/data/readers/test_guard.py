@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiresmed_jax.data.readers import dicom, images, masks, volumes
+from hiresmed_jax.data.readers import dicom, images, mask_values, volumes
 from hiresmed_jax.data.sample import Unreadable
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -18,7 +18,7 @@ READERS: dict[str, Callable[[Path], object]] = {
   "a.nii": lambda path: list(volumes.read(path)),
   "a.nii.gz": lambda path: list(volumes.read(path)),
   "a.mha": lambda path: list(volumes.read(path)),
-  "mask.png": lambda path: masks.read(path, (4, 4)),
+  "mask.png": lambda path: mask_values.read(path, (4, 4)),
 }
 
 
@@ -48,7 +48,7 @@ def test_pixels_and_voxels_are_counted_before_they_are_decoded(tmp_path: Path) -
   path = tmp_path / "mask.png"
   Image.new("1", (32_000, 32_000)).save(path)
   with pytest.raises(Unreadable, match="than this program opens"):
-    masks.read(path, (32_000, 32_000))
+    mask_values.read(path, (32_000, 32_000))
   header = nib.Nifti1Header()
   header.set_data_dtype(np.int16)
   header.set_data_shape((1000, 1000, 1000))
@@ -67,4 +67,4 @@ def test_odd_shapes_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
   (sample,) = images.read(tmp_path / "a.png")
   np.testing.assert_array_equal(sample.image[..., 0], pixels)
   Image.fromarray(pixels).save(tmp_path / "mask.png")
-  assert masks.read(tmp_path / "mask.png", shape, meaning="ids").shape == shape
+  assert mask_values.read(tmp_path / "mask.png", shape, meaning="ids").shape == shape

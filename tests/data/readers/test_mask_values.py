@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from hiresmed_jax.data.readers import masks
+from hiresmed_jax.data.readers import mask_values
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 
@@ -113,9 +113,9 @@ def test_a_mask_means_what_its_program_meant(tmp_path: Path, name: str) -> None:
   write, count = MEANT[name]
   write(tmp_path / "a")
   truth = TWO if count == 2 else NINE * (count == 9)
-  labels = masks.instances(masks.read(tmp_path / "a", SHAPE))
-  masks.check_ids(labels, "a")
-  masks.check_plausible(labels, "a")
+  labels = mask_values.instances(mask_values.read(tmp_path / "a", SHAPE))
+  mask_values.check_ids(labels, "a")
+  mask_values.check_plausible(labels, "a")
   numbers = np.unique(labels[labels > 0])
   assert len(numbers) == count
   if "touch" not in name and count:
@@ -140,21 +140,21 @@ def test_a_mask_means_what_its_program_meant(tmp_path: Path, name: str) -> None:
 def test_what_is_no_mask_is_refused(tmp_path: Path, write: Write, reason: str) -> None:
   write(tmp_path / "a")
   with pytest.raises(Unreadable, match=reason):
-    masks.read(tmp_path / "a", SHAPE)
+    mask_values.read(tmp_path / "a", SHAPE)
 
 
 def test_what_is_improbable_is_asked_for(tmp_path: Path) -> None:
   path = tmp_path / "a"
   png(255 - TWO * 255)(path)
   with pytest.raises(UserError, match=r"--mask-values inverted .*--odd-masks"):
-    masks.check_plausible(masks.instances(masks.read(path, SHAPE)), "a")
-  turned = masks.instances(masks.read(path, SHAPE, meaning="inverted"))
+    mask_values.check_plausible(mask_values.instances(mask_values.read(path, SHAPE)), "a")
+  turned = mask_values.instances(mask_values.read(path, SHAPE, meaning="inverted"))
   assert turned.max() == 2
   dust = (RNG.random(SHAPE) < 0.01) | (TWO > 0)
   png(dust.astype(np.uint8))(path)
   with pytest.raises(UserError, match=r"specks .*--odd-masks"):
-    masks.check_plausible(masks.instances(masks.read(path, SHAPE)), "a")
+    mask_values.check_plausible(mask_values.instances(mask_values.read(path, SHAPE)), "a")
   png((NINE > 0) + (NINE > 4).astype(np.uint8))(path)  # two classes
   with pytest.raises(UserError, match="--mask-values ids"):
-    masks.check_ids(masks.read(path, SHAPE), "a")
-  assert len(np.unique(masks.instances(masks.read(path, SHAPE, meaning="parts")))) == 10
+    mask_values.check_ids(mask_values.read(path, SHAPE), "a")
+  assert len(np.unique(mask_values.instances(mask_values.read(path, SHAPE, meaning="parts")))) == 10

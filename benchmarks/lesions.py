@@ -76,6 +76,8 @@ def opened(workdir: Path, data: Path | None) -> Trained:
   values = ConfigDict(run.config["lesion"])
   patches = train.chosen(survey.load_or_make(dataset, workdir).patches, values)
   loaded = bank.load(workdir / "lesion" / "bank")
+  kept = {(member.donor, member.diameter_px) for member in loaded.members}
+  patches = [patch for patch in patches if (patch.donor, patch.diameter_px) in kept]
   if [m.donor for m in loaded.members] != [p.donor for p in patches]:
     raise UserError(f"the bank in {workdir} was trained on other lesions")
   about = {"data": dataset.card["name"], **{key: run.results[key] for key in ("windows", "steps")}}

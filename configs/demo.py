@@ -1,7 +1,8 @@
 """A radiograph phantom, a small model and a few lesions, from nothing to images with labels.
 
   python -m hiresmed_jax.train --config demo.py
-  python -m hiresmed_jax.synthesize --config demo.py --background real --num 8 --out runs/demo/out
+  python -m hiresmed_jax.synthesize --config demo.py --background real --num 8 --on-empty copy \\
+    --out runs/demo/out
 
 It draws its own phantoms in the workdir (runs/demo), uses no perceptual weights, and runs every
 route. The models are far too small and too briefly trained for anything else.

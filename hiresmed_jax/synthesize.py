@@ -50,6 +50,12 @@ def main(argv: list[str]) -> None:
     sheet = folder.draw_contact_sheet(options.out, records)
     print(f"{len(records)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet.absolute()}")
+    substituted, lesions = folder.substitutes(records)
+    if substituted:
+      print(
+        f"{substituted} of {lesions} lesions are not the bank's, which gave none there "
+        f"(--on-empty {options.on_empty}): the manifest says which and why"
+      )
   if failures:
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     raise UserError(f"{len(failures)} of {len(asked.indices())} images failed; {failures[0]}{more}")
@@ -92,6 +98,9 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--lesion-source", choices=request.SOURCES, default="singan",
       help="the bank that the route lesion has trained, warped copies of training lesions, or a "
       "formula fitted to them (singan)")  # fmt: skip
+  add("--on-empty", choices=request.ON_EMPTY, default="fail",
+      help="where the bank gives no lesion: make no image (fail), or put in a warped copy of a "
+      "training lesion or one from a formula; the manifest says which (fail)")  # fmt: skip
   add("--overwrite", action="store_true", help="remove the images of another request in OUT")
   return parser.parse(argv)
 
@@ -121,6 +130,7 @@ def _request(options: argparse.Namespace) -> request.Request:
     mask=_mask(options.mask) if options.mask else None,
     source=options.lesion_source,
     backgrounds=options.backgrounds,
+    on_empty=options.on_empty,
   )
 
 

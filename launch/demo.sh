@@ -12,7 +12,7 @@ python -m hiresmed_jax.train --config demo.py --workdir "$workdir" "$@"
 
 out=$workdir/out
 python -m hiresmed_jax.synthesize --config demo.py --workdir "$workdir" --background real \
-  --num 8 --lesions 1-2 --out "$out" "$@"
+  --num 8 --lesions 1-2 --on-empty copy --out "$out" "$@"
 
 picture=$out/contact_sheet.png
 [[ -f $picture ]] || fail "the demo made no picture: $picture"

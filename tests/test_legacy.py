@@ -85,6 +85,7 @@ def test_a_run_stays_the_same_run_when_a_setting_is_added(place, route, monkeypa
 def test_the_bank_opens(place):
   opened = bank.load(place / "run" / "lesion" / "bank")
   assert len(opened.members) == 2
+  assert np.isnan([member.accepted for member in opened.members]).all()  # it was not measured then
   patch = opened.sample(0, 0)
   assert isinstance(patch, str) or np.isfinite(patch.values).all()
 

@@ -33,6 +33,7 @@ from hiresmed_jax.lesions.patch import (
   MASK_LEVEL,
   SMALLEST_SCALE,
   LesionPatch,
+  NoLesion,
   central_component,
   diameter,
   diameters,
@@ -44,7 +45,7 @@ from hiresmed_jax.ops.pyramid import Pyramid
 
 WEIGHTS, FACTS = "bank.safetensors", "bank.json"
 _VERSION = 1  # of the files; older ones are read
-_TRIES = 48  # at a sample that is a lesion
+_TRIES = 96  # at a sample that is a lesion
 _ROUND = 6  # tries with one donor, before another is taken
 
 
@@ -55,6 +56,7 @@ class Member(NamedTuple):
 
   Attributes:
     limits: (lowest, highest) value of its training window, value units.
+    accepted: share of its samples that are lesions, measured after training; NaN: not measured.
   """
 
   donor: str
@@ -64,6 +66,7 @@ class Member(NamedTuple):
   physics: str
   value_range: tuple[float, float]
   limits: tuple[float, float]
+  accepted: float = math.nan
 
 
 class Group(NamedTuple):
@@ -102,7 +105,7 @@ class Bank:
       diameter_px: wanted; reached within 5 %, or half a pixel below 10 px; None keeps the sample's.
 
     Raises:
-      UserError: no lesion of that diameter within the limits of scale, or all tries are rejected.
+      NoLesion: none of that diameter within the limits of scale, or all tries are rejected.
     """
     fits = fitting(diameters(self.members), diameter_px)
     tried: Counter[str] = Counter()
@@ -119,8 +122,9 @@ class Bank:
       tried[made] += 1
       self._count(made)
     reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common())
-    raise UserError(
-      f"the bank gave no lesion in {_TRIES} tries ({reasons}): train it longer, or take copies"
+    raise NoLesion(
+      f"the bank gave no lesion in {_TRIES} tries ({reasons})",
+      "train it longer, or use --on-empty copy",
     )
 
   def sample(self, number: int, seed: int) -> LesionPatch | str:
@@ -140,6 +144,11 @@ class Bank:
       start=self.start,
     )
     return as_patch(np.asarray(image), group.members[index])
+
+  def samples(self, number: int, *, seed: int, count: int) -> list[LesionPatch | str]:
+    """Samples of a member, as `sample` gives them; equal seeds give equal samples."""
+    rng = np.random.default_rng([seed, number])
+    return [self.sample(number, int(rng.integers(2**32))) for _ in range(count)]
 
   def _find(self, number: int) -> tuple[Group, int]:
     return [(group, i) for group in self.groups for i in range(len(group.members))][number]
@@ -211,7 +220,9 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   )
 
 
-def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
+def save(
+  folder: Path, groups: Sequence[Group], *, start: int, left_out: Sequence[Member] = ()
+) -> None:
   """Writes a bank into a folder, which is made; an older bank there is replaced.
 
   The JSON file is removed first and written last, so that an incomplete bank has none.
@@ -220,6 +231,7 @@ def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
     folder: of the two files.
     groups: arrays of the host or of devices.
     start: see `Bank`.
+    left_out: facts of lesions whose SinGANs were dropped, for a reader of the JSON file.
   """
   (folder / FACTS).unlink(missing_ok=True)
   arrays: dict[str, np.ndarray] = {}
@@ -240,6 +252,7 @@ def save(folder: Path, groups: Sequence[Group], *, start: int) -> None:
     )
   files.write(folder / WEIGHTS, safetensors.numpy.save(arrays))
   content = {"version": _VERSION, "start": start, "groups": facts}
+  content["left_out"] = [_to_json(member) for member in left_out]
   files.write_json(folder / FACTS, content, indent=1)
 
 
@@ -288,6 +301,7 @@ def _group(number: int, facts: dict[str, Any], arrays: dict[str, np.ndarray]) ->
 def _to_json(member: Member) -> dict[str, Any]:
   facts = member._asdict()
   facts["spacing_mm"] = [None if math.isnan(v) else v for v in member.spacing_mm]
+  facts["accepted"] = None if math.isnan(member.accepted) else member.accepted
   return facts
 
 
@@ -295,6 +309,8 @@ def _from_json(facts: dict[str, Any]) -> Member:
   """Fields that are not in the file have their defaults; without one, TypeError."""
   found = {name: facts[name] for name in Member._fields if name in facts}
   for name, value in found.items():
-    if isinstance(value, list):
+    if value is None:
+      found[name] = math.nan
+    elif isinstance(value, list):
       found[name] = tuple(math.nan if number is None else float(number) for number in value)
   return Member(**found)

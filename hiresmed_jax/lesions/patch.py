@@ -22,6 +22,18 @@ LEAST_PIXELS = 5  # a lesion has at least this many
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
+class NoLesion(UserError):
+  """A source of lesions has none that fits.
+
+  Attributes:
+    reason: why, without what helps.
+  """
+
+  def __init__(self, reason: str, helps: str = "") -> None:
+    super().__init__(f"{reason}: {helps}" if helps else reason)
+    self.reason = reason
+
+
 class LesionPatch(NamedTuple):
   """A lesion in the middle of a square window, at the resolution it was imaged with.
 
@@ -125,11 +137,11 @@ def fitting(native_px: np.ndarray, wanted_px: float | None) -> np.ndarray:
     wanted_px: wanted diameter; None takes them all.
 
   Raises:
-    UserError: there is none.
+    NoLesion: there is none.
   """
   native_px = np.asarray(native_px, np.float64)
   if not native_px.size:
-    raise UserError("no lesion to draw from: the training split holds none that can be used")
+    raise NoLesion("no lesion to draw from: the training split holds none that can be used")
   if wanted_px is None:
     return np.arange(native_px.size)
   scale = wanted_px / native_px
@@ -137,7 +149,7 @@ def fitting(native_px: np.ndarray, wanted_px: float | None) -> np.ndarray:
   if not fits.size:
     ends = np.concatenate([SMALLEST_SCALE * native_px, LARGEST_SCALE * native_px])
     nearest = ends[np.argmin(np.abs(ends - wanted_px))]
-    raise UserError(
+    raise NoLesion(
       f"no lesion of that diameter: {wanted_px:.3g} px asked for, the nearest that can be made is "
       f"{nearest:.3g} px (of {native_px.min():.3g} to {native_px.max():.3g} px, used at "
       f"{SMALLEST_SCALE} to {LARGEST_SCALE} times their size)"

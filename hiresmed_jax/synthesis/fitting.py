@@ -17,6 +17,7 @@ from hiresmed_jax.lesions.patch import (
   MASK_LEVEL,
   SMALLEST_SCALE,
   LesionPatch,
+  NoLesion,
   diameter,
   long_side,
   one_piece,
@@ -33,7 +34,7 @@ class Source(Protocol):
   """What gives lesions: a bank, copies, a formula."""
 
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
-    """A lesion of this diameter in native pixels; UserError when there is none."""
+    """A lesion of this diameter in native pixels; NoLesion when there is none."""
 
 
 class Fitted(NamedTuple):
@@ -68,7 +69,8 @@ def draw(
       that it has in mm, where both spacings are known, else in native pixels.
 
   Raises:
-    UserError: no lesion of that diameter.
+    NoLesion: none of that diameter, or the source has none.
+    UserError: a lesion that is too large.
   """
   if asked_px is not None:
     patch = source.draw(rng, asked_px / canvas.mean_scale)
@@ -78,7 +80,7 @@ def draw(
     enlarged = _spacing_ratio(patch, canvas)
     if SMALLEST_SCALE <= enlarged <= LARGEST_SCALE:
       return _fitted(patch, canvas, patch.diameter_px * enlarged * canvas.mean_scale, None)
-  raise UserError(
+  raise NoLesion(
     "no lesion of that diameter: the pixels of this background and those of the lesions' images "
     f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times"
   )
@@ -152,7 +154,7 @@ def _resized(
     factor *= (target_px / found_px) ** 0.7 if found_px else 1.15
   error, made = min(tried, key=lambda one: one[0])
   if not _meets(target_px - error, target_px):
-    raise UserError(
+    raise NoLesion(
       f"no lesion of that diameter: {target_px:.3g} px of the output are too few for its shape"
     )
   return tuple(made)

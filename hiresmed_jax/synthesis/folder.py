@@ -111,6 +111,13 @@ def gather(out: Path) -> list[dict[str, Any]]:
       return records
 
 
+def substitutes(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+  """(lesions that stand in for one that the bank did not give, inserted lesions) of `gather`."""
+  lesions = [fact for record in records for fact in record["manifest"]["lesions"]]
+  inserted = [fact for fact in lesions if fact["kind"] != "own"]
+  return sum(fact.get("substitute_because") is not None for fact in inserted), len(inserted)
+
+
 def _records(out: Path) -> list[Path]:
   return sorted((out / "records").glob("[0-9]*.json"))
 

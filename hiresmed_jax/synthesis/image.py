@@ -17,6 +17,7 @@ from hiresmed_jax.inference import survey as surveys
 from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import crops
+from hiresmed_jax.lesions.patch import NoLesion
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import body, candidates, paper
 from hiresmed_jax.synthesis import fitting, insert
@@ -44,6 +45,7 @@ class Setting(NamedTuple):
     danger: of `networks.forbidden_chances`; None: only masks say what is forbidden.
     user_mask: bool[H, W], True where the user forbids lesions; None: nowhere.
     clock: times the stages.
+    substitute: gives a lesion where `lesions` has none; None: that image cannot be made.
   """
 
   request: Request
@@ -56,6 +58,7 @@ class Setting(NamedTuple):
   danger: Model | None
   user_mask: np.ndarray | None
   clock: Clock = nullcontext
+  substitute: fitting.Source | None = None
 
 
 class Made(NamedTuple):
@@ -99,7 +102,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   item, ground, unused = _background(setting, index, rng, jax.random.fold_in(key, 0), device)
   scene = ground.canvas
   with setting.clock("sample"):
-    lesions = _lesions(setting, rng, scene)
+    lesions, reasons = _lesions(setting, rng, scene)
     shams = [
       fitting.sham(
         insert.draw_sham(rng, setting.source, setting.survey.atlas, lesions[0].patch), scene
@@ -119,8 +122,8 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     mask[own & (mask == 0)] = number
   count = len(lesions) + len(ground.own_lesions)
   facts = [_facts(image, twin, mask, number) for number in range(1, count + 1)]
-  for fact, lesion, site in zip(facts, lesions, lesion_sites):
-    fact |= _origin(lesion, site)
+  for fact, lesion, site, reason in zip(facts, lesions, lesion_sites, reasons):
+    fact |= _origin(lesion, site) | {"substitute_because": reason}
   return Made(
     image=canvas.stored(image, item),
     twin=canvas.stored(twin, item),
@@ -171,15 +174,26 @@ def _background(
 
 def _lesions(
   setting: Setting, rng: np.random.Generator, scene: canvas.Canvas
-) -> list[fitting.Fitted]:
-  """As many lesions as the request allows, of the diameters that it asks for."""
+) -> tuple[list[fitting.Fitted], list[str | None]]:
+  """As many lesions as the request allows, of the diameters that it asks for.
+
+  Returns:
+    (the lesions; for each why it is a substitute, None where it is not).
+  """
   low, high = setting.request.lesion_counts()
-  lesions = []
+  lesions, reasons = [], []
   for _ in range(int(rng.integers(low, high + 1))):
-    lesion = fitting.draw(setting.lesions, rng, scene, _asked_px(setting.request, rng, scene))
+    asked_px, reason = _asked_px(setting.request, rng, scene), None
+    try:
+      lesion = fitting.draw(setting.lesions, rng, scene, asked_px)
+    except NoLesion as none:
+      if setting.substitute is None:
+        raise
+      lesion, reason = fitting.draw(setting.substitute, rng, scene, asked_px), none.reason
     surveys.require_training_donor(lesion.patch.donor_group, setting.survey.groups)
     lesions.append(lesion)
-  return lesions
+    reasons.append(reason)
+  return lesions, reasons
 
 
 def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) -> float | None:

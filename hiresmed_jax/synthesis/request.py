@@ -11,6 +11,7 @@ BACKGROUNDS = ("reconstruction", "real")
 FORMATS = ("png", "dicom")
 MASKS = ("forbidden", "allowed")
 SOURCES = ("singan", "copy", "parametric")
+ON_EMPTY = ("fail", "copy", "parametric")
 
 
 class Diameter(NamedTuple):
@@ -40,6 +41,7 @@ class Request(NamedTuple):
     source: of lesions: the trained bank ("singan"), warped training lesions ("copy"), or a formula
       fitted to them ("parametric").
     backgrounds: image i is made on background i modulo this; None: each draws its own.
+    on_empty: where the bank gives no lesion: "fail", or take one of another source.
   """
 
   num: int
@@ -56,11 +58,14 @@ class Request(NamedTuple):
   mask: tuple[Path, str] | None = None
   source: str = "singan"
   backgrounds: int | None = None
+  on_empty: str = "fail"
 
   def identity(self) -> dict[str, Any]:
     """What images already made must agree on, for JSON."""
     values = self._asdict()
-    for key in ("num", "shard", *(() if self.backgrounds else ("backgrounds",))):
+    # Folders of older versions do not hold what was added later, unless it is asked for.
+    later = {"backgrounds": None, "on_empty": "fail"}
+    for key in ("num", "shard", *(key for key, none in later.items() if values[key] == none)):
       del values[key]
     values["diameter"] = list(self.diameter) if self.diameter else None
     values["mask"] = [str(self.mask[0]), self.mask[1]] if self.mask else None
@@ -86,6 +91,7 @@ def checked(request: Request) -> Request:
   points, (low, high) = len(request.at), request.lesion_counts()
   blends = (None, *insertion.MODES)
   known = {"background": BACKGROUNDS, "source": SOURCES, "format": FORMATS, "blend": blends}
+  known["on_empty"] = ON_EMPTY
   for name, words in known.items():
     if getattr(request, name) not in words:
       raise UserError(f"{name}={getattr(request, name)!r}: use {', '.join(map(repr, words))}")
@@ -111,6 +117,10 @@ def checked(request: Request) -> Request:
     raise UserError(f"--num {request.num}: ask for 1 image or more")
   if request.backgrounds is not None and request.backgrounds < 1:
     raise UserError(f"--backgrounds {request.backgrounds}: ask for 1 or more")
+  if request.on_empty != "fail" and request.source != "singan":
+    raise UserError(
+      f"--on-empty {request.on_empty} is for --lesion-source singan: leave out one of the two"
+    )
   if request.shams < 0:
     raise UserError(f"--shams {request.shams}: use 0 or more")
   if not 0 <= request.seed < 2**32:

@@ -62,7 +62,10 @@ def assemble(
     model = workdir.background_of(run, fingerprint, dtype=dtype)
   maker = background.Maker(model, values.existing == "label", values.least_contrast)
   found = survey.load_or_make(dataset, run, workers=workers)
-  lesions, lesions_label = _lesions(request, run, fingerprint, found, flip=values.flip)
+  lesions, lesions_label = _lesions(request.source, run, fingerprint, found, flip=values.flip)
+  substitute = None
+  if request.on_empty != "fail":
+    substitute, _ = _lesions(request.on_empty, run, fingerprint, found, flip=values.flip)
   prior, prior_label = places.open_prior(values.prior, run, fingerprint, dtype=dtype)
   danger, danger_label = places.open_danger(values.danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
@@ -75,7 +78,10 @@ def assemble(
     "places": prior_label,
     "forbidden": danger_label,
   }
-  return Setting(request, values, source, found, maker, lesions, prior, danger, mask), identity
+  setting = Setting(
+    request, values, source, found, maker, lesions, prior, danger, mask, substitute=substitute
+  )
+  return setting, identity
 
 
 def token(identity: dict[str, Any]) -> str:
@@ -84,16 +90,16 @@ def token(identity: dict[str, Any]) -> str:
 
 
 def _lesions(
-  request: Request, run: Path, fingerprint: str, found: survey.Survey, *, flip: bool
+  kind: str, run: Path, fingerprint: str, found: survey.Survey, *, flip: bool
 ) -> tuple[fitting.Source, str]:
-  """(the source of lesions, text that differs for another one)."""
-  if request.source == "singan":
+  """(a source of lesions, one of `request.SOURCES`; text that differs for another one)."""
+  if kind == "singan":
     route = workdir.finished(run, "lesion", fingerprint, instead="--lesion-source copy")
     bank = banks.load(route.folder / "bank")
     for member in bank.members:
       survey.require_training_donor(member.donor_group, found.groups)
     return bank, f"singan, {route.config_hash}"
-  if request.source == "copy":
+  if kind == "copy":
     return Copies(found.patches, flip_columns=flip), "copy"
   return Lumps.fit(found.patches), "parametric"
 

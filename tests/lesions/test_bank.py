@@ -94,18 +94,26 @@ def test_what_is_thrown_away_is_counted_and_the_end_is_a_line(groups):
   silent = groups[0].generators._replace(fixed=0 * groups[0].generators.fixed)
   noisy = bank.Bank([groups[0]._replace(generators=silent)], start=1)
   with pytest.raises(
-    UserError, match=r"no lesion in 48 tries \(at the border 48\): train it longer"
+    UserError, match=r"no lesion in 96 tries \(at the border 96\): train it longer"
   ) as error:
     noisy.draw(np.random.default_rng(0))
   assert "\n" not in str(error.value)
-  assert sum(noisy.rejected.values()) == 48
+  assert sum(noisy.rejected.values()) == 96
   assert "accepted" not in noisy.rejected
 
 
 def test_a_bank_comes_back_from_its_folder_with_the_same_bytes(repeating, tmp_path):
-  bank.save(tmp_path / "lesion", repeating.groups, start=1)
+  (first, *others), last = repeating.groups[0].members, repeating.groups[1]
+  measured = repeating.groups[0]._replace(members=(first._replace(accepted=0.75), *others))
+  dropped = bank.member_of(SMALL[0])._replace(accepted=0.0)
+  bank.save(tmp_path / "lesion", [measured, last], start=1, left_out=[dropped])
   opened = bank.load(tmp_path / "lesion")
-  assert str(opened.members) == str(repeating.members)  # NaN spacing is never equal
+  assert opened.members[0].accepted == 0.75
+  assert np.isnan([member.accepted for member in opened.members[1:]]).all()
+  facts = json.loads((tmp_path / "lesion" / bank.FACTS).read_text())
+  assert [(one["donor"], one["accepted"]) for one in facts["left_out"]] == [("donor0", 0.0)]
+  expected = [first._replace(accepted=0.75), *others, *last.members]
+  assert str(opened.members) == str(expected)  # NaN is never equal
   assert opened.start == 1
   assert [g.pyramid for g in opened.groups] == [g.pyramid for g in repeating.groups]
   for wanted in (None, 6.5):

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.synthesis import image
+from hiresmed_jax.lesions.copying import Copies
+from hiresmed_jax.lesions.parametric import Lumps
+from hiresmed_jax.lesions.patch import NoLesion
+from hiresmed_jax.synthesis import folder, image
 from hiresmed_jax.synthesis.request import Diameter
 from tests.synthesis import drawn
 
@@ -194,3 +197,40 @@ def test_a_donor_that_is_not_of_the_training_split_is_refused(prepared):
   setting = drawn.setting(data, found._replace(groups=frozenset({"another"})))
   with pytest.raises(UserError, match="not of this dataset's training split"):
     make(setting, 0)
+
+
+class Empty:
+  """Gives copies, and none at every other draw."""
+
+  def __init__(self, found):
+    self.copies, self.draws = Copies(found.patches), 0
+
+  def draw(self, rng, diameter_px=None):
+    self.draws += 1
+    if self.draws % 2 == 0:
+      raise NoLesion("the bank gave no lesion", "do something else")
+    return self.copies.draw(rng, diameter_px)
+
+
+def test_where_the_bank_gives_none_another_source_does_and_it_is_labelled(prepared, tmp_path):
+  data, found = prepared["ct"]
+  wish = {"source": "singan", "on_empty": "parametric", "lesions": (3, 3)}
+  setting = drawn.setting(data, found, **wish)._replace(
+    lesions=Empty(found), substitute=Lumps.fit(found.patches)
+  )
+  made = make(setting, 0)
+  facts = made.facts["lesions"]
+  assert [fact["kind"] for fact in facts] == ["copy", "parametric", "copy"]
+  why = [None, "the bank gave no lesion", None]
+  assert [fact["substitute_because"] for fact in facts] == why
+  expect_what_was_asked(setting, made, {"existing": "inpaint"})
+  # Its outline, box and pixels are those of any other lesion.
+  mine = made.mask == facts[1]["id"]
+  assert np.abs(made.image - made.twin.astype(float))[mine].mean() > 10
+  assert made.boxes[1] == tuple(facts[1]["tight_box"])
+  folder.claim(tmp_path / "out", {})
+  folder.write(tmp_path / "out", made, form="png", token="token")
+  assert folder.substitutes(folder.gather(tmp_path / "out")) == (1, 3)
+
+  with pytest.raises(NoLesion, match="the bank gave no lesion: do something else"):
+    make(setting._replace(lesions=Empty(found), substitute=None), 0)

@@ -55,8 +55,14 @@ def test_flags_become_plain_values(tmp_path):
     ("--shams -1", "--shams -1: use 0 or more"),
     ("--seed 4294967296", "--seed 4294967296: use 0 to"),
     ("--paper --blend ct", "leave out --blend ct"),
+    ("--lesion-source copy --on-empty copy", "--on-empty copy is for --lesion-source singan"),
   ],
 )
 def test_what_cannot_be_meant_is_one_line(flags, line):
   with pytest.raises(UserError, match=line):
     asked(*flags.split())
+
+
+def test_folders_of_before_an_option_are_those_of_requests_without_it():
+  assert {"backgrounds", "on_empty"}.isdisjoint(Request(4).identity())
+  assert Request(4, on_empty="copy").identity()["on_empty"] == "copy"

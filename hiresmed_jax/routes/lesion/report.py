@@ -1,6 +1,7 @@
 """Pictures and numbers of the lesion route: what a level learns, and what the bank then gives."""
 
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from hiresmed_jax.runtime.figures import image_grid
 ROWS = 8  # lesions in a figure
 _SAMPLES = 4  # of each, in the last figure
 _TRIES = 16  # at samples of one lesion
+_MEASURED = 32  # samples of one lesion that say whether its SinGAN is kept
 
 
 def draw_level(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
@@ -41,6 +43,15 @@ def draw_level(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   )
 
 
+def accepted(bank: Bank, *, seed: int) -> np.ndarray:
+  """f32[members], the share of each one's samples that are lesions, by the test of drawing."""
+  shares = []
+  for number in range(len(bank.members)):
+    made = bank.samples(number, seed=seed, count=_MEASURED)
+    shares.append(np.mean([isinstance(one, LesionPatch) for one in made]))
+  return np.array(shares, np.float32)
+
+
 def measure(bank: Bank, patches: Sequence[LesionPatch], *, seed: int) -> dict[str, Any]:
   """What the trained bank gives, in numbers.
 
@@ -56,27 +67,25 @@ def measure(bank: Bank, patches: Sequence[LesionPatch], *, seed: int) -> dict[st
     crop most like it, "of_one" between samples of one lesion}.
   """
   real = [normal(patch) for patch in patches]
-  counted = {"accepted": 0}
+  rejected: Counter[str] = Counter()
   to_training, of_one = [], []
   for number in range(len(bank.members)):
     before = None
-    for made in _samples(bank, number, seed, _TRIES):
+    for made in bank.samples(number, seed=seed, count=_TRIES):
       if isinstance(made, str):
-        counted[made] = counted.get(made, 0) + 1
+        rejected[made] += 1
         continue
-      counted["accepted"] += 1
       image = normal(made)
       to_training.append(nearest(image, real)[1])
       if before is not None:
         of_one.append(nearest(image, [before])[1])
       before = image
-  tried = sum(counted.values())
   between = [nearest(image, real, i)[1] for i, image in enumerate(real)]
   return {
     "protocol": "root mean squared difference in [0, 1] over the middle half of the window, median",
     "lesions": len(real),
-    "accepted": counted.pop("accepted") / max(tried, 1),
-    "rejected": counted,
+    "accepted": len(to_training) / max(len(to_training) + rejected.total(), 1),
+    "rejected": dict(rejected),
     "apart": {
       "real": _median(between),
       "samples": _median(to_training),
@@ -99,7 +108,7 @@ def draw_samples(
   real = [normal(patch) for patch in patches]
   rows, labels = [], []
   for number in range(min(len(real), ROWS)):
-    made = _samples(bank, number, seed, 4 * _TRIES)
+    made = bank.samples(number, seed=seed, count=4 * _TRIES)
     good = [normal(one) for one in made if isinstance(one, LesionPatch)][:_SAMPLES]
     if not good:
       continue
@@ -119,6 +128,12 @@ def print_results(done: dict[str, Any], folder: pathlib.Path) -> None:
   windows = ", ".join(f"{count} of {side} px" for side, count in results["windows"].items())
   console.print(f"a bank of {results['lesions']} lesions, windows: {windows}")
   console.print(f"{results['accepted']:.0%} of its samples pass the test of shape")
+  again, left_out = (results.get(key, 0) for key in ("trained_again", "left_out"))
+  if again or left_out:
+    console.print(
+      f"of {max(again, left_out)} lesions too few samples did: {again} were trained again, "
+      f"{left_out} are left out"
+    )
   if results["accepted"] < 0.1:
     console.print("below 10 %: drawing will be slow; train longer (lesion.steps, lesion.cpu_steps)")
   apart = results["apart"]
@@ -128,12 +143,6 @@ def print_results(done: dict[str, Any], folder: pathlib.Path) -> None:
       f"is {apart['real']:.3f} away from the next one"
     )
   console.print(f"figures: {folder / 'figures' / 'samples.png'}")
-
-
-def _samples(bank: Bank, number: int, seed: int, tries: int) -> list[LesionPatch | str]:
-  """Draws of one member, each a lesion or the reason why it is none."""
-  rng = np.random.default_rng([seed, number])
-  return [bank.sample(number, int(rng.integers(2**32))) for _ in range(tries)]
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -44,6 +44,12 @@ TABLE = Table("lesion", (
   Setting("start", 0, 0,
           rules.whole(0, 64, "level from which on samples are new; those below repeat the lesion"),
           "levels below repeat the lesion: fewer failures, less variety"),
+  Setting("trainings", 3, 3,
+          rules.whole(1, 100, "times at most that a lesion is trained, each from another seed"),
+          "a SinGAN whose samples are no lesions may be luck", as_it_was=3),
+  Setting("least_accepted", 0.125, 0.125,
+          rules.share("of samples that must be lesions to keep a SinGAN; 0: all are kept"),
+          "drawing from one whose samples are no lesions fails", as_it_was=0.125),
   Setting("conv", "auto", "auto", rules.one_of("auto", "patches", "vendor")),
   Setting("dtype", "float32", "float32", rules.DTYPE),
   Setting("at_once", 0, 0,
@@ -96,6 +102,13 @@ def readings(config: Any) -> Iterator[Departure]:
     f"{config.generator_steps} with one evaluation",
     "the generator is evaluated anew at each",
     "the published code steps along a gradient that is no longer that of its weights",
+  )
+  yield Departure(
+    "SinGANs whose samples are no lesions",
+    "nothing",
+    f"below {config.least_accepted:.1%} of samples trained again, {config.trainings} times in all, "
+    "then left out",
+    "training may fail by its rounding alone, and no lesion can be drawn from such a SinGAN",
   )
   yield Departure(
     "noise of the reconstruction",

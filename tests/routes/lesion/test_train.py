@@ -8,13 +8,14 @@ import pytest
 
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import workdir
+from hiresmed_jax.inference import survey, workdir
 from hiresmed_jax.lesions import bank
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.routes import run
 from hiresmed_jax.routes.lesion import train as lesion
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
+from tests.lesions import drawn
 
 pytestmark = pytest.mark.xdist_group("lesion route")  # trained once
 LESION = f"{tiny.__file__}:lesion"
@@ -53,6 +54,76 @@ def test_values_are_those_of_the_backend():
   assert (gpu.steps, gpu.at_once) == (2000, 0)
   assert "cpu_steps" not in cpu
   assert values.steps == 2000
+
+
+class Luck:
+  """Stands for training: what share of a lesion's samples passes is known for each training.
+
+  Of no noise the generators of a bad one make a flat image, all of which would be lesion.
+  """
+
+  def __init__(self, shares: dict[str, tuple[float, ...]]):
+    self.shares, self.trained, self.seeds = shares, [], set()
+
+  def fit(self, part, finish):
+    self.trained.append([patch.donor for patch in part.patches])
+    self.seeds.add(part.seed)
+    return {"results": finish(None)}
+
+  def measured(self, part, state):
+    groups = []
+    for patches in lesion._by_side(part.patches).values():
+      group = drawn.bank_group(patches)
+      now = [self.shares[patch.donor][len(self.trained) - 1] for patch in patches]
+      fixed = np.stack([f * (share > 0.2) for f, share in zip(group.generators.fixed, now)])
+      members = tuple(m._replace(accepted=share) for m, share in zip(group.members, now))
+      generators = group.generators._replace(fixed=fixed)
+      groups.append(group._replace(members=members, generators=generators))
+    return groups
+
+
+@pytest.fixture
+def luck(monkeypatch, tmp_path):
+  """Runs the route on four lesions with these shares -> (results, what was trained, the bank)."""
+  patches = [drawn.patch(d, side=24, seed=i) for i, d in enumerate((5.0, 6.0, 8.0))]
+  patches.append(drawn.patch(9.0, side=32, seed=3))
+  found = survey.Survey(None, patches, np.zeros((0, 5)), frozenset(), {})
+  monkeypatch.setattr(lesion.survey, "load_or_make", lambda *_: found)
+  monkeypatch.setattr(lesion, "chosen", lambda patches, values: patches)
+
+  def run(*shares, **changes):
+    known = Luck({f"donor{number}": each for number, each in enumerate(shares)})
+    monkeypatch.setattr(lesion, "_fit", known.fit)
+    monkeypatch.setattr(lesion, "_measured", known.measured)
+    config = load_config(LESION, ["lesion.least_accepted=0.25", "lesion.start=1"])
+    config.lesion.update(changes)
+    done = lesion.train(config, None, tmp_path / "lesion", tiny_run.mesh())
+    return done["results"], known, bank.load(tmp_path / "lesion" / "bank")
+
+  return run
+
+
+def test_lesions_whose_samples_fail_are_trained_again_and_then_left_out(luck, capsys):
+  results, known, opened = luck((0.5,), (0.0, 0.9), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0))
+  everyone = ["donor0", "donor1", "donor2", "donor3"]
+  assert known.trained == [everyone, everyone[1:], ["donor2", "donor3"]]
+  assert len(known.seeds) == 3
+  assert (results["trained_again"], results["left_out"]) == (3, 1)
+  assert results["windows"] == {"24": 2, "32": 1}
+  kept = {member.donor: member.accepted for member in opened.members}
+  assert kept == pytest.approx({"donor0": 0.5, "donor1": 0.9, "donor3": 1.0})
+  # The generators are those of the training that was good: each gives its own lesion.
+  for number, size in enumerate((5.0, 6.0, 9.0)):
+    assert abs(opened.sample(number, 0).diameter_px - size) < 1
+  assert "3 were trained again, 1 are left out" in capsys.readouterr().out
+
+
+def test_no_lesion_that_can_be_drawn_is_one_line(luck):
+  with pytest.raises(UserError, match=r"no SinGAN of 4 gives lesions: at most 20%") as error:
+    luck(*[(0.0, 0.2)] * 4, trainings=2)
+  assert "\n" not in str(error.value)
+  results, known, opened = luck(*[(0.0,)] * 4, least_accepted=0.0)
+  assert (len(known.trained), results["left_out"], len(opened.members)) == (1, 0, 4)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +179,22 @@ def test_the_same_command_again_trains_nothing(trained, monkeypatch, capsys):
   assert "is trained already" in capsys.readouterr().out
   with pytest.raises(UserError, match=r"another config \(lesion.alpha"):
     run.train(load_config(LESION, [*PHANTOMS, "lesion.alpha=3.0"]), data=None, workdir=folder)
+
+
+@pytest.mark.slow
+def test_a_training_again_is_a_run_of_its_own(tmp_path, monkeypatch):
+  given = ["lesion.least_accepted=1.0", "lesion.trainings=2", "lesion.limit=2"]
+  config, folders, fit = load_config(LESION, [*PHANTOMS, *given]), [], lesion.loop.fit
+
+  def noted(task, **options):
+    folders.append(options["folder"])
+    return fit(task, **options)
+
+  monkeypatch.setattr(lesion.loop, "fit", noted)
+  with tiny_run.quick_compiler(), pytest.raises(UserError, match="no SinGAN of 2 gives lesions"):
+    run.train(config, data=None, workdir=tmp_path)
+  first, again = folders
+  assert first == tmp_path / "lesion"
+  assert len(bank.load(again / "bank").members) == 2
+  assert (again / "DONE.json").is_file()
+  assert not (first / "DONE.json").exists()

@@ -95,11 +95,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_as_ours(path: Path, rename: Callable[[str], str | None]) -> dict[str, np.ndarray]:
-  """All arrays of a file under our names and in our order, float32.
+  """All arrays of a .npz, .safetensors, .pth or .pt under our names and in our order, float32.
 
-  Args:
-    path: .npz, .safetensors, .pth or .pt.
-    rename: a torch name -> ours, or None for what is not needed; a name that has a "/" is ours.
+  `rename` gives our name of a torch name, or None for what is not needed; a name that has a "/" is
+  ours already.
 
   Raises:
     UserError: an unreadable file, or an array given twice.

@@ -65,7 +65,7 @@ def load(path: Path, *, tap: int = 2048, how: str = "legacy") -> FeatureNet:
 
   Args:
     path: .npz, .safetensors, .pth or .pt in one of the layouts above.
-    tap: 64, 192, 768, 2048, or 1008 for logits. Only 2,048 may be called FID (protocol.label).
+    tap: 64, 192, 768, 2048, or 1008 for logits. Only 2,048 may be called FID (`distances.label`).
     how: the resize, a key of RESIZES.
 
   Raises:

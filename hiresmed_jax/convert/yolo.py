@@ -37,12 +37,7 @@ _ENDINGS = {"conv": {"weight": "kernel"}, "bn": arrays.LEAVES["norm"]}
 
 
 def load(path: Path, net: Yolo11, *, channels: int) -> dict[str, Any]:
-  """{"params", "batch_stats"} of a network from a file.
-
-  Args:
-    path: .safetensors, .npz, or .pth of tensors alone.
-    net: size and number of classes must be the file's.
-    channels: of the images, 1 or 3.
+  """{"params", "batch_stats"} of a network from .safetensors, .npz, or .pth of tensors alone.
 
   Raises:
     UserError: unreadable file, a layer missing or of a wrong shape, numbers that are not finite.

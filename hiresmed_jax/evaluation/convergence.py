@@ -33,10 +33,8 @@ class Curve(NamedTuple):
 def read(folder: Path, quantity: str = QUANTITY) -> Curve:
   """The curve of a workdir, or of any folder with a metrics.jsonl.
 
-  Args:
-    folder: of the run.
-    quantity: key of a line; lower is better. A number of single batches is smoothed: each value is
-      the mean of the last 5 measurements, of fewer at the beginning.
+  `quantity` is a key of its lines; lower is better. A number of single batches is smoothed: each
+  value is the mean of the last 5 measurements, of fewer at the beginning.
 
   Raises:
     UserError: no file, or no such quantity in it.

@@ -212,15 +212,8 @@ def protocol(
 ) -> str:
   """One line, for beside the number.
 
-  Args:
-    metric: "FID", "KID", ..
-    net: FeatureNet.name, and
-    tap: FeatureNet.tap, and
-    resize: FeatureNet.resize.
-    count_real: images of the reference set.
-    count_other: images of the set that is compared with it.
-    seed: of whatever was drawn; None: nothing was.
-    details: what else the metric depends on, such as "k 5" or "100 subsets of 50".
+  `net`, `tap` and `resize` are those of a FeatureNet, the counts are of images. `seed` is None
+  where nothing was drawn; `details`: what else the metric depends on, such as "k 5".
   """
   parts = [f"{label(metric, net, tap)}: {net}, {tap} features", resize]
   parts.append(f"N {count_real} against {count_other}")

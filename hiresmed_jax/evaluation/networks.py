@@ -59,14 +59,10 @@ def load(
   how: str = "legacy",
   file: Path | None = None,
 ) -> Networks:
-  """Opens the networks. A reason for missing weights holds the command that gets them.
+  """Opens networks of LPIPS_NETS and FEATURE_NETS; `tap` and `how` (the resize) are Inception's.
 
-  Args:
-    lpips: of LPIPS_NETS.
-    network: of FEATURE_NETS.
-    tap: of Inception.
-    how: Inception's resize.
-    file: its weights; None: those in the cache folder.
+  A reason for missing weights holds the command that gets them. Without `file` the weights are
+  those in the cache folder.
 
   Raises:
     UserError: a file that was named cannot be used.

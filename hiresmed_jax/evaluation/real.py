@@ -86,12 +86,7 @@ class Real(NamedTuple):
 
 
 def open_real(path: Path, *, window: Any = "stored", workers: int = 1) -> Real:
-  """Opens a prepared dataset or a folder of images.
-
-  Args:
-    path: of a dataset or of a folder.
-    window: how records are shown.
-    workers: threads that read the records.
+  """Opens a prepared dataset or a folder of images; its records are shown through `window`.
 
   Raises:
     UserError: it is neither, or has no image to compare with.

@@ -184,11 +184,7 @@ def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:
   """Keeps the same number of samplings of each key, so that means are over equal sets.
 
   Keys with fewer are left out, and so are further samplings; both are noted. Where that would leave
-  one sampling, all images count as one.
-
-  Args:
-    method: of any number of samplings a key.
-    most: samplings to keep; None: as many as keep the most images.
+  one sampling, all images count as one. `most` None: as many as keep the most images.
 
   Raises:
     UserError: no key has so many.

@@ -112,17 +112,10 @@ def write_all(
   workers: int = 1,
   advance: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes `with_decoys` of every record with a lesion to `records.png_path`.
+  """Writes `with_decoys` of every record with a lesion to `records.png_path`, one PNG an image.
 
-  Files that are there are left, so that a second call goes on.
-
-  Args:
-    source: whose images.
-    folder: of the files, one PNG an image.
-    decoys: see `with_decoys`.
-    seed: of places and noise, beside the record's number.
-    workers: threads.
-    advance: called after every record.
+  Files that are there are left, so that a second call goes on. `seed` is that of places and noise,
+  beside the record's number; `advance` is called after every record.
   """
 
   def write(index: int) -> None:

@@ -28,7 +28,7 @@ class Prior(NamedTuple):
 
   Attributes:
     name: one of `settings.PRIORS`.
-    detector: of `networks.detection_scores`; None for "uniform" and "atlas".
+    detector: of `workdir.detection_scores`; None for "uniform" and "atlas".
     power: of the detector's scores: below 1 they count less.
   """
 
@@ -40,14 +40,10 @@ class Prior(NamedTuple):
 def open_prior(
   asked: str, folder: Path, fingerprint: str, *, dtype: Any = None
 ) -> tuple[Prior, str]:
-  """Opens a prior of a run.
+  """Opens a prior of a run; `dtype` is that of the convolutions, None: as the route's config says.
 
-  Args:
-    asked: one of `settings.PRIORS`, or "auto": the one that the route `location` found best on
-      validation images; the atlas where that route is not trained.
-    folder: the workdir.
-    fingerprint: of the dataset that it was trained on.
-    dtype: of the convolutions; None: as the route's config says.
+  `asked` is one of `settings.PRIORS`, or "auto": the one that the route `location` found best on
+  validation images; the atlas where that route is not trained.
 
   Returns:
     (the prior, text that differs where another prior is used).
@@ -76,12 +72,8 @@ def open_danger(
 ) -> tuple[Model | None, str]:
   """Opens what finds forbidden tissue; else as `open_prior`.
 
-  Args:
-    asked: "on", "off", or "auto": on where the route `danger` is trained and spares real lesions.
-    folder: the workdir.
-    fingerprint: of the dataset that it was trained on.
-    dtype: of the convolutions; None: as the route's config says.
-    say: gets a line where "auto" leaves a trained network out.
+  `asked` is "on", "off", or "auto": on where the route `danger` is trained and spares real lesions.
+  `say` gets a line where "auto" leaves a trained network out.
   """
   trained = (folder / "danger" / "DONE.json").is_file()
   if asked == "off" or (asked == "auto" and not trained):
@@ -118,13 +110,7 @@ def detector_scores(detector: Model, scene: Canvas, device: jax.Device | None = 
 
 
 def forbidden(unet: Model, scene: Canvas, device: jax.Device | None = None) -> np.ndarray:
-  """bool[H, W]: tissue in which no lesion can be (1 - M_danger, Eq. 15).
-
-  Args:
-    unet: of `networks.forbidden_chances`.
-    scene: the canvas.
-    device: the first one by default.
-  """
+  """bool[H, W]: tissue in which no lesion can be (1 - M_danger, Eq. 15), by a U-Net of the run."""
   return _laid_over(unet, scene, device) > _FORBIDDEN
 
 

@@ -57,7 +57,7 @@ def score_priors(
 
   Args:
     source: a split that nothing was fitted to.
-    detector: of `networks.detection_scores`.
+    detector: of `workdir.detection_scores`.
     atlas: fitted to the training split.
     decoys: see `emptied.with_decoys`.
     floor: share that is uniform.
@@ -108,11 +108,8 @@ def best(scores: Scores) -> tuple[str, dict[str, float]]:
 def table(scores: Scores, used: str, *, powers: Iterable[float], seed: int) -> dict[str, Any]:
   """Means and intervals over groups, for JSON.
 
-  Args:
-    scores: of the test split.
-    used: key of the prior that was chosen on other images.
-    powers: of the detector that are reported.
-    seed: of the resampling.
+  `used` is the key of the prior that was chosen on other images, `powers` are those of the detector
+  that are reported, `seed` is that of the resampling.
 
   Returns:
     {"over_uniform": key -> {"mean", "low", "high"}, "used_over": the same of the gain of the prior

@@ -47,11 +47,7 @@ class Survey(NamedTuple):
 
 
 def require_training_donor(group: str, groups: Collection[str]) -> None:
-  """Refuses a lesion whose donor is not of the training split.
-
-  Args:
-    group: hash of the donor's group.
-    groups: hashes of those of the training split.
+  """Refuses a lesion whose donor's group is none of the training split's `groups`; all are hashes.
 
   Raises:
     UserError: it is not one of them.
@@ -115,10 +111,6 @@ def load_or_make(dataset: records.Dataset, workdir: Path, *, workers: int = 1) -
 
 def load(workdir: Path, fingerprint: str) -> Survey:
   """The survey in a workdir, without its dataset.
-
-  Args:
-    workdir: of the run.
-    fingerprint: of the dataset.
 
   Raises:
     UserError: it is not there, or damaged.

@@ -65,13 +65,13 @@ def on_one_image(
   channels: int,
   options: Mapping[str, Any] | None = None,
 ) -> Network:
-  """Compiles a network for a batch of one image.
+  """Compiles a network for a batch of one image; each device gets a copy of its variables.
 
   The batch is one whatever the number of devices: batched programs round differently.
 
   Args:
     apply: (variables, images_m11 f32[1, S, T, C]) -> [1, ...].
-    variables: each device gets a copy with its first image.
+    variables: of the network.
     channels: C; grey images are repeated.
     options: of the compiler; None: `compilation.options`.
   """
@@ -147,9 +147,7 @@ def synthesize_of(workdir: Path) -> dict[str, Any]:
 def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   """Opens the dataset that a workdir was trained on.
 
-  Args:
-    workdir: of the run.
-    data: where the dataset is; None: where it was, or the phantoms in the workdir.
+  It lies at `data`, else where it was, or is the phantoms in the workdir.
 
   Raises:
     UserError: it is not known where the dataset is, or another one is there.
@@ -173,16 +171,10 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
 
 
 def finished(workdir: Path, route: str, fingerprint: str, *, instead: str = "") -> Finished:
-  """A trained route of a workdir.
-
-  Args:
-    workdir: of the run.
-    route: which one.
-    fingerprint: of the dataset that it must have been trained on.
-    instead: the option that does without the route, for the message.
+  """A trained route of a workdir. `instead`: the option that does without it, for the message.
 
   Raises:
-    UserError: the route is not trained, or on other data.
+    UserError: the route is not trained, or on other data than those of `fingerprint`.
   """
   folder = workdir / route
   made = _read(folder / "config.json", ("config", "config_hash", "data"))
@@ -219,13 +211,10 @@ def require_same_network(workdir: Path, fingerprint: str, asked: Any) -> None:
 def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
   """HiResMed-VQGAN of the route `background`, with averaged weights where the run kept them.
 
-  Args:
-    workdir: of the run.
-    fingerprint: of the dataset that it must have been trained on.
-    dtype: of the convolutions; None: as the route's config says.
+  `dtype` is that of the convolutions; None: as the route's config says.
 
   Raises:
-    UserError: it is not trained, or on other data.
+    UserError: it is not trained, or on other data than those of `fingerprint`.
   """
   run = finished(workdir, "background", fingerprint, instead="--background real")
   values, data = ConfigDict(run.config["background"]), ConfigDict(run.config["data"])
@@ -237,38 +226,39 @@ def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Mode
   net, _ = background.networks(
     values, channels=view.channels, dtype=dtype or compute_dtype(values.dtype)
   )
-  params = jax.device_get(background.averaged(_restored(task, run, values)))
+  params = jax.device_get(background.averaged(_restored(task, run)))
   network = reconstruction(net, params, channels=view.channels)
   return Model(view, network, run.best_step, run.results)
 
 
 def location_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
   """YOLO11 of the route `location`; else as `background_of`."""
-  instead = "--config.synthesize.prior=atlas"
-  run = finished(workdir, "location", fingerprint, instead=instead)
+  run = finished(workdir, "location", fingerprint, instead="--config.synthesize.prior=atlas")
   values, view = _padded_view(run, "location")
   dtype = dtype or compute_dtype(values.dtype)
   task = location.build(
     values, channels=view.channels, size=values.size, steps=1, steps_per_epoch=1, dtype=dtype
   )
-  variables = jax.device_get(supervised.averaged(_restored(task, run, values)))
   net = location.network(values, dtype=dtype)
-  network = detection_scores(net, variables, channels=view.channels)
-  return Model(view, network, run.best_step, run.results)
+  return _supervised(task, run, view, functools.partial(detection_scores, net))
 
 
 def danger_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
   """U-Net of the route `danger`; else as `background_of`."""
-  instead = "--config.synthesize.danger=off"
-  run = finished(workdir, "danger", fingerprint, instead=instead)
+  run = finished(workdir, "danger", fingerprint, instead="--config.synthesize.danger=off")
   values, view = _padded_view(run, "danger")
   dtype = dtype or compute_dtype(values.dtype)
   size = (values.crop, values.crop) if values.crop else view.shape
   task = danger.build(values, channels=view.channels, size=size, steps=1, dtype=dtype)
-  variables = jax.device_get(supervised.averaged(_restored(task, run, values)))
   net = danger.network(values, dtype=dtype)
-  network = forbidden_chances(net, variables, channels=view.channels)
-  return Model(view, network, run.best_step, run.results)
+  return _supervised(task, run, view, functools.partial(forbidden_chances, net))
+
+
+def _supervised(
+  task: Task, run: Finished, view: transforms.View, network: Callable[..., Network]
+) -> Model:
+  variables = jax.device_get(supervised.averaged(_restored(task, run)))
+  return Model(view, network(variables, channels=view.channels), run.best_step, run.results)
 
 
 def _padded_view(run: Finished, route: str) -> tuple[ConfigDict, transforms.View]:
@@ -280,7 +270,7 @@ def _padded_view(run: Finished, route: str) -> tuple[ConfigDict, transforms.View
   return values, view
 
 
-def _restored(task: Task, run: Finished, values: ConfigDict) -> Any:
+def _restored(task: Task, run: Finished) -> Any:
   """The state of a finished run at its best step, on one device."""
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
@@ -290,7 +280,7 @@ def _restored(task: Task, run: Finished, values: ConfigDict) -> Any:
   name, sign = task.select
   with checkpoint.open(
     run.folder / "checkpoints",
-    keep=values.keep_checkpoints,
+    keep=run.config[task.name]["keep_checkpoints"],
     best=name,
     best_mode="max" if sign > 0 else "min",
   ) as manager:

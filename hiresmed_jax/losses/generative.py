@@ -20,16 +20,13 @@ _TINY = 1e-20  # the slope of a root at 0 is infinite
 
 
 def hinge_discriminator(real_logits: Sequence[Array], fake_logits: Sequence[Array]) -> Array:
-  """Loss of the discriminator: 0.5 (max(0, 1 - real) + max(0, 1 + fake)).
+  """Loss of the discriminator, f32[N]: 0.5 (max(0, 1 - real) + max(0, 1 + fake)).
 
   `optax.losses.hinge_loss` has the same value; its derivative shares a tie, this one is 0 there.
 
   Args:
     real_logits: one [N, ...] for each scale, of real images.
     fake_logits: the same for made images, which must be detached from the generator.
-
-  Returns:
-    f32[N]; 1 where all logits are 0.
 
   Raises:
     ValueError: no scales, or another number of scales for real than for fake.
@@ -51,19 +48,12 @@ def hinge_generator(fake_logits: Sequence[Array]) -> Array:
 
 
 def adaptive_weight(reconstruction_grad: object, gan_grad: object, *, cap: float) -> Array:
-  """Weight that makes the GAN's gradient as long as the reconstruction's (Esser et al. 2021).
+  """Weight that makes the GAN's gradient as long as the reconstruction's, f32[] without gradient.
 
   |reconstruction_grad| / (|gan_grad| + 1e-4), clipped to [0, cap]; the published cap is 1e4, and 10
-  keeps it from exploding while the discriminator is still flat.
-
-  Args:
-    reconstruction_grad: gradient of the reconstruction and perceptual loss with respect to the
-      last layer's parameters, an array or any tree of arrays.
-    gan_grad: gradient of the generator's GAN loss with respect to the same parameters.
-    cap: largest weight.
-
-  Returns:
-    f32[], without gradient.
+  keeps it from exploding while the discriminator is still flat. The gradients, arrays or any trees
+  of arrays, are those with respect to the last layer's parameters of the reconstruction and
+  perceptual loss, and of the generator's GAN loss. Source: Esser et al. 2021.
   """
   ratio = _norm(reconstruction_grad) / (_norm(gan_grad) + 1e-4)
   return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, cap))
@@ -74,15 +64,8 @@ def critic_loss(
 ) -> Array:
   """What the critic minimises: D(fake) - D(real) + penalty * mean over pixels of (|dD| - 1)^2.
 
-  Args:
-    critic: f32[N, H, W, C] -> f32[N, h, w, 1], every image by itself.
-    real: f32[N, H, W, C].
-    fake: the same shape.
-    between: a mixture of both, at which the gradient is penalised.
-    penalty: weight of the gradient penalty.
-
-  Returns:
-    f32[N].
+  `critic` maps f32[N, H, W, C] to f32[N, h, w, 1], every image by itself; the gradient is penalised
+  at `between`, a mixture of `real` and `fake` of their shape. -> f32[N].
   """
   scores = critic(jnp.concatenate([fake, real]))
   fakes, reals = jnp.split(jnp.mean(scores, (1, 2, 3)), 2)

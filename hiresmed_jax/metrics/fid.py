@@ -83,13 +83,8 @@ def split_half(
 ) -> Floor:
   """The distance that equal distributions have: between random halves of one set of real images.
 
-  Args:
-    features: [N, D].
-    distance: of two sets: `fid`, or another of this room.
-    groups: whom each image belongs to; a patient is in one half only, so that the halves are of
-      nearly equal size but for a patient's images.
-    repeats: how many ways to halve.
-    seed: of the halves.
+  `distance` is `fid` or another of this room. `groups` say whom each image belongs to; a patient is
+  in one half only, so that the halves are of nearly equal size but for a patient's images.
 
   Returns:
     The floor for N / 2 images a side; with N a side it is lower, of FID by about a half.
@@ -130,22 +125,14 @@ def bootstrap(
   resamples: int = 200,
   seed: int = 0,
 ) -> Interval:
-  """Interval of a distance over patients: whole patients are drawn anew on both sides.
+  """Interval of a distance of [N, D] and [M, D] over patients, drawn anew as a whole on both sides.
 
   A resampled set holds repeats, so that a biased distance such as FID is larger in it than in a set
   of distinct images: the percentile interval may lie above the value itself. Its width is what to
   look at; `low` and `high` are shifted so that the resampled median falls on the value.
 
-  Args:
-    real: [N, D].
-    other: [M, D].
-    distance: of two sets.
-    groups_real: whom each row of `real` belongs to.
-    groups_other: the same of `other`: the patient whose image or background it is made from.
-    paired: draws the same patients on both sides (N = M, row by row the same groups).
-    confidence: share of the resampled values inside.
-    resamples: their number.
-    seed: of the draws.
+  The groups say whom each row belongs to; of `other`, the patient whose image or background it is
+  made from. `paired` draws the same patients on both sides (N = M, row by row the same groups).
 
   Raises:
     ValueError: groups that do not fit the features, or each other when paired; fewer than two.

@@ -46,12 +46,7 @@ def kid(
 ) -> Kid:
   """As published: mean over random subsets of `size` vectors of each set, drawn without repeats.
 
-  Args:
-    first: [N, D].
-    second: [M, D].
-    subsets: how many.
-    size: vectors of a subset; None: 1,000 as published, or half of the smaller set.
-    seed: of the subsets.
+  `size` None: 1,000 as published, or half of the smaller set.
 
   Raises:
     ValueError: as for `mmd2`, or a set that is smaller than a subset.
@@ -95,10 +90,7 @@ class Prdc(NamedTuple):
 def prdc(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> Prdc:
   """Of two sets of feature vectors [N, D], [M, D], in memory of 1,024 rows of distances.
 
-  Args:
-    real: the reference.
-    generated: the other set.
-    k: the neighbour, itself not counted, that a ball reaches; its border does not belong to it.
+  A ball reaches neighbour number `k`, itself not counted; its border does not belong to it.
 
   Raises:
     ValueError: k or fewer vectors in a set, other lengths, or a number that is not finite.

@@ -78,11 +78,8 @@ def count(is_real: Sequence[bool], said_real: Sequence[bool]) -> Counts:
 def read(counts: Counts, *, margin: float = 0.1, confidence: float = 0.95) -> Reading:
   """Everything that can be said of one reader from four counts.
 
-  Args:
-    counts: the reader's answers.
-    margin: accuracies within 0.5 +- margin count as guessing in the equivalence test; to be chosen
-      before the study.
-    confidence: of the intervals; 1 - confidence is the level that the sentences speak of.
+  Accuracies within 0.5 +- `margin`, to be chosen before the study, count as guessing in the
+  equivalence test; 1 - `confidence` is the level that the sentences speak of.
 
   Raises:
     ValueError: a negative or fractional count, no answers, a margin outside (0, 0.5).

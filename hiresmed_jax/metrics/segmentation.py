@@ -46,11 +46,8 @@ def iou(counts: Overlap) -> Array:
 def count(found: Array, real: Array, valid: Array, weight: Array) -> dict[str, Array]:
   """Totals of a batch, which add up over batches.
 
-  Args:
-    found: bool[N, H, W].
-    real: bool[N, H, W].
-    valid: bool[N, H, W]; an image without a valid pixel does not count.
-    weight: f32[N], 0 for an image that does not count.
+  `found`, `real` and `valid` are bool[N, H, W]; an image without a valid pixel does not count, nor
+  does one of f32[N] `weight` 0.
 
   Returns:
     f32[] each: images, dice and iou (sums over images), both, found, real (pixels).

@@ -100,16 +100,10 @@ def bootstrap(
 ) -> Interval:
   """Percentile interval of the mean difference; images of one patient are drawn together.
 
-  Args:
-    first: N values of one method, and
-    second: N of the other, of the same images (several samplings of an image: one row each, the
-      image's patient as their group).
-    groups: whom each row belongs to; None: every row by itself.
-    within: after the groups draw anew inside each as well. Wider than needed in most cases
-      (Davison and Hinkley, 1997, section 3.8); for few large groups.
-    confidence: share of the resampled means inside the interval.
-    resamples: their number.
-    seed: of the draws.
+  Both are N values of the same images (several samplings of an image: one row each, the image's
+  patient as their group). `groups` say whom each row belongs to; None: every row by itself.
+  `within`: after the groups draw anew inside each as well, which is wider than needed in most cases
+  (Davison and Hinkley, 1997, section 3.8); for few large groups.
 
   Returns:
     The interval; its p-value is twice the smaller share of resampled means on one side of 0, and
@@ -144,14 +138,8 @@ def group_draws(
 ) -> Iterator[np.ndarray]:
   """Rows of one bootstrap sample after the other: as many groups as there are, with replacement.
 
-  Args:
-    groups: whom each of N rows belongs to.
-    resamples: how many samples.
-    seed: of the draws.
-    within: whether the rows of a drawn group are drawn anew too.
-
-  Yields:
-    i64[about N] row numbers, equal groups' rows together.
+  Yields i64[about N] row numbers, equal groups' rows together. `within`: the rows of a drawn group
+  are drawn anew too.
   """
   _, member = np.unique(np.asarray(groups), return_inverse=True)
   by_group = np.argsort(member, kind="stable")

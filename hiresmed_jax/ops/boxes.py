@@ -96,11 +96,7 @@ def suppressed(boxes: Array, labels: Array, valid: Array, *, iou: float) -> Arra
   more than `iou`. Each round compares all with the survivors of the round before, until one changes
   nothing: as many rounds as the longest chain of overlaps, not C.
 
-  Args:
-    boxes: f32[C, 4], the surest first.
-    labels: i32[C].
-    valid: bool[C].
-    iou: threshold.
+  Boxes are f32[C, 4], the surest first; labels i32[C], valid bool[C].
   """
   count = boxes.shape[0]
   before = jnp.arange(count)[:, None] < jnp.arange(count)[None, :]

@@ -101,14 +101,9 @@ def grains(image: Array) -> Array:
 
 
 def noise_level(image: Array, where: Array) -> Array:
-  """Standard deviation of the noise, by the quieter half: vessels and edges hardly count.
+  """Standard deviation f32[C] of the noise of f32[S, S, C] where bool[S, S]; 0 where none is.
 
-  Args:
-    image: f32[S, S, C].
-    where: bool[S, S], the pixels to look at; none gives 0.
-
-  Returns:
-    f32[C].
+  By the quieter half: vessels and edges hardly count.
   """
   loud = jnp.where(where[..., None], jnp.abs(grains(image)), jnp.nan)
   return jnp.nan_to_num(jnp.nanquantile(loud, 0.25, axis=(0, 1)) / _QUARTER)

@@ -93,13 +93,9 @@ def resize(images: Array, size: Size, *, scale: float) -> Array:
   """Cubic resampling by an exact scale: f32[..., H, W, C] -> f32[..., h, w, C].
 
   Keys' kernel with a = -1/2, widened when it shrinks (antialiased), borders mirrored with the
-  border pixel repeated. Pixel centres are at (i + 1/2) / scale whatever `size` is: what lies beyond
-  the size is left out, as SinGAN crops the last row and column.
-
-  Args:
-    images: any float images.
-    size: of the result; at most ceil(scale * side).
-    scale: of the result to the source, > 0.
+  border pixel repeated. Pixel centres are at (i + 1/2) / scale whatever `size` is, at most
+  ceil(scale * side): what lies beyond the size is left out, as SinGAN crops the last row and
+  column.
   """
   rows = jnp.asarray(_matrix(images.shape[-3], size[0], scale), images.dtype)
   columns = jnp.asarray(_matrix(images.shape[-2], size[1], scale), images.dtype)

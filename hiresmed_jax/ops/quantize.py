@@ -41,30 +41,17 @@ def normalize(x: Array) -> Array:
 
 
 def nearest(latents: Array, codebook: Array) -> Array:
-  """Index of the code with the largest cosine; the lowest index where several tie.
-
-  Args:
-    latents: [..., D].
-    codebook: [K, D].
-
-  Returns:
-    int32[...].
-  """
+  """Index of the code with the largest cosine, the lowest of ties: [..., D], [K, D] -> i32[...]."""
   highest = jax.lax.Precision.HIGHEST  # accelerators would round the factors to 8 or 11 bits
   cosine = jnp.dot(normalize(latents), normalize(codebook).T, precision=highest)
   return jnp.argmax(cosine, axis=-1).astype(jnp.int32)
 
 
 def quantize(latents: Array, codebook: Array) -> Quantized:
-  """Replaces each latent by its nearest code (van den Oord et al. 2017, on the unit sphere).
+  """Replaces each latent [..., D] by its nearest code of [K, D], on the unit sphere.
 
-  Args:
-    latents: [..., D].
-    codebook: [K, D].
-
-  Returns:
-    `Quantized`. The straight-through `codes` give no gradient to the codebook; `unit_codes` do,
-    and only to the rows that were chosen.
+  The straight-through `codes` give no gradient to the codebook; `unit_codes` do, and only to the
+  rows that were chosen. Source: van den Oord et al. 2017.
   """
   unit_latents = normalize(latents)
   indices = jax.lax.stop_gradient(nearest(latents, codebook))
@@ -88,6 +75,22 @@ def perplexity(counts: Array) -> Array:
 def update_usage(usage_ema: Array, counts: Array, decay: float) -> Array:
   """Running mean of each code's count per step: f32[K], f32[K] -> f32[K]."""
   return decay * usage_ema + (1.0 - decay) * counts
+
+
+def add_counts(both: Array, counts: Array, step: Array, steps_per_epoch: int) -> Array:
+  """f32[2, K]: counts of this epoch and of the one before; they move on when an epoch begins."""
+  first = step % steps_per_epoch == 0
+  running, before = jnp.where(first, 0.0, both[0]), jnp.where(first, both[0], both[1])
+  return jnp.stack([running + counts, before])
+
+
+def usage_of(both: Array) -> dict[str, Array]:
+  """Share of the K codes in use, and perplexity, of the last whole epoch; in the first, so far."""
+  counts = jnp.where(jnp.sum(both[1]) > 0, both[1], both[0])
+  return {
+    "code_usage": jnp.mean((counts > 0).astype(jnp.float32)),
+    "code_perplexity": perplexity(counts),
+  }
 
 
 def revive(
@@ -117,16 +120,9 @@ def revive(
 
 @functools.partial(jax.jit, static_argnames=("num_codes", "iterations"))
 def kmeans(latents: Array, key: Array, *, num_codes: int, iterations: int) -> Array:
-  """Spherical k-means with a fixed number of iterations; empty clusters are refilled.
+  """Spherical k-means of latents [P, D] -> f32[num_codes, D], unit centres.
 
-  Args:
-    latents: [P, D].
-    key: for the first centres and the refills.
-    num_codes: K.
-    iterations: how often the centres are moved.
-
-  Returns:
-    f32[K, D] unit centres.
+  The centres are moved `iterations` times; empty clusters are refilled.
   """
   unit = normalize(latents)
   nothing = jnp.zeros((num_codes, unit.shape[-1]), jnp.float32)

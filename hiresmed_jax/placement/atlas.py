@@ -31,12 +31,9 @@ class Atlas(NamedTuple):
 
 
 def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:
-  """Fits the density to the lesions of prepared images.
+  """Fits the density to the lesions of prepared images of the training split, never of another.
 
   The bandwidth maximises the likelihood of each group's lesions given those of all other groups.
-
-  Args:
-    items: of `records.source(dataset, "train")`; never of another split.
 
   Raises:
     UserError: they have no lesions.
@@ -90,11 +87,7 @@ def _bandwidth(points: np.ndarray, group: np.ndarray, weights: np.ndarray) -> tu
 
 
 def score_map(atlas: Atlas, content: np.ndarray) -> np.ndarray:
-  """The density in an image.
-
-  Args:
-    atlas: as fitted.
-    content: bool[H, W] of the image, as `body.content` finds it.
+  """The density in an image whose body is bool[H, W] `content`, see `body.content`.
 
   Returns:
     f32[H, W], >= 0, sum 1 over the image; it is not limited to the content.

@@ -68,13 +68,8 @@ def allowed_pixels(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: f
 def log_probabilities(score: np.ndarray, candidates: np.ndarray, floor: float) -> np.ndarray:
   """Log-probability of each candidate: a share `floor` is uniform, the rest follows the score.
 
-  Args:
-    score: f32[H, W], >= 0.
-    candidates: bool[H, W].
-    floor: in [0, 1].
-
-  Returns:
-    f64[H, W], natural logarithms; -inf elsewhere. The exponentials sum to 1.
+  f32[H, W] score, >= 0, and bool[H, W] candidates -> f64[H, W], natural logarithms whose
+  exponentials sum to 1; -inf elsewhere.
   """
   weights = _Weights(score, candidates, floor)
   with np.errstate(divide="ignore"):

@@ -147,16 +147,11 @@ def clear_of(
   placed: Sequence[tuple[Footprint, tuple[int, int]]],
   gap: float,
 ) -> np.ndarray:
-  """The pixels of `room` at which a footprint keeps the distance from those already placed.
+  """The pixels of bool[H, W] `room` at which a footprint keeps its distance from those placed.
 
-  Args:
-    room: bool[H, W], where the footprint fits.
-    shape: the footprint.
-    placed: the others, each with the (row, column) at which its whole array begins.
-    gap: least distance between pixel centres of two footprints, at least 1.
-
-  Returns:
-    bool[H, W]; `room` itself when nothing is placed yet.
+  `placed` has each with the (row, column) at which its whole array begins; `gap` is the least
+  distance between the pixel centres of two footprints, at least 1. -> bool[H, W]; `room` itself
+  when nothing is placed yet.
   """
   free = room.copy() if placed else room
   for other, origin in placed:

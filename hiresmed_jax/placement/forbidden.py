@@ -180,15 +180,10 @@ def write(
   *,
   advance: Callable[[], None] = lambda: None,
 ) -> None:
-  """Writes the rule's mask of every record that has none to `records.png_path`.
+  """Writes a rule's mask of every record that has none to `records.png_path`, one PNG an image.
 
-  Files that exist are kept, so that a second call continues the first.
-
-  Args:
-    source: records, as of `records.Records`.
-    folder: of the files, one PNG an image.
-    rule: one of `RULES`.
-    advance: called after every record.
+  Files that exist are kept, so that a second call continues the first. `rule` is one of `RULES`;
+  `advance` is called after every record.
   """
   for number in range(len(source)):
     item = source[number]

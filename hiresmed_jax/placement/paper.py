@@ -15,12 +15,9 @@ from hiresmed_jax.placement.footprint import Footprint, clear_of, fits
 
 
 def locate(score: np.ndarray, count: int, *, apart_px: int = 9) -> np.ndarray:
-  """C_loc of Eq. 14 from a dense score: its highest peaks.
+  """C_loc of Eq. 14 from a dense score f32[H, W], >= 0: its highest peaks, `count` (k) at most.
 
-  Args:
-    score: f32[H, W], >= 0.
-    count: k of the equation, the largest number of points.
-    apart_px: a peak is the highest score in a square of this odd side around it.
+  A peak is the highest score in a square of the odd side `apart_px` around it.
 
   Returns:
     f64[n, 2], n <= count, centres (x, y) of pixels, highest first; one point for each plateau.

@@ -1,7 +1,7 @@
 """The records that a config trains on, and what makes a run this run and no other."""
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import jax
@@ -72,13 +72,9 @@ def identity(
 ) -> dict[str, Any]:
   """What a finished or resumed run must agree on. Devices and reading speed may change under it.
 
-  Args:
-    config: of the run.
-    route: whose part of the config counts.
-    dataset: whose fingerprint counts.
-    folder: of the run. The same run begun by an older version keeps the identity that it has
-      there, since its checkpoints hold that.
-    values: what counts beside the seed, by name; None: the route's part, and how images are read.
+  The same run begun in `folder` by an older version keeps the identity that it has there, since its
+  checkpoints hold that. Beside the seed, `values` count, by name; None: the route's part of the
+  config, and how images are read.
 
   Returns:
     {"config": nested values, "config_hash", "data": fingerprint}.
@@ -113,13 +109,6 @@ def check_counts(
 ) -> None:
   """Refuses splits that are too small: a batch to train on, an image to choose the weights by.
 
-  Args:
-    sources: of "train" and "val".
-    route: which route, for the message.
-    batch_size: of a training step.
-    root: of the dataset, for the message.
-    what: "images", or which of them.
-
   Raises:
     UserError: too few.
   """
@@ -130,6 +119,16 @@ def check_counts(
         f"{root} has {count} {split} {what} and this run needs {need}: prepare more images, name "
         f"their patients by --groups, or lower {route}.batch_size"
       )
+
+
+def written_once(done: pathlib.Path, what: str, count: int, write: Callable[..., None]) -> None:
+  """Lets the first process `write(advance=...)` unless `done` is there; all others wait for it."""
+  meshes.wait_for_all(f"{what} are looked for")
+  if jax.process_index() == 0 and not done.is_file():
+    with Progress(count, what, unit="image") as progress:
+      write(advance=progress.advance)
+    done.touch()
+  meshes.wait_for_all(f"{what} are there")
 
 
 def feed(config: Any, batch_size: int) -> dict[str, Any]:

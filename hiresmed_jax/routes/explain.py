@@ -24,12 +24,9 @@ Facts = dict[str, Any]  # nested values that JSON can hold: bytes, FLOPs (a mult
 
 
 def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
-  """The facts of a config.
+  """The facts of a checked config, planned for a number of devices that need not exist.
 
-  Args:
-    config: from `runtime.config.load_config`, checked.
-    devices: how many devices to plan for; they need not exist.
-    compiled: also compile the training step for the devices that are here, where a route can.
+  `compiled`: also compile the training step for the devices that are here, where a route can.
 
   Returns:
     {"config": its name, route and preset; "mesh": devices, their kind, sizes of the axes;

@@ -48,12 +48,7 @@ def compile_programs(
 ) -> Programs:
   """Compiles the step and the evaluation of a phase ahead of time.
 
-  Args:
-    task: what is trained.
-    phase: its number.
-    mesh: of all devices.
-    batch: this process's share of a training batch, for the shapes.
-    val_batch: a validation batch, whole, for the shapes.
+  Shapes are those of `batch`, this process's share of a training batch, and of `val_batch`, whole.
   """
   split, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
   state = abstract_state(task, phase, mesh)
@@ -105,14 +100,7 @@ def first_state(
 
 
 def next_state(begin: Callable[..., Any], programs: Programs, state: Any, batch: Any) -> Any:
-  """The state with which a phase begins, from the last one of the phase before.
-
-  Args:
-    begin: of the phase.
-    programs: of the phase.
-    state: the last one of the phase before.
-    batch: the phase's, on the devices.
-  """
+  """The state with which a phase begins, from the last one of the phase before."""
   shardings = _shardings(programs.abstract_state)
   return jax.jit(begin, out_shardings=shardings, compiler_options=_QUICK)(state, batch)
 
@@ -126,13 +114,9 @@ def evaluate(
 ) -> tuple[dict[str, float], int]:
   """Runs the evaluation over host batches, which every process holds whole, one at a time.
 
-  Args:
-    task: what is trained.
-    programs: of the phase.
-    state: on the devices.
-    batches: each with "weight", 0 on rows that only fill it up.
-    look: (this process's rows of a batch, what `Task.eval_step` made of them), after each batch.
-      Nothing else keeps them: memory does not grow with the number of images.
+  `batches` have "weight", 0 on rows that only fill them up. `look` is called after each with this
+  process's rows of it and what `Task.eval_step` made of them; nothing else keeps them, so that
+  memory does not grow with the number of images.
 
   Returns:
     (named numbers, how many images); ({}, 0) without a batch.

@@ -22,13 +22,10 @@ from hiresmed_jax.runtime import run_folder
 def train(
   config: Any, *, data: pathlib.Path | None, workdir: pathlib.Path, overwrite: bool = False
 ) -> dict[str, Any]:
-  """Trains what config.route names, in order; a finished route is skipped.
+  """Trains what config.route names, in order, each in its folder of `workdir`.
 
-  Args:
-    config: from `runtime.config.load_config`.
-    data: prepared dataset, or None where the config makes its own phantom.
-    workdir: holds one folder a route.
-    overwrite: remove an earlier run of these routes.
+  A finished route is skipped. `data` is None where the config makes its own phantom; `overwrite`
+  removes an earlier run of these routes.
 
   Returns:
     {route: content of its DONE.json}.

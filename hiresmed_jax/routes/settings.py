@@ -79,12 +79,9 @@ SYNTHESIZE = Table("synthesize", (
 
 
 def base(name: str, *, route: str, preset: str) -> ConfigDict:
-  """Everything that a config holds, with the values of the preset.
+  """Everything that a config holds, with the values of one of PRESETS.
 
-  Args:
-    name: of the experiment; the default workdir is runs/<name>.
-    route: "all" or one of `routes.ROUTES`.
-    preset: one of PRESETS.
+  The default workdir is runs/<name>; `route` is "all" or one of `routes.ROUTES`.
   """
   config = settings.values(_run(), preset)
   config.update({"name": name, "route": route})
@@ -129,12 +126,7 @@ def wanted(config: Any) -> tuple[str, ...]:
 def check(config: Any, wanted: Iterable[str] = (), *, devices: int = 1) -> None:
   """Refuses what cannot be trained with, before anything is read, drawn or compiled.
 
-  Every value of the config is checked, also those of other routes.
-
-  Args:
-    config: all of it.
-    wanted: routes that are to be trained.
-    devices: over how many.
+  Every value of the config is checked, also those of other routes than `wanted`.
 
   Raises:
     UserError: one line with the key, its value and what to use.
@@ -161,14 +153,10 @@ def departures(config: Any, group: str) -> list[Departure]:
 
 
 def stored(values: Mapping[str, Any], where: Any = "it") -> dict[str, Any]:
-  """A run's values as this version understands them; see `runtime.settings.upgraded`.
-
-  Args:
-    values: "config" of the run's config.json, or a part of it, by group.
-    where: the run's folder, for the message.
+  """A run's values by group as this version understands them; see `runtime.settings.upgraded`.
 
   Raises:
-    UserError: it has settings that this version does not know.
+    UserError: they have settings that this version does not know.
   """
   upgraded = settings.upgraded(tables(), values)
   unknown = sorted(dict(leaves(upgraded)).keys() - settings.keyed(tables()).keys())

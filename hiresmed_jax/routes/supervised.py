@@ -4,6 +4,7 @@ A route gives the network, the loss of a batch and its evaluation. The state, th
 skipped and the running average are here.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -53,11 +54,11 @@ def task(
   start_from: Params | None = None,
   **about: Any,
 ) -> Task:
-  """Makes the task of a supervised route.
+  """Makes the task of a supervised route, whose network is a Linen module with batch norms.
 
   Args:
     name: the route.
-    net: Linen module of images in [-1, 1] or [0, 1], with batch norms.
+    net: of images in [-1, 1] or [0, 1].
     shape: (1, rows, columns, channels) of an image, for the shapes of the parameters.
     steps: length of the run.
     batch_size: over all processes.
@@ -139,14 +140,8 @@ def _train_step(
   if average is not None:
     ema = average(dict(ema), pack({"params": params, "batch_stats": stats}), state.step)
   skipped = optim.count_skipped(state.skipped, finite)
-  new = State(
-    step=state.step + 1,
-    params=params,
-    stats=stats,
-    opt=opt,
-    ema=ema,
-    skipped=skipped,
-    key=state.key,
+  new = dataclasses.replace(
+    state, step=state.step + 1, params=params, stats=stats, opt=opt, ema=ema, skipped=skipped
   )
   counts = dict(zip(optim.SKIPPED, skipped))
   return new, scalars | counts | {"gradient_norm": optax.tree.norm(grads)}

@@ -101,9 +101,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
   """Runs a command's `main(argv)` and leaves the process with the exit code it has earned.
 
-  Args:
-    main: takes the arguments after the program's name; returns an exit code, or None for 0.
-    argv: arguments; those of the process when None.
+  `main` returns an exit code, or None for 0. Without `argv` it is given the process's own.
 
   Raises:
     SystemExit: always, but for an exception that is neither the user's nor one of a full disk or

@@ -221,12 +221,11 @@ class Rate:
 
 
 def xla_flops(lowered: Any) -> float:
-  """FLOPs of one call over all devices, NaN when the backend does not tell.
+  """FLOPs of one call over all devices by XLA, NaN when the backend does not tell.
 
-  Args:
-    lowered: `jitted.lower(...)`, before `.compile()`: a compiled program tells of one device's
-      share, and of whatever rewriting the compiler has done. A multiply-add is two. The body of a
-      loop is counted once, whatever its trip count.
+  `lowered` is `jitted.lower(...)`, before `.compile()`: a compiled program tells of one device's
+  share, and of whatever rewriting the compiler has done. A multiply-add is two. The body of a loop
+  is counted once, whatever its trip count.
   """
   analysis = lowered.cost_analysis()
   return float((analysis or {}).get("flops", math.nan))

@@ -177,11 +177,8 @@ def leave_together(
   next collective: without this they would wait for minutes. A collective that failed because
   another process is gone becomes one line, and status 75, at once. With any other exception, which
   passes through, the others have `patience` seconds to make the same mistake; then this process
-  ends, and they see that it is gone. In a run of one process nothing is changed.
-
-  Args:
-    patience: seconds.
-    unless: exceptions that all processes have agreed upon.
+  ends, and they see that it is gone. In a run of one process nothing is changed, nor by exceptions
+  of `unless`, which all processes have agreed upon.
   """
   try:
     yield

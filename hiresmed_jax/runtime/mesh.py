@@ -56,11 +56,7 @@ def initialize_distributed(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when every process of this run has come here; at once where there is one.
-
-  Args:
-    name: the same on all of them.
-  """
+  """Returns when every process has come here with the same `name`; at once where there is one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
@@ -82,10 +78,7 @@ def make_mesh(
 ) -> Mesh:
   """Mesh of all devices (or of `devices`) with the axes ("data", "fsdp").
 
-  Args:
-    data: size of the data axis; -1 takes what `fsdp` leaves.
-    fsdp: over how many devices large parameters are split.
-    devices: the devices to use, all by default.
+  Large parameters are split over `fsdp` devices; `data` = -1 takes what these leave.
 
   Raises:
     UserError: the two sizes do not multiply to the number of devices.
@@ -126,18 +119,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
-  """Where each leaf of a training state lives.
+  """Where each leaf of a training state lives: the same pytree of `NamedSharding`.
 
   With fsdp > 1, a leaf of at least 2^20 elements (4 MiB of float32) is split along its largest
   dimension that fsdp divides; all others, keys included, are replicated. The rule sees shapes
   only, so a parameter, its moments and its average always lie alike.
 
-  Args:
-    shapes: pytree of `jax.ShapeDtypeStruct`, as from `jax.eval_shape(init, key)`.
-    mesh: from `make_mesh`, or an `AbstractMesh` of the same axes.
-
-  Returns:
-    The same pytree of `NamedSharding`.
+  `shapes` are `jax.ShapeDtypeStruct`s, as from `jax.eval_shape(init, key)`; the mesh may be an
+  `AbstractMesh` of the axes of `make_mesh`.
   """
   return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf, mesh.shape["fsdp"])), shapes)
 
@@ -161,14 +150,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def put_batch(batch: Any, sharding: NamedSharding) -> Any:
-  """Global arrays made of every process's share of the batch.
-
-  Args:
-    batch: pytree of numpy arrays [N / processes, ...]; no strings.
-    sharding: from `batch_sharding`.
-
-  Returns:
-    The same pytree of arrays [N, ...].
+  """Global arrays [N, ...] of every process's share [N / processes, ...] of a batch; no strings.
 
   Raises:
     UserError: the devices do not divide the batch.
@@ -188,12 +170,9 @@ def prefetch_to_device(
 ) -> Iterator[tuple[Any, Any]]:
   """Keeps `size` batches on their way to the device while the device is busy with others.
 
-  Transfers and steps are dispatched without waiting, so the host reads ahead in their shadow.
-
-  Args:
-    iterator: batches on the host, with grain's `get_state()` or without.
-    put: host batch -> device batch.
-    size: how many batches are under way; each holds device memory.
+  Transfers and steps are dispatched without waiting, so the host reads ahead in their shadow. The
+  iterator is one of batches on the host, with grain's `get_state()` or without; `put` makes a batch
+  on the device of one.
 
   Yields:
     (device batch, the iterator's state just after this batch): a run that saves this state after

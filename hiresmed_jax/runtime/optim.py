@@ -110,15 +110,11 @@ def make_optimizer(
 
 
 def zero_rows(opt_state: Tree, path: str, mask: Array) -> Tree:
-  """Forgets what the optimiser remembers of some rows of one parameter.
+  """Forgets what the optimiser remembers of some rows of one parameter [K, ...], where bool[K].
 
   A revived code must not move by the moments, or by the half-accumulated gradients, of the code
-  that it replaces.
-
-  Args:
-    opt_state: state of any optax optimiser, accumulation included.
-    path: the parameter's name, or the end of its path with "/" between keys ("codebook").
-    mask: bool[K], True where a row of the parameter [K, ...] starts anew.
+  that it replaces. `opt_state` is that of any optax optimiser; `path` the parameter's name, or the
+  end of its path with "/" between keys.
 
   Returns:
     `opt_state` with those rows of every array that stands for the parameter set to 0.
@@ -169,13 +165,8 @@ def update(
 ) -> tuple[Tree, Any]:
   """One update of the parameters by packed gradients: two large vectors in place of many leaves.
 
-  Args:
-    tx: the optimiser, of packed parameters.
-    grads: packed.
-    params: not packed.
-    opt_state: of `tx`.
-    accept: bool[], where False nothing changes; None: always True.
-    apart: see `pack`.
+  `tx` and `opt_state` are of packed parameters, `params` are not packed. Where bool[] `accept` is
+  False nothing changes. `apart`: see `pack`.
 
   Returns:
     (params, opt_state).
@@ -219,12 +210,10 @@ _KERNELS, _OTHERS = "kernel", "other"  # decay touches leaves named "kernel"
 
 
 def pack(tree: Any, *, apart: tuple[str, ...] = ()) -> dict[str, Array]:
-  """Joins the small leaves of a pytree into two vectors: kernels, and all others.
+  """Joins the small leaves of a pytree of one dtype into two vectors: kernels, and all others.
 
-  Args:
-    tree: pytree of arrays of one dtype.
-    apart: paths ("/" between keys) of leaves that stay by themselves, because something is done
-      to their rows. Leaves that a mesh may shard stay by themselves too.
+  `apart` are paths ("/" between keys) of leaves that stay by themselves, because something is done
+  to their rows. Leaves that a mesh may shard stay by themselves too.
 
   Returns:
     {"kernel": f32[...], "other": f32[...], path: leaf, ...}; a group without members is left out.

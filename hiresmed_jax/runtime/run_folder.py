@@ -32,9 +32,7 @@ def made_with(folder: pathlib.Path) -> dict[str, Any] | None:
 def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
   """Makes the folder this run's. Returns DONE.json's content when the run is already finished.
 
-  Args:
-    folder: <workdir>/<route>.
-    identity: "config" (nested values), "config_hash" and "data" (fingerprint) of the run.
+  `identity` holds "config" (nested values), "config_hash" and "data" (fingerprint) of the run.
 
   Raises:
     UserError: the folder holds a run of another config or of other data, or cannot be written to.

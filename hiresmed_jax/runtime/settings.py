@@ -104,12 +104,7 @@ def check(tables: Iterable[Table], config: Mapping[str, Any]) -> None:
 
 
 def departures(table: Table, config: Mapping[str, Any]) -> Iterator[Departure]:
-  """What differs from the preset `paper` in a way that changes results.
-
-  Args:
-    table: whose settings count.
-    config: the values of its group.
-  """
+  """What of a table's group differs from the preset `paper` in a way that changes results."""
   given = dict(leaves(config))
   for row in table.rows:
     if row.why and given[row.key] != row.paper:
@@ -119,17 +114,11 @@ def departures(table: Table, config: Mapping[str, Any]) -> Iterator[Departure]:
 
 
 def upgraded(tables: Iterable[Table], stored: Mapping[str, Any]) -> dict[str, Any]:
-  """The values that a run was made with, in the terms of today's tables.
+  """The nested values that a run was made with, in the terms of today's tables.
 
-  Renamed settings get their new names, removed ones that had the value that today's code stands
-  for are left out, and those that did not exist then get `as_it_was`.
-
-  Args:
-    tables: today's; those whose group the run did not store are not used.
-    stored: nested values.
-
-  Returns:
-    Nested values, new ones.
+  Renamed settings get their new names, removed ones that had the value that today's code stands for
+  are left out, and those that did not exist then get `as_it_was`. Tables whose group the run did
+  not store are not used.
   """
   flat = dict(leaves(stored))
   for table in tables:

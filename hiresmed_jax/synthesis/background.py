@@ -32,7 +32,7 @@ class Maker(NamedTuple):
   """How backgrounds are made.
 
   Attributes:
-    model: of `networks.reconstruction`; None: the pixels of the record.
+    model: of `workdir.reconstruction`; None: the pixels of the record.
     label_own: whether own lesions are kept and labelled, and not inpainted.
     least_contrast: share of an own lesion's contrast that must be left to keep it.
   """

@@ -42,7 +42,7 @@ class Setting(NamedTuple):
     maker: of backgrounds.
     lesions: where they come from.
     prior: over places.
-    danger: of `networks.forbidden_chances`; None: only masks say what is forbidden.
+    danger: of `workdir.forbidden_chances`; None: only masks say what is forbidden.
     user_mask: bool[H, W], True where the user forbids lesions; None: nowhere.
     clock: times the stages.
     substitute: gives a lesion where `lesions` has none; None: that image cannot be made.

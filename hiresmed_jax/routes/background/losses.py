@@ -25,13 +25,7 @@ Distance = Callable[[Params, Array, Array], Array]  # (weights, prediction, targ
 
 
 def forward(gen: Params, *, net: VQGAN, images: Array, key: Array, config: Any) -> Any:
-  """Images to reconstruction, in training.
-
-  Args:
-    gen: {"net": ..., "codebook": f32[K, D]}.
-    images: f32[N, H, W, C] in [-1, 1].
-    key: for DropPath.
-    config: "loss" of the route's config.
+  """Images f32[N, H, W, C] in [-1, 1] to reconstruction, in training; `config` is the group "loss".
 
   Returns:
     ((reconstruction f32[N, H, W, C], code loss f32[]), aux) with aux["losses"] scalars,
@@ -89,13 +83,8 @@ def gan_gradients(
 ) -> tuple[Array, Params, Metrics]:
   """Gradients of the hinge losses of both players, on one reconstruction.
 
-  Args:
-    disc: the discriminator.
-    params: of it.
-    recon: f32[N, H, W, C] in [-1, 1].
-    images: the real ones, same shape.
-    key: of DiffAugment.
-    policy: of DiffAugment, the same for both players; () for none.
+  `recon` and the real `images` are f32[N, H, W, C] in [-1, 1]; DiffAugment's `policy` is the same
+  for both players, () for none.
 
   Returns:
     (gradient of the generator's loss with respect to the reconstruction f32[N, H, W, C],
@@ -125,15 +114,8 @@ def adaptive_weight(
 ) -> Array:
   """GAN weight that balances the two pixel gradients at the last convolution: f32[].
 
-  Args:
-    net: the generator.
-    params: of `net`.
-    features: what the last convolution reads.
-    pixel_grad: gradient of reconstruction + perceptual loss, f32[N, H, W, C].
-    gan_grad: gradient of the generator's GAN loss, same shape.
-    cap: the largest weight.
-
-  Source: Esser et al. 2021, Eq. 7.
+  `features` is what that convolution reads; the gradients, of reconstruction + perceptual loss and
+  of the generator's GAN loss, are f32[N, H, W, C]. Source: Esser et al. 2021, Eq. 7.
   """
 
   def head(last: Params) -> Array:

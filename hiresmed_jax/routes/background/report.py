@@ -24,13 +24,7 @@ _DIAMETER_BINS = (0.0, 5.0, 8.0, 12.0, np.inf)  # pixels of the network's input
 
 
 def draw_reconstructions(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
-  """Writes reconstruction_<step>.png: original, reconstruction and difference, lesions magnified.
-
-  Args:
-    step: of the run, for the name.
-    examples: validation images and their reconstructions.
-    folder: of the figures.
-  """
+  """Writes reconstruction_<step>.png: original, reconstruction, difference, lesions magnified."""
   _grid(folder / f"reconstruction_{step:07d}.png", examples, f"validation, step {step}")
 
 

@@ -139,11 +139,7 @@ def check(config: Any) -> None:
 
 
 def readings(config: Any) -> Iterator[Departure]:
-  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
-
-  Args:
-    config: the values of the group.
-  """
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too."""
   yield Departure(
     "downsampling",
     "three times, 1,024 to 16",

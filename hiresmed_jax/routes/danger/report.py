@@ -23,10 +23,7 @@ _RED, _CYAN = (1.0, 0.2, 0.1), (0.1, 0.9, 1.0)
 def draw_masks(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   """Writes masks_<step>.png: validation images, the masks, and what the network forbids.
 
-  Args:
-    step: of the run, for the name.
-    examples: images and f32[S, T, 1], chances of being forbidden.
-    folder: of the figures.
+  What `examples` have as made are chances of being forbidden, f32[S, T, 1].
   """
   _grid(folder / f"masks_{step:07d}.png", examples, f"validation, step {step}")
 
@@ -41,12 +38,7 @@ def final_evaluation(
 ) -> dict[str, Any]:
   """Evaluates the best weights on images, and by the real lesions that they would forbid; draws.
 
-  Args:
-    evaluate: `programs.evaluate` with the best state.
-    val: validation images, which chose the weights.
-    test: held-out images; may be none.
-    folder: <workdir>/danger.
-    masks: where the masks come from that it is compared with.
+  `val` images chose the weights; `test` may be none; `masks` says where the masks come from.
 
   Returns:
     {"val", "held_out": numbers of `metrics.segmentation`, Hausdorff distances as medians over
@@ -88,11 +80,7 @@ def _evaluate(
 def false_exclusion(
   forbidden: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
 ) -> dict[str, float]:
-  """How many real lesions a mask would not allow.
-
-  Args:
-    forbidden: bool[S, T] of each image.
-    boxes: f32[n, 4] xyxy pixels of each image.
+  """How many real lesions masks bool[S, T] would not allow, by boxes f32[n, 4] of each image.
 
   Returns:
     {"lesions", "forbidden": of how many the middle is, "share": 0 where there are none}.

@@ -85,11 +85,7 @@ def check(config: Any) -> None:
 
 
 def readings(config: Any) -> Iterator[Departure]:
-  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
-
-  Args:
-    config: the values of the group.
-  """
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too."""
   del config
   yield Departure(
     "U-Net",

@@ -25,14 +25,10 @@ from hiresmed_jax.types import Array, Batch, Metrics, Params
 def build(
   config: Any, *, channels: int, size: Sequence[int], steps: int, dtype: Any = jnp.float32
 ) -> Task:
-  """Makes the task from the values of `routes.danger.settings`.
+  """Makes the task from the values of `routes.danger.settings`, which no network is handed.
 
-  Args:
-    config: nested values, read here and never handed to a network.
-    channels: of the images, 1 or 3.
-    size: (rows, columns) of the images; both divide by 16.
-    steps: length of the run.
-    dtype: of the convolutions; parameters, losses and norms stay float32.
+  `size` is rows and columns of the images, both divide by 16; `dtype` that of the convolutions:
+  parameters, losses and norms stay float32.
   """
   net = network(config, dtype=dtype)
   return supervised.task(

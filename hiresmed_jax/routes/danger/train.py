@@ -14,10 +14,8 @@ from hiresmed_jax.routes import loop
 from hiresmed_jax.routes.danger import report
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.programs import evaluate
-from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
-from hiresmed_jax.runtime.progress import Progress
 
 
 def skip(config: Any, dataset: records.Dataset) -> str:
@@ -108,11 +106,7 @@ def _labelled(
     return records.WithForbidden(source, folder)
   if not rule:
     return records.WithForbidden(source, None)
-  meshes.wait_for_all(f"masks of {source.split} images are looked for")
+  write = functools.partial(forbidden.write, source, folder, rule)
   done = folder / f"{source.split}.done"
-  if jax.process_index() == 0 and not done.is_file():
-    with Progress(len(source), f"masks, {source.split}", unit="image") as progress:
-      forbidden.write(source, folder, rule, advance=progress.advance)
-    done.touch()
-  meshes.wait_for_all(f"masks of {source.split} images are there")
+  datasets.written_once(done, f"masks, {source.split}", len(source), write)
   return records.WithForbidden(source, folder)

@@ -21,10 +21,7 @@ _FOUND, _REAL = (1.0, 0.75, 0.1), (0.1, 0.9, 1.0)
 def draw_detections(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
   """Writes detections_<step>.png: validation images with real boxes beside the surest found ones.
 
-  Args:
-    step: of the run, for the name.
-    examples: images and f32[L, 5], boxes xyxy and scores, the surest first.
-    folder: of the figures.
+  What `examples` have as made are f32[L, 5], boxes xyxy and scores, the surest first.
   """
   _grid(folder / f"detections_{step:07d}.png", examples, f"validation, step {step}")
 
@@ -38,11 +35,7 @@ def final_evaluation(
 ) -> dict[str, Any]:
   """Evaluates the best weights as a detector, lesions in place, and draws.
 
-  Args:
-    evaluate: `programs.evaluate` with the best state.
-    val: validation images, which chose the weights.
-    test: held-out images; may be none.
-    folder: <workdir>/location.
+  `val` images chose the weights; `test` may be none.
 
   Returns:
     {"val", "held_out": numbers of `metrics.detection` or None, "protocol"}.
@@ -71,10 +64,8 @@ def draw_priors(
 ) -> None:
   """Held-out images without their lesions, and each prior laid over them; the lesions' places.
 
-  Args:
-    pictures: for each image ([shown, atlas, yolo, both], f32[H, W] in [0, 1] each, and the points
-      f64[n, 2] (x, y) where its lesions were).
-    path: of the PNG.
+  `pictures` are for each image ([shown, atlas, yolo, both], f32[H, W] in [0, 1] each, and the
+  points f64[n, 2] (x, y) where its lesions were).
   """
   rows = []
   for (shown, *maps), points in pictures:

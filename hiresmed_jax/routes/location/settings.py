@@ -92,11 +92,7 @@ def check(config: Any) -> None:
 
 
 def readings(config: Any) -> Iterator[Departure]:
-  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too.
-
-  Args:
-    config: the values of the group.
-  """
+  """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too."""
   yield Departure(
     "what the detector tells (Eq. 14)",
     "where it finds lesions in an image that has none",

@@ -36,16 +36,11 @@ def build(
   dtype: Any = jnp.float32,
   start_from: Params | None = None,
 ) -> Task:
-  """Makes the task from the values of `routes.location.settings`.
+  """Makes the task from the values of `routes.location.settings`, which no network is handed.
 
-  Args:
-    config: nested values, read here and never handed to a network.
-    channels: of the images, 1 or 3.
-    size: S; it divides by 32.
-    steps: length of the run.
-    steps_per_epoch: the warm-up is given in epochs.
-    dtype: of the convolutions; parameters, losses and norms stay float32.
-    start_from: {"params", "batch_stats"} to begin with; None: random.
+  `size` is S, it divides by 32; the warm-up is given in epochs; `dtype` is that of the
+  convolutions: parameters, losses and norms stay float32. The run begins with {"params",
+  "batch_stats"} of `start_from`; None: random ones.
   """
   net = network(config, dtype=dtype)
   return supervised.task(

@@ -18,7 +18,6 @@ from hiresmed_jax.routes.programs import Programs, evaluate
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
-from hiresmed_jax.runtime.progress import Progress
 
 _PRIOR_IMAGES = 256  # of a split on which priors are compared, at most
 
@@ -48,7 +47,12 @@ def train(
   who = datasets.identity(config, "location", dataset, folder)
   train_source: Any = plain["train"]
   if run_folder.claim(folder, who) is None and values.lesion_free:
-    _write_lesion_free(sources["train"], folder / "bare", values.decoys, config.seed)
+    write = functools.partial(
+      emptied.write_all, sources["train"], folder / "bare", decoys=values.decoys, seed=config.seed
+    )
+    datasets.written_once(
+      folder / "bare" / "DONE", "images without lesions", len(sources["train"]), write
+    )
     train_source = records.WithLesionFree(plain["train"], folder / "bare")
   steps_per_epoch = max(1, len(train_source) // values.batch_size)
   steps = values.steps or values.epochs * steps_per_epoch
@@ -151,16 +155,3 @@ def _weights(path: str, net: Any, channels: int) -> Any:
   if not path:
     return None
   return converted.load(pathlib.Path(path), net, channels=channels)
-
-
-def _write_lesion_free(
-  source: records.Records, folder: pathlib.Path, decoys: float, seed: int
-) -> None:
-  """Images without lesions, written once by the first process."""
-  meshes.wait_for_all("images without lesions are looked for")
-  done = folder / "DONE"
-  if jax.process_index() == 0 and not done.is_file():
-    with Progress(len(source), "without lesions", unit="image") as progress:
-      emptied.write_all(source, folder, decoys=decoys, seed=seed, advance=progress.advance)
-    done.touch()
-  meshes.wait_for_all("images without lesions are there")

@@ -24,22 +24,12 @@ def main(argv: list[str]) -> None:
     example=_EXAMPLE,
     overrides=True,
   )
-  parser.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE.py[:ROUTE[,PRESET]]",
-    help="a path or a name in configs/",
-  )
-  parser.add_argument(
-    "--devices", type=int, metavar="N", help="plan for N devices (default: those that are here)"
-  )
-  parser.add_argument(
-    "--compile", action="store_true", help="also compile the training step on this backend"
-  )
-  parser.add_argument(
-    "--settings", action="store_true", help="list every setting instead, and what it may be"
-  )
-  parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+  add = parser.add_argument
+  add("--config", required=True, metavar=cli.CONFIG, help="a path, or a name in configs/")
+  add("--devices", type=int, metavar="N", help="plan for N devices (default: those that are here)")
+  add("--compile", action="store_true", help="also compile the training step on this backend")
+  add("--settings", action="store_true", help="list every setting instead, and what it may be")
+  add("--json", action="store_true", help="the same as one JSON object")
   options, overrides = parser.parse(argv)
   values = config.load_config(options.config, overrides)
   devices = jax.device_count() if options.devices is None else options.devices

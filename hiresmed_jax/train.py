@@ -23,19 +23,11 @@ def main(argv: list[str]) -> int:
     example=_EXAMPLE,
     overrides=True,
   )
-  parser.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE.py[:ROUTE[,PRESET]]",
-    help="a path, or a name in configs/",
-  )
-  parser.add_argument("--data", type=pathlib.Path, help="dataset folder that `prepare` wrote")
-  parser.add_argument(
-    "--workdir", type=pathlib.Path, help="where the run lives (runs/<config name>)"
-  )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="remove an earlier run of these routes first"
-  )
+  add = parser.add_argument
+  add("--config", required=True, metavar=cli.CONFIG, help="a path, or a name in configs/")
+  add("--data", type=pathlib.Path, help="dataset folder that `prepare` wrote")
+  add("--workdir", type=pathlib.Path, help="where the run lives (runs/<config name>)")
+  add("--overwrite", action="store_true", help="remove an earlier run of these routes first")
   options, overrides = parser.parse(argv)
   values = config.load_config(options.config, overrides)
   if values.data.phantom.kind and options.data:

@@ -80,6 +80,26 @@ def train_data(broken: tuple[int, ...] = (), size: int = CROP) -> grain.IterData
   return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """The rows of eight batches, which a function makes by their number."""
+
+  batch: Callable[[int], dict[str, np.ndarray]]
+  size: int
+
+  def __len__(self) -> int:
+    return 8 * self.size
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {k: v[index % self.size] for k, v in self.batch(index // self.size).items()}
+
+
+def train_data_of(batch: Callable[[int], dict[str, np.ndarray]], size: int) -> grain.IterDataset:
+  """Endless batches of `Rows`."""
+  batches = grain.MapDataset.source(Rows(batch, size)).seed(0).shuffle().repeat().batch(size)
+  return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+
+
 def val_batches(count: int = 5) -> list[dict[str, Any]]:
   """One batch of whole images of 32 px, filled up with what must not count."""
   batch = {

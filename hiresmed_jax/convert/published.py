@@ -29,21 +29,14 @@ LPIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """One file at its publisher's.
+  """One file at its publisher's."""
 
-  Attributes:
-    url: where it is published; without a sha256, the page that leads there.
-    sha256: of the whole file, hexadecimal; None where the publisher offers no file to check.
-    size: in bytes, where known.
-    what: what it holds, in a few words.
-    licence: its publisher's.
-  """
-
-  url: str
+  url: str  # where it is published; without a sha256, the page that leads there
+  # Of the whole file, hexadecimal; None where the publisher offers no file to check.
   sha256: str | None
-  size: int | None
-  what: str
-  licence: str
+  size: int | None  # in bytes, where known
+  what: str  # what it holds, in a few words
+  licence: str  # its publisher's
 
   @property
   def name(self) -> str:

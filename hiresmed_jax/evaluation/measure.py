@@ -69,45 +69,28 @@ def on_devices(rows: Sequence[Item], size: int, mesh: jax.sharding.Mesh) -> dict
 
 
 class Tools(NamedTuple):
-  """Compiled functions, used for every set.
+  """Compiled functions, used for every set."""
 
-  Attributes:
-    networks: with their weights on the host.
-    weights: {"features", "lpips": by network}, on the devices.
-    pixels: (image, reference, mask) -> numbers f32[N] by name.
-    lpips: by network: (weights, image, reference) -> f32[N].
-    features: (weights, image 0 .. 255) -> f32[N, D].
-    fidelity: `lesions.fidelity`.
-    mesh: of devices.
-  """
-
-  networks: networks.Networks
-  weights: Mapping[str, Any]
-  pixels: Callable[..., Any]
-  lpips: Mapping[str, Callable[..., Any]]
-  features: Callable[..., Any] | None
-  fidelity: Callable[..., Any]
-  mesh: jax.sharding.Mesh
+  networks: networks.Networks  # with their weights on the host
+  weights: Mapping[str, Any]  # {"features", "lpips": by network}, on the devices
+  pixels: Callable[..., Any]  # (image, reference, mask) -> numbers f32[N] by name
+  lpips: Mapping[str, Callable[..., Any]]  # by network: (weights, image, reference) -> f32[N]
+  features: Callable[..., Any] | None  # (weights, image 0 .. 255) -> f32[N, D].
+  fidelity: Callable[..., Any]  # `lesions.fidelity`
+  mesh: jax.sharding.Mesh  # of devices
 
 
 class Measured(NamedTuple):
-  """The numbers of a set.
+  """The numbers of a set."""
 
-  Attributes:
-    numbers: f64[N] by metric, NaN where it is missing.
-    features: f32[N, D]; NaN rows for images that were not read; None without a network.
-    lesions: f64[L] by name: of `lesions.fidelity`, "lpips_<net>", and "image", the entry's index.
-    failed: the reason by index of each entry that was not read.
-    unpaired: number of images without a reference, by reason.
-    shapes: number of sizes.
-  """
-
-  numbers: dict[str, np.ndarray]
+  numbers: dict[str, np.ndarray]  # f64[N] by metric, NaN where it is missing
+  # f32[N, D]; NaN rows for images that were not read; None without a network.
   features: np.ndarray | None
+  # f64[L] by name: of `lesions.fidelity`, "lpips_<net>", and "image", the entry's index.
   lesions: dict[str, np.ndarray]
-  failed: dict[int, str]
-  unpaired: dict[str, int]
-  shapes: int
+  failed: dict[int, str]  # the reason by index of each entry that was not read
+  unpaired: dict[str, int]  # number of images without a reference, by reason
+  shapes: int  # number of sizes
 
 
 def tools(found: networks.Networks, mesh: jax.sharding.Mesh) -> Tools:

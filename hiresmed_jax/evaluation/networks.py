@@ -38,17 +38,11 @@ class Features(NamedTuple):
 
 
 class Networks(NamedTuple):
-  """The networks that have weights.
+  """The networks that have weights."""
 
-  Attributes:
-    lpips: (distance, weights) by network.
-    features: for distances between sets; None where missing.
-    missing: the reason by name of a missing number, or "features".
-  """
-
-  lpips: Mapping[str, tuple[Distance, Params]]
-  features: Features | None
-  missing: Mapping[str, str]
+  lpips: Mapping[str, tuple[Distance, Params]]  # (distance, weights) by network
+  features: Features | None  # for distances between sets; None where missing
+  missing: Mapping[str, str]  # the reason by name of a missing number, or "features"
 
 
 def load(

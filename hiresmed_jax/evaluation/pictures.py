@@ -21,39 +21,23 @@ _NO_MASK = np.zeros((0, 0), np.uint16)
 
 
 class Picture(NamedTuple):
-  """An image to evaluate, with its reference and its lesions.
+  """An image to evaluate, with its reference and its lesions."""
 
-  Attributes:
-    image: f32[H, W, C] in [0, 1].
-    reference: the real image, of the same shape; None where there is none.
-    no_reference: the reason why there is none.
-    boxes: f32[N, 4] xyxy pixels, of the lesions in the image.
-    lesion_mask: uint16[H, W], id = box index + 1; (0, 0) when unknown.
-  """
-
-  image: np.ndarray
-  reference: np.ndarray | None = None
-  no_reference: str = "there is no real image beside it"
-  boxes: np.ndarray = _NO_BOXES
-  lesion_mask: np.ndarray = _NO_MASK
+  image: np.ndarray  # f32[H, W, C] in [0, 1]
+  reference: np.ndarray | None = None  # the real image, of the same shape; None where there is none
+  no_reference: str = "there is no real image beside it"  # the reason why there is none
+  boxes: np.ndarray = _NO_BOXES  # f32[N, 4] xyxy pixels, of the lesions in the image
+  lesion_mask: np.ndarray = _NO_MASK  # uint16[H, W], id = box index + 1; (0, 0) when unknown
 
 
 class Entry(NamedTuple):
-  """An image that can be loaded.
+  """An image that can be loaded."""
 
-  Attributes:
-    key: of the real image that it belongs to, or its own.
-    group: patient group of that image, the unit of a bootstrap.
-    sampling: 0 for the first image of a key, 1 for the second, and so on.
-    donors: of the inserted lesions.
-    load: reads the image; raises Unreadable.
-  """
-
-  key: str
-  group: str
-  sampling: int
-  donors: tuple[str, ...]
-  load: Callable[[], Picture]
+  key: str  # of the real image that it belongs to, or its own
+  group: str  # patient group of that image, the unit of a bootstrap
+  sampling: int  # 0 for the first image of a key, 1 for the second, and so on
+  donors: tuple[str, ...]  # of the inserted lesions
+  load: Callable[[], Picture]  # reads the image; raises Unreadable
 
 
 class Scale(NamedTuple):

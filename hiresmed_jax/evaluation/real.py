@@ -37,29 +37,18 @@ class Place(NamedTuple):
 
 
 class Real(NamedTuple):
-  """The real images that all methods are compared with.
+  """The real images that all methods are compared with."""
 
-  Attributes:
-    what: kind and number of the images, for the report.
-    entries: the images that distributions are compared with: the held-out split, or the folder's.
-    dataset: None for a folder.
-    sources: records of each split; {} for a folder.
-    places: of the record of each image id; {} for a folder.
-    files: by stem; {} for a dataset.
-    window: how records are shown, as in `transforms.View`.
-    bits: 8 or 16, of the stored images.
-    longest: side of the largest image that distributions are compared with, pixels.
-  """
-
-  what: str
+  what: str  # kind and number of the images, for the report
+  # The images that distributions are compared with: the held-out split, or the folder's.
   entries: tuple[Entry, ...]
-  dataset: records.Dataset | None
-  sources: Mapping[Split, records.Records]
-  places: Mapping[str, Place]
-  files: Mapping[str, Path]
-  window: Any
-  bits: int
-  longest: int
+  dataset: records.Dataset | None  # None for a folder
+  sources: Mapping[Split, records.Records]  # records of each split; {} for a folder
+  places: Mapping[str, Place]  # of the record of each image id; {} for a folder
+  files: Mapping[str, Path]  # by stem; {} for a dataset
+  window: Any  # how records are shown, as in `transforms.View`
+  bits: int  # 8 or 16, of the stored images
+  longest: int  # side of the largest image that distributions are compared with, pixels
 
   def group_of(self, key: str) -> str:
     """The group of a key; the key itself where the group is unknown."""

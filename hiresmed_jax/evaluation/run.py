@@ -35,47 +35,27 @@ _CASES = 3
 
 
 class Request(NamedTuple):
-  """What to compare, and how.
+  """What to compare, and how."""
 
-  Attributes:
-    out: folder of the report.
-    real: prepared dataset or folder; None: the data of the first workdir.
-    data: prepared dataset of the workdirs, where it has moved.
-    synthetic: folders of `synthesize`, or of images.
-    workdirs: trained runs, whose reconstructions of held-out images are evaluated.
-    baselines: folders of other methods' images.
-    runs: folders with a metrics.jsonl, for convergence.
-    reader_study: CSV file.
-    lpips: networks.
-    network: of the features that are compared.
-    tap: of Inception.
-    how: Inception's resize.
-    file: weights of that network; None: those of the cache folder.
-    samplings: of each background; None chooses.
-    thresholds: of the convergence.
-    quantity: whose convergence.
-    seed: of subsets, halves and resamples.
-    overwrite: replace a report.
-  """
-
-  out: Path
-  real: Path | None = None
-  data: Path | None = None
-  synthetic: Sequence[Named] = ()
+  out: Path  # folder of the report
+  real: Path | None = None  # prepared dataset or folder; None: the data of the first workdir
+  data: Path | None = None  # prepared dataset of the workdirs, where it has moved
+  synthetic: Sequence[Named] = ()  # folders of `synthesize`, or of images
+  # Trained runs, whose reconstructions of held-out images are evaluated.
   workdirs: Sequence[Named] = ()
-  baselines: Sequence[Named] = ()
-  runs: Sequence[Named] = ()
-  reader_study: Path | None = None
-  lpips: Sequence[str] = ("alexnet", "vgg16")
-  network: str = "inception"
-  tap: int = 2048
-  how: str = "legacy"
-  file: Path | None = None
-  samplings: int | None = None
-  thresholds: Sequence[float] = ()
-  quantity: str = convergence.QUANTITY
-  seed: int = 0
-  overwrite: bool = False
+  baselines: Sequence[Named] = ()  # folders of other methods' images
+  runs: Sequence[Named] = ()  # folders with a metrics.jsonl, for convergence
+  reader_study: Path | None = None  # CSV file
+  lpips: Sequence[str] = ("alexnet", "vgg16")  # networks
+  network: str = "inception"  # of the features that are compared
+  tap: int = 2048  # of Inception
+  how: str = "legacy"  # Inception's resize
+  file: Path | None = None  # weights of that network; None: those of the cache folder
+  samplings: int | None = None  # of each background; None chooses
+  thresholds: Sequence[float] = ()  # of the convergence
+  quantity: str = convergence.QUANTITY  # whose convergence
+  seed: int = 0  # of subsets, halves and resamples
+  overwrite: bool = False  # replace a report
 
 
 def evaluate(request: Request, mesh: jax.sharding.Mesh) -> dict[str, Any]:

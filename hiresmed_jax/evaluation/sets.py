@@ -33,25 +33,15 @@ _NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
 class ImageSet(NamedTuple):
-  """Images of one method.
+  """Images of one method."""
 
-  Attributes:
-    name: of the method.
-    kind: in a few words, for the report.
-    entries: its images.
-    same_lesions: whether an image shows the lesions of its reference, which it was made from.
-    notes: for the report, without names of files.
-    facts: of each trained run in it; () for folders.
-    longest: side of its largest image, pixels.
-  """
-
-  name: str
-  kind: str
-  entries: tuple[Entry, ...]
-  same_lesions: bool
-  notes: tuple[str, ...] = ()
-  facts: tuple[Mapping[str, Any], ...] = ()
-  longest: int = 0
+  name: str  # of the method
+  kind: str  # in a few words, for the report
+  entries: tuple[Entry, ...]  # its images
+  same_lesions: bool  # whether an image shows the lesions of its reference, which it was made from
+  notes: tuple[str, ...] = ()  # for the report, without names of files
+  facts: tuple[Mapping[str, Any], ...] = ()  # of each trained run in it; () for folders
+  longest: int = 0  # side of its largest image, pixels
 
 
 def open_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:

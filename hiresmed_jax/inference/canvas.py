@@ -13,27 +13,16 @@ from hiresmed_jax.placement import body
 
 
 class Canvas(NamedTuple):
-  """A canvas.
+  """A canvas."""
 
-  Attributes:
-    values: f32[H, W, C], value units, dense is bright.
-    value_range: (low, high) that is shown.
-    spacing_mm: (row, column); NaN when unknown.
-    scale: (row, column), canvas pixels per pixel of the record.
-    boxes: f32[N, 4], the record's own lesions in canvas pixels.
-    lesion_mask: uint16[H, W], id = box index + 1, or (0, 0).
-    forbidden_mask: uint8[H, W] or (0, 0).
-    content: bool[H, W], where there is a body.
-  """
-
-  values: np.ndarray
-  value_range: tuple[float, float]
-  spacing_mm: tuple[float, float]
-  scale: tuple[float, float]
-  boxes: np.ndarray
-  lesion_mask: np.ndarray
-  forbidden_mask: np.ndarray
-  content: np.ndarray
+  values: np.ndarray  # f32[H, W, C], value units, dense is bright
+  value_range: tuple[float, float]  # (low, high) that is shown
+  spacing_mm: tuple[float, float]  # (row, column); NaN when unknown
+  scale: tuple[float, float]  # (row, column), canvas pixels per pixel of the record
+  boxes: np.ndarray  # f32[N, 4], the record's own lesions in canvas pixels
+  lesion_mask: np.ndarray  # uint16[H, W], id = box index + 1, or (0, 0)
+  forbidden_mask: np.ndarray  # uint8[H, W] or (0, 0)
+  content: np.ndarray  # bool[H, W], where there is a body
 
   @property
   def shape(self) -> tuple[int, int]:

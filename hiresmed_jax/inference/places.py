@@ -24,17 +24,11 @@ _SATURATED = 0.02  # of the value range, from its end: a lesion would not be vis
 
 
 class Prior(NamedTuple):
-  """A prior over places.
+  """A prior over places."""
 
-  Attributes:
-    name: one of `settings.PRIORS`.
-    detector: of `workdir.detection_scores`; None for "uniform" and "atlas".
-    power: of the detector's scores: below 1 they count less.
-  """
-
-  name: str = "atlas"
-  detector: Model | None = None
-  power: float = 1.0
+  name: str = "atlas"  # one of `settings.PRIORS`
+  detector: Model | None = None  # of `workdir.detection_scores`; None for "uniform" and "atlas"
+  power: float = 1.0  # of the detector's scores: below 1 they count less
 
 
 def open_prior(

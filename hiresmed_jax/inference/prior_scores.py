@@ -23,17 +23,13 @@ _PICTURES = 4
 
 
 class Scores(NamedTuple):
-  """Log-scores of lesions.
+  """Log-scores of lesions."""
 
-  Attributes:
-    logs: key of a prior (see `key_of`) -> f64[N], nats over the uniform prior.
-    groups: N patient groups.
-    pictures: of a few images, ([image, atlas, detector, both: each f32[H, W] in [0, 1]], f64[n, 2]
-      (x, y) of its lesions).
-  """
-
+  # Key of a prior (see `key_of`) -> f64[N], nats over the uniform prior.
   logs: dict[str, np.ndarray]
-  groups: list[str]
+  groups: list[str]  # N patient groups
+  # Of a few images, ([image, atlas, detector, both: each f32[H, W] in [0, 1]], f64[n, 2] (x, y) of
+  # its lesions).
   pictures: list[tuple[list[np.ndarray], np.ndarray]]
 
 

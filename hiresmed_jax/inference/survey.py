@@ -29,21 +29,13 @@ _IMAGES = ("values", "surround", "alpha")
 
 
 class Survey(NamedTuple):
-  """What a training split holds.
+  """What a training split holds."""
 
-  Attributes:
-    atlas: where lesions are.
-    patches: the lesions that can be used.
-    padding: f32[N, 5], see `crops.padding`.
-    groups: hashes of the split's groups; no other may give a lesion.
-    skipped: number of lesions that cannot be used, by reason.
-  """
-
-  atlas: atlas.Atlas
-  patches: list[LesionPatch]
-  padding: np.ndarray
-  groups: frozenset[str]
-  skipped: dict[str, int]
+  atlas: atlas.Atlas  # where lesions are
+  patches: list[LesionPatch]  # the lesions that can be used
+  padding: np.ndarray  # f32[N, 5], see `crops.padding`
+  groups: frozenset[str]  # hashes of the split's groups; no other may give a lesion
+  skipped: dict[str, int]  # number of lesions that cannot be used, by reason
 
 
 def require_training_donor(group: str, groups: Collection[str]) -> None:

@@ -29,19 +29,12 @@ Network = Callable[[np.ndarray, jax.Device], np.ndarray]
 
 
 class Model(NamedTuple):
-  """A trained network and how it sees an image.
+  """A trained network and how it sees an image."""
 
-  Attributes:
-    view: turns a record into the network's input.
-    network: see `Network`.
-    step: of the checkpoint.
-    results: what its training found of it, for JSON.
-  """
-
-  view: transforms.View
-  network: Network
-  step: int = 0
-  results: Mapping[str, Any] = {}
+  view: transforms.View  # turns a record into the network's input
+  network: Network  # see `Network`
+  step: int = 0  # of the checkpoint
+  results: Mapping[str, Any] = {}  # what its training found of it, for JSON
 
 
 def reconstruction(net: Any, params: Any, *, channels: int) -> Network:
@@ -92,21 +85,13 @@ _DATA = "data.json"
 
 
 class Finished(NamedTuple):
-  """A route that is trained.
+  """A route that is trained."""
 
-  Attributes:
-    folder: of the route.
-    config: nested values of its config, as `settings.stored` gives them.
-    config_hash: of the config as it was then.
-    best_step: of its checkpoint.
-    results: what its training found of it.
-  """
-
-  folder: Path
-  config: dict[str, Any]
-  config_hash: str
-  best_step: int
-  results: dict[str, Any]
+  folder: Path  # of the route
+  config: dict[str, Any]  # nested values of its config, as `settings.stored` gives them
+  config_hash: str  # of the config as it was then
+  best_step: int  # of its checkpoint
+  results: dict[str, Any]  # what its training found of it
 
 
 def note(workdir: Path, dataset: records.Dataset, synthesize: dict[str, Any]) -> None:

@@ -23,19 +23,12 @@ kernel_init = nn.initializers.he_normal()
 
 
 class UNet(nn.Module):
-  """[N, H, W, C] -> logits f32[N, H, W, K]. H and W divide by 2 ** depth.
+  """[N, H, W, C] -> logits f32[N, H, W, K]. H and W divide by 2 ** depth."""
 
-  Attributes:
-    num_classes: K, the background included.
-    width: channels at full resolution; each level down has twice as many.
-    depth: how often the size is halved.
-    dtype: of the convolutions.
-  """
-
-  num_classes: int = 2
-  width: int = 64
-  depth: int = 4
-  dtype: DTypeLike = jnp.float32
+  num_classes: int = 2  # K, the background included
+  width: int = 64  # channels at full resolution; each level down has twice as many
+  depth: int = 4  # how often the size is halved
+  dtype: DTypeLike = jnp.float32  # of the convolutions
 
   @nn.compact
   def __call__(self, images_m11: Array, *, train: bool = False) -> Array:

@@ -190,28 +190,19 @@ class Yolo11(nn.Module):
   """[N, H, W, 1 or 3] in [0, 1] -> one `Level` for each stride, finest first.
 
   H and W divide by 32, else ValueError.
-
-  Attributes:
-    num_classes: K.
-    width: share of the channels that are listed in `_channels`.
-    most: bound of the channels, before `width` counts.
-    deep: C3k blocks in every stage, not in the deep ones alone.
-    repeats: blocks of a stage.
-    p2: one more level, of stride 4, for objects of few pixels.
-    near: by how much each bin of a distance begins less likely than the nearer one before it,
-      natural logarithm. As published, 0: every box begins 15 strides wide, and does not overlap a
-      lesion of few pixels enough to be given to it. 1: it begins 1.2 strides wide.
-    dtype: of the convolutions.
   """
 
-  num_classes: int = 1
-  width: float = 0.25
-  most: int = 1024
-  deep: bool = False
-  repeats: int = 1
-  p2: bool = False
+  num_classes: int = 1  # K
+  width: float = 0.25  # share of the channels that are listed in `_channels`
+  most: int = 1024  # bound of the channels, before `width` counts
+  deep: bool = False  # C3k blocks in every stage, not in the deep ones alone
+  repeats: int = 1  # blocks of a stage
+  p2: bool = False  # one more level, of stride 4, for objects of few pixels
+  # By how much each bin of a distance begins less likely than the nearer one before it, natural
+  # logarithm. As published, 0: every box begins 15 strides wide, and does not overlap a lesion of
+  # few pixels enough to be given to it. 1: it begins 1.2 strides wide.
   near: float = 0.0
-  dtype: DTypeLike = jnp.float32
+  dtype: DTypeLike = jnp.float32  # of the convolutions
 
   @property
   def strides(self) -> tuple[int, ...]:

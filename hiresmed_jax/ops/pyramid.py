@@ -18,17 +18,11 @@ _REACH = 2.0  # of the cubic kernel, in pixels of the coarser image
 
 
 class Pyramid(NamedTuple):
-  """Levels from coarse to fine.
+  """Levels from coarse to fine."""
 
-  Attributes:
-    sizes: height and width of each.
-    ratio: of a level's side to that of the next finer one, below 1.
-    image_scale: what the image itself is scaled by to become the finest level; 1 = native.
-  """
-
-  sizes: tuple[Size, ...]
-  ratio: float
-  image_scale: float
+  sizes: tuple[Size, ...]  # height and width of each
+  ratio: float  # of a level's side to that of the next finer one, below 1
+  image_scale: float  # what the image itself is scaled by to become the finest level; 1 = native
 
   def __str__(self) -> str:
     """ "5 levels, 16 20 23 27 32 px, each 1.19 times the one before"."""

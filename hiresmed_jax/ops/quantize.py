@@ -18,19 +18,12 @@ from hiresmed_jax.types import Array
 
 @flax.struct.dataclass
 class Quantized:
-  """What `quantize` returns.
+  """What `quantize` returns."""
 
-  Attributes:
-    codes: f32[..., D], value of the chosen unit codes, gradient of the unit latents.
-    indices: int32[...], which code was chosen.
-    unit_latents: f32[..., D].
-    unit_codes: f32[..., D], the chosen codes with their gradient to the codebook.
-  """
-
-  codes: Array
-  indices: Array
-  unit_latents: Array
-  unit_codes: Array
+  codes: Array  # f32[..., D], value of the chosen unit codes, gradient of the unit latents
+  indices: Array  # int32[...], which code was chosen
+  unit_latents: Array  # f32[..., D]
+  unit_codes: Array  # f32[..., D], the chosen codes with their gradient to the codebook
 
 
 def normalize(x: Array) -> Array:

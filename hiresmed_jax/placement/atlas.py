@@ -17,17 +17,11 @@ _COMPARED = 2000  # centres from which the bandwidth is chosen, at most
 
 
 class Atlas(NamedTuple):
-  """A density of lesion centres, in (u, v) of the body box.
+  """A density of lesion centres, in (u, v) of the body box."""
 
-  Attributes:
-    centres: f64[N, 2] (u, v).
-    weights: f64[N], sum 1; every group has the same share.
-    bandwidth: standard deviations (u, v) of the Gaussian kernel.
-  """
-
-  centres: np.ndarray
-  weights: np.ndarray
-  bandwidth: tuple[float, float]
+  centres: np.ndarray  # f64[N, 2] (u, v)
+  weights: np.ndarray  # f64[N], sum 1; every group has the same share
+  bandwidth: tuple[float, float]  # standard deviations (u, v) of the Gaussian kernel
 
 
 def fit(items: Iterable[Mapping[str, Any]]) -> Atlas:

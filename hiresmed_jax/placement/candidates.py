@@ -19,21 +19,16 @@ _TRIES = 8  # the first lesion may leave no room for the second
 
 
 class Site(NamedTuple):
-  """Where a lesion is.
+  """Where a lesion is."""
 
-  Attributes:
-    centre: (x, y) of the footprint's centroid.
-    origin: (row, column) of the footprint array's first element; negative where the array's empty
-      rim reaches beyond the image. `image[row : row + h, column : column + w]` is below it.
-    log_probability: natural logarithm of this pixel's probability among all candidates, given the
-      lesions placed before it; for a point of the user, what it would have been.
-    prior: what the place was drawn from: the name of the score, "uniform", or "user".
-  """
-
-  centre: tuple[float, float]
+  centre: tuple[float, float]  # (x, y) of the footprint's centroid
+  # (row, column) of the footprint array's first element; negative where the array's empty rim
+  # reaches beyond the image. `image[row : row + h, column : column + w]` is below it.
   origin: tuple[int, int]
+  # Natural logarithm of this pixel's probability among all candidates, given the lesions placed
+  # before it; for a point of the user, what it would have been.
   log_probability: float
-  prior: str
+  prior: str  # what the place was drawn from: the name of the score, "uniform", or "user"
 
 
 def allowed_pixels(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: float) -> np.ndarray:

@@ -14,19 +14,13 @@ _HEIGHTS = (0.2, 0.45, 0.65, 0.8, 0.92)  # of rectangles that fill most of a rou
 
 
 class Footprint(NamedTuple):
-  """A lesion's mask without empty rows and columns around it.
+  """A lesion's mask without empty rows and columns around it."""
 
-  Attributes:
-    mask: uint8[h, w] of 0 and 1.
-    corner: (row, column) of the mask in the array it was cut from.
-    centroid: (row, column), floats, from the mask's corner; pixel i covers [i, i + 1).
-    area: pixels.
-  """
-
-  mask: np.ndarray
-  corner: tuple[int, int]
+  mask: np.ndarray  # uint8[h, w] of 0 and 1
+  corner: tuple[int, int]  # (row, column) of the mask in the array it was cut from
+  # (row, column), floats, from the mask's corner; pixel i covers [i, i + 1).
   centroid: tuple[float, float]
-  area: int
+  area: int  # pixels
 
   @classmethod
   def of(cls, array: np.ndarray) -> "Footprint":

@@ -16,23 +16,14 @@ _QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Programs(NamedTuple):
-  """What is compiled once per phase, and where its arrays live.
+  """What is compiled once per phase, and where its arrays live."""
 
-  Attributes:
-    step: `Task.train_step`, compiled; it consumes its state.
-    evaluate: `Task.eval_step`, compiled.
-    flops_per_step: over all devices.
-    abstract_state: shapes and shardings of the state.
-    batch_sharding: of batches.
-    frozen: `Task.frozen` on the devices.
-  """
-
-  step: Callable[..., Any]
-  evaluate: Callable[..., Any]
-  flops_per_step: float
-  abstract_state: Any
-  batch_sharding: jax.sharding.NamedSharding
-  frozen: Any
+  step: Callable[..., Any]  # `Task.train_step`, compiled; it consumes its state
+  evaluate: Callable[..., Any]  # `Task.eval_step`, compiled
+  flops_per_step: float  # over all devices
+  abstract_state: Any  # shapes and shardings of the state
+  batch_sharding: jax.sharding.NamedSharding  # of batches
+  frozen: Any  # `Task.frozen` on the devices
 
   def put(self, batch: Mapping[str, np.ndarray]) -> Any:
     """This process's share of a batch -> global arrays."""

@@ -16,6 +16,7 @@ from typing import NoReturn
 from hiresmed_jax.errors import UserError
 
 OVERRIDE = "--config."
+CONFIG = "FILE.py[:ROUTE[,PRESET]]"  # how a config is named on a command line
 _SCRIPT, _MODULE = "hiresmed", "python -m hiresmed_jax"
 # How Python and NumPy, XLA and OpenCV say it.
 _OUT_OF_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Insufficient memory")

@@ -7,17 +7,11 @@ from hiresmed_jax.runtime.overrides import alternatives
 
 
 class Rule(NamedTuple):
-  """What a value may be.
+  """What a value may be."""
 
-  Attributes:
-    use: completes "use ...".
-    allows: whether a value is one; it raises nothing, whatever the value is.
-    words: the known ones, for near misses.
-  """
-
-  use: str
-  allows: Callable[[Any], bool]
-  words: tuple[str, ...] = ()
+  use: str  # completes "use ..."
+  allows: Callable[[Any], bool]  # whether a value is one; it raises nothing, whatever the value is
+  words: tuple[str, ...] = ()  # the known ones, for near misses
 
 
 def one_of(*known: Any) -> Rule:

@@ -18,39 +18,25 @@ _ALWAYS = object()  # of a setting that is as old as its table
 
 
 class Setting(NamedTuple):
-  """One row.
+  """One row."""
 
-  Attributes:
-    key: dotted, below the name of the table.
-    paper: value in the preset `paper`.
-    best: value in the preset `best`.
-    valid: what it may be.
-    why: why a value other than the paper's is taken. "": it names, seeds, watches or speeds up a
-      run and leaves the results as they are.
-    as_it_was: of a setting that was added later: the value of all runs made before.
-  """
-
-  key: str
-  paper: Any
-  best: Any
-  valid: Rule
+  key: str  # dotted, below the name of the table
+  paper: Any  # value in the preset `paper`
+  best: Any  # value in the preset `best`
+  valid: Rule  # what it may be
+  # Why a value other than the paper's is taken. "": it names, seeds, watches or speeds up a run and
+  # leaves the results as they are.
   why: str = ""
-  as_it_was: Any = _ALWAYS
+  as_it_was: Any = _ALWAYS  # of a setting that was added later: the value of all runs made before
 
 
 class Table(NamedTuple):
-  """The settings of one group of a config.
+  """The settings of one group of a config."""
 
-  Attributes:
-    name: of the group; "" is the top of the config.
-    rows: its settings.
-    renamed: {key that runs of older versions have: key of today}.
-    removed: {key that runs of older versions have: the value that today's code stands for}.
-  """
-
-  name: str
-  rows: tuple[Setting, ...]
-  renamed: Mapping[str, str] = {}
+  name: str  # of the group; "" is the top of the config
+  rows: tuple[Setting, ...]  # its settings
+  renamed: Mapping[str, str] = {}  # {key that runs of older versions have: key of today}
+  # {key that runs of older versions have: the value that today's code stands for}.
   removed: Mapping[str, Any] = {}
 
 

@@ -4,7 +4,6 @@ import functools
 from typing import Any
 from unittest import mock
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -56,21 +55,6 @@ def batch(number: int = 0) -> dict[str, np.ndarray]:
 def val_batches() -> list[dict[str, Any]]:
   own = {"weight": np.array([1.0] * 6 + [0.0] * 2, np.float32), "boxes": [np.zeros((0, 4))] * 6}
   return [batch(99) | own]
-
-
-class Source:
-  """Examples of eight batches."""
-
-  def __len__(self) -> int:
-    return 8 * BATCH
-
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return {name: value[index % BATCH] for name, value in batch(index // BATCH).items()}
-
-
-def train_data() -> grain.IterDataset:
-  batches = grain.MapDataset.source(Source()).seed(0).shuffle().repeat().batch(BATCH)
-  return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
 
 
 @functools.cache
@@ -148,7 +132,7 @@ def fit(folder, **changes):
     "identity": tiny_run.identity(),
     "seed": 0,
     "mesh": tiny_run.mesh(1),
-    "train_data": train_data(),
+    "train_data": tiny_run.train_data_of(batch, BATCH),
     "val_batches": val_batches,
     "cadence": CADENCE,
     "examples": 8,

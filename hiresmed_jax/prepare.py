@@ -1,6 +1,7 @@
 """Command `prepare`: makes a dataset and its audit of a folder of real images."""
 
 import argparse
+import dataclasses
 import math
 import os
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from hiresmed_jax.data import annotations, identity, listing, phantom, records
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.intake import Intake
 from hiresmed_jax.data.listing import kind_of
-from hiresmed_jax.data.readers import lidc, volumes
+from hiresmed_jax.data.readers import dicom_header, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import PHYSICS, Sample
+from hiresmed_jax.data.survey import survey
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.progress import Progress
@@ -62,7 +64,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--forbidden", type=Path, help="folder of PNG masks of tissue where no lesion can be")
   add("--groups", type=Path, help="CSV with a file and a group (patient) column; by default the "
       "DICOM patient, else the folder, else each file by itself")  # fmt: skip
-  add("--physics", choices=PHYSICS, help="how a lesion adds up; DICOM tells by itself")
+  add("--physics", choices=PHYSICS, help="how a lesion adds up: ct blends, projection adds; DICOM "
+      "tells by itself, other images are looked at")  # fmt: skip
+  add("--keep", nargs="+", default=[], choices=dicom_header.LEFT_OUT, help="scouts among slices, "
+      "screen captures among images, colours among grey ones, which are left out")  # fmt: skip
   add("--spacing-mm", type=_spacing, help="R or R,C: pixel spacing of images that do not tell")
   add("--axis", choices=volumes.AXES, default="axial", help="how volumes are sliced (axial)")
   add("--agree", type=int, default=lidc.AGREE, help="readers of lidc who must have drawn around a "
@@ -140,6 +145,7 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
     other = kind_of(root)
     hint = f"; it looks like --kind {other}" if other and other != options.kind else ""
     raise UserError(f"no {options.kind} files in {root}{hint}")
+  intake = _as_most_are(intake, files, options, console)
   key, note = identity.open_identity(source, out, options.private)
   if note:
     console.print(note, markup=False, highlight=False)
@@ -159,6 +165,25 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
       _list_skipped(report.skipped, key, out.name, progress)
   console.print(f"names and hashes: {key.folder}, for you alone", markup=False, highlight=False)
   return card
+
+
+def _as_most_are(
+  intake: Intake, files: list[Path], options: argparse.Namespace, console: Console
+) -> Intake:
+  """The intake that leaves out what most files are not, with the physics that they look like."""
+  if intake.kind == "lidc":
+    return intake
+  found = survey(files, intake.kind, options.keep)
+  intake = dataclasses.replace(intake, keep=found.keep)
+  if options.physics:
+    return intake
+  if found.physics:
+    note = f"looks like {found.physics}: physics is {found.physics} (--physics says otherwise)"
+  else:
+    note = "does not tell how a lesion adds up: physics is none (--physics ct or projection?)"
+  if intake.kind != "dicom":
+    console.print(f"every image {note}", markup=False, highlight=False)
+  return dataclasses.replace(intake, physics=found.physics or "none", note=note)
 
 
 def _checked_source(source: Path | None, out: Path) -> Path:

@@ -1,13 +1,13 @@
 """From the files of a source folder to samples with their groups, boxes and masks."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.audit.pixels import jpeg_quality
 from hiresmed_jax.data.listing import folder_group, group_in
-from hiresmed_jax.data.readers import dicom, images, lidc, volumes
+from hiresmed_jax.data.readers import dicom, dicom_header, images, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
 
@@ -25,6 +25,8 @@ class Intake:
     axis: how volumes are sliced.
     agree: readers of `lidc` who must agree on a pixel.
     nodule_free: slices without any nodule to take from each series of `lidc`.
+    keep: kinds of `dicom_header.LEFT_OUT` that are not left out.
+    note: on every image whose header does not tell its physics.
   """
 
   kind: str
@@ -35,6 +37,8 @@ class Intake:
   axis: str = "axial"
   agree: int = lidc.AGREE
   nodule_free: int = 0
+  keep: Collection[str] = dicom_header.LEFT_OUT
+  note: str = ""
 
   def read(
     self, files: Sequence[Path], report: SourceReport, advance: Callable[[], None]
@@ -57,7 +61,7 @@ class Intake:
       return
     for path in files:
       try:
-        for sample in self._open(path):
+        for sample in map(self._fitting, self._open(path)):
           yield self.annotations.add_to(sample, path.relative_to(self.root))
       except Unreadable as reason:
         refuse(path, reason)
@@ -88,10 +92,19 @@ class Intake:
       except Unreadable as reason:
         refuse(path, str(reason))
 
+  def _fitting(self, sample: Sample) -> Sample:
+    """The sample with the note on its physics. Raises LeftOut for colours among grey images."""
+    if sample.image.shape[-1] == 3 and "colour" not in self.keep:
+      raise LeftOut("is a colour picture among grey ones (--keep colour)")
+    told = self.kind == "dicom" and sample.modality not in ("", "OT")
+    if not self.note or told:
+      return sample
+    return dataclasses.replace(sample, notes=(*sample.notes, self.note))
+
   def _open(self, path: Path) -> Iterator[Sample]:
     group = self._group(path)
     if self.kind == "dicom":
-      samples = dicom.read(path, root=self.root)
+      samples = dicom.read(path, root=self.root, keep=self.keep)
       return (dataclasses.replace(s, group=group) for s in samples) if group else samples
     group = group or folder_group(path, self.root)
     if self.kind == "volumes":

@@ -75,7 +75,8 @@ def without_fill(raw: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarr
     least, greatest = float(raw[~filled].min()), float(raw[~filled].max())
   few = raw.ravel()[:: max(1, raw.size >> 16)]
   others = few[(few > least) & (few <= greatest)]
-  if others.size and others.min() - least > 10.0 * (greatest - float(others.min())):
+  span = greatest - float(others.min()) if others.size else 0.0
+  if span > 0 and greatest - span - least > 10.0 * span:
     lowest = raw == least
     filled = lowest | filled if filled.size else lowest
   if not filled.size or not filled.any():
@@ -164,8 +165,9 @@ class Extent(NamedTuple):
 
   @property
   def bits_used(self) -> int:
-    """Bits that hold all numbers."""
-    return max(self.greatest.bit_length(), (self.least + 1).bit_length() if self.least < 0 else 0)
+    """Bits that hold all numbers, with their sign."""
+    signed = self.least < 0
+    return max(self.greatest, -self.least - 1 if signed else 0).bit_length() + signed
 
 
 def extent_of(sample: Sample, counts: np.ndarray) -> Extent | None:

@@ -41,10 +41,10 @@ def wedge_degrees(grey: np.ndarray) -> float:
     Degrees, |angle| in [1.5, 25], or 0.
   """
   shrink = min(1.0, _WEDGE_SIDE / max(grey.shape))
+  if min(grey.shape) * shrink < 31.5:
+    return 0.0
   if shrink < 1.0:
     grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-  if min(grey.shape) < 32:
-    return 0.0
   edges = np.array([_straight_border(np.rot90(grey, k)) for k in range(4)])
   share, angle = edges[:, 0], edges[:, 1]
   best, found = 0.0, 0.0
@@ -96,6 +96,8 @@ def signature(grey: np.ndarray) -> np.ndarray:
   Args:
     grey: uint8 [H, W].
   """
+  reach = 4 * min(grey.shape)  # from the middle; a strip would become as long as its scale
+  grey = grey[tuple(slice(max(n // 2 - reach, 0), n // 2 + reach) for n in grey.shape)]
   scale = 4 * _RADII / min(grey.shape)
   size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
   how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

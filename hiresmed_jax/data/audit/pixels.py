@@ -59,15 +59,15 @@ def censoring_level(image: np.ndarray) -> int:
   return top if plateau >= max(16, image.size // 5000) else top + 1
 
 
-def column_gradients(image: np.ndarray) -> np.ndarray:
-  """Typical |horizontal gradient| by column modulo 8, over its mean: f32[8], 1 without a grid.
+def column_gradients(image: np.ndarray, *, typical: bool = False) -> np.ndarray:
+  """Mean |horizontal gradient| by column modulo 8, over its mean: f32[8], all 1 without a grid.
 
-  JPEG codes blocks of 8 x 8: phase 7 is the step from column 8k + 7 to 8k + 8. All blocks of a
-  JPEG show it, so that the quarter of the blocks with the largest and the quarter with the
-  smallest gradients do not count: a straight edge of the picture is no grid.
+  JPEG codes blocks of 8 x 8: phase 7 is the step from column 8k + 7 to 8k + 8.
 
   Args:
     image: uint8 | uint16 [H, W, C].
+    typical: each block of 8 columns counts alike, and the highest and the lowest quarter of each
+      phase not at all, so that a few straight edges of the picture leave no trace.
   """
   width = (image.shape[1] - 1) // 8 * 8
   if width == 0:
@@ -75,10 +75,21 @@ def column_gradients(image: np.ndarray) -> np.ndarray:
   plane = image[..., 0]
   steps = cv2.absdiff(plane[:, 1 : width + 1], plane[:, :width])
   blocks = cv2.reduce(steps, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(-1, 8)
-  cut = len(blocks) // 4
-  profile = np.sort(blocks, axis=0)[cut : len(blocks) - cut].mean(0)
+  if typical:
+    blocks = blocks[blocks.mean(1) > 0]
+    blocks = np.sort(blocks / blocks.mean(1, keepdims=True), axis=0)
+    blocks = blocks[len(blocks) // 4 : len(blocks) - len(blocks) // 4]
+  profile = blocks.mean(0) if len(blocks) else np.zeros(8, np.float32)
   mean = float(profile.mean())
   return profile / mean if mean > 0 else np.ones(8, np.float32)
+
+
+def is_grid(typical: np.ndarray) -> bool:
+  """Whether one of the phases f32[8] of `column_gradients` stands out of the others' scatter."""
+  others = np.delete(typical, typical.argmax())
+  top = float(typical.max())
+  clear = top - 1.0 >= 2.0 * max(float(others.max()) - 1.0, 0.0)
+  return clear and top - float(others.mean()) >= 5.0 * float(others.std())
 
 
 def jpeg_quality(path: Path) -> int | None:

@@ -39,6 +39,7 @@ class ImageFacts:
   extent: stored.Extent | None  # None where a window or the type's 8 bits say what is shown
   at_top: float  # share of the pixels at the censoring level or above it
   gradients: np.ndarray  # f32[8], by column modulo 8
+  typical_gradients: np.ndarray  # f32[8], without straight edges
   wedge_degrees: float
   signature: np.ndarray
   box_sizes: np.ndarray  # f32[N, 2], width and height
@@ -78,6 +79,7 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     extent=extent,
     at_top=float(saturated.sum() / image.size),
     gradients=pixels.column_gradients(image),
+    typical_gradients=pixels.column_gradients(image, typical=True),
     wedge_degrees=augmentation.wedge_degrees(grey),
     signature=augmentation.signature(grey),
     box_sizes=boxes[:, 2:] - boxes[:, :2],
@@ -222,11 +224,13 @@ def _augmentation(facts: Sequence[ImageFacts]) -> dict[str, Any]:
 
 def _jpeg(facts: Sequence[ImageFacts], qualities: Mapping[int, int]) -> dict[str, Any]:
   gradients = np.mean([f.gradients for f in facts], axis=0)
+  typical = np.mean([f.typical_gradients for f in facts], axis=0)
   return {
     "files": sum(qualities.values()),
     "quality": _counts_of(qualities),
-    "grid_excess": float(gradients.max() - 1),
-    "grid_phase": int(gradients.argmax()),
+    # 0 where straight edges or the scatter of few pixels explain it.
+    "grid_excess": float(gradients.max() - 1) if pixels.is_grid(typical) else 0.0,
+    "grid_phase": int(typical.argmax()),
   }
 
 

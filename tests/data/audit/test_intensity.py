@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiresmed_jax.data.audit import pixels
+from hiresmed_jax.data.audit import pixels, summary
+from hiresmed_jax.data.sample import Sample
 
 
 def _smooth(seed: int = 0, side: int = 200) -> np.ndarray:
@@ -36,21 +37,39 @@ def test_the_grid_of_8_pixels() -> None:
   found = pixels.column_gradients(coded[..., None])
   assert found.argmax() == 7
   assert found.max() > 1.15
-  # Against the plain definition: 24 blocks, of which the middle 12 count.
-  steps = np.abs(np.diff(coded.astype(float), axis=1))[:, :192].mean(0)
-  by_phase = np.array([np.sort(steps[phase::8])[6:18].mean() for phase in range(8)])
+  # Against the plain definition.
+  steps = np.abs(np.diff(coded.astype(float), axis=1))[:, :192]
+  by_phase = np.array([steps[:, phase::8].mean() for phase in range(8)])
   np.testing.assert_allclose(found, by_phase / by_phase.mean(), rtol=1e-5)
   shifted = pixels.column_gradients(coded[:, 3:, None])
   assert shifted.argmax() == 4
 
 
-def test_a_straight_edge_is_no_grid() -> None:
-  plain = _smooth()
-  for left, right in ((32, 168), (0, 47), (8, 200)):  # of a collimator, on and off the grid of JPEG
-    shuttered = plain.copy()
-    shuttered[:, :left] = 0
-    shuttered[:, right:] = 0
-    assert pixels.column_gradients(shuttered[..., None]).max() < 1.1
+def _grid_excess(images: list[np.ndarray]) -> float:
+  samples = [Sample(image=image[..., None], group="g", source="s") for image in images]
+  facts = [summary.image_facts(sample, group="g", split="train") for sample in samples]
+  return float(summary.summarise(facts)["jpeg"]["grid_excess"])
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+  return np.asarray(Image.open(buffer))
+
+
+def test_no_blocks_are_found_where_there_was_no_jpeg() -> None:
+  plain = [_smooth(seed) for seed in range(3)]
+  assert _grid_excess([_jpeg(image, 60) for image in plain]) > 0.1
+  assert _grid_excess(plain) < 0.05
+  for left, right in ((32, 168), (0, 47), (8, 200)):  # collimators, on the grid of JPEG and off it
+    shuttered = [image.copy() for image in plain]
+    for image in shuttered:
+      image[:, :left] = image[:, right:] = 0
+    assert _grid_excess(shuttered) < 0.05
+    assert _grid_excess([_jpeg(image, 60) for image in shuttered]) > 0.1
+  noise = np.random.default_rng(0)
+  for _ in range(5):
+    assert _grid_excess([noise.integers(0, 256, (30, 40), dtype=np.uint8)]) < 0.05
 
 
 def test_no_grid_where_nothing_changes() -> None:

@@ -23,9 +23,7 @@ from rich.table import Table
 from benchmarks import harness
 from benchmarks.train_step import settings
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.ops import activation, convolution, norm, upsample
-from hiresmed_jax.ops.cpu import convolution as cpu_convolution
-from hiresmed_jax.ops.cpu import norm as cpu_norm
+from hiresmed_jax.ops import activation, convolution, cpu, norm, upsample
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime import cli, compilation
 
@@ -87,9 +85,9 @@ def _programs(shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, float]]
 def _plain(ways: list[str]) -> Iterator[None]:
   """Within it, these gradients, sums and functions are left to the compiler."""
   changes: dict[str, tuple[Any, dict[str, Any]]] = {
-    "kernels": (cpu_convolution, {"gradients": convolution.plain_gradients}),
-    "upsampling": (cpu_convolution, {"halve_rows": functools.partial(upsample.halve, axis=1)}),
-    "sums": (cpu_norm, {"sums": norm.plain_sums}),
+    "kernels": (cpu, {"conv_gradients": convolution.plain_gradients}),
+    "upsampling": (cpu, {"halve_rows": functools.partial(upsample.halve, axis=1)}),
+    "sums": (cpu, {"sums": norm.plain_sums}),
     "silu": (activation, {"silu": jax.nn.silu, "silu_gradient": _silu_gradient}),
   }
   jax.clear_caches()

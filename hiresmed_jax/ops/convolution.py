@@ -1,6 +1,6 @@
 """2-D convolution with a bias, whose gradients of kernel and bias are summed in float32.
 
-On the CPU, large inputs have gradients of their own: ops/cpu/convolution.py.
+On the CPU, large inputs have gradients of their own: ops/cpu.py.
 
 N images, H rows, W columns, I input and O output channels, kh x kw kernel.
 """
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import cpu
-from hiresmed_jax.ops.cpu import convolution as on_cpu
 from hiresmed_jax.types import Array
 
 Pair = tuple[int, int]
@@ -68,7 +67,7 @@ def _pointwise_backward(
   kernel_grad = jax.lax.dot_general(
     flat, flat_grad, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
   )
-  bias_grad = jax.lax.platform_dependent(flat_grad, cpu=on_cpu.sum_of_rows, default=_sum)
+  bias_grad = jax.lax.platform_dependent(flat_grad, cpu=cpu.sum_of_rows, default=_sum)
   return x_grad, kernel_grad[None, None].astype(kernel.dtype), bias_grad.astype(bias.dtype)
 
 
@@ -95,7 +94,7 @@ def _backward(
   if x.size < cpu.LARGE:
     kernel_grad, bias_grad = plain(x, grad)
   else:
-    row_by_row = functools.partial(on_cpu.gradients, stride, padding, kernel)
+    row_by_row = functools.partial(cpu.conv_gradients, stride, padding, kernel)
     kernel_grad, bias_grad = jax.lax.platform_dependent(x, grad, cpu=row_by_row, default=plain)
   return x_grad, kernel_grad.astype(kernel.dtype), bias_grad.astype(bias.dtype)
 

@@ -1,6 +1,6 @@
 """Depthwise convolution: the backend's grouped convolution, but for two cases.
 
-The CPU has ways of its own: ops/cpu/convolution.py. And cuDNN has no fast kernel gradient for few
+The CPU has ways of its own: ops/cpu.py. And cuDNN has no fast kernel gradient for few
 channels: 39 ms at 8 x 1,024 x 1,024 x 32 on an H200, where an ordinary 3x3 convolution takes 1.2
 (benchmarks/results/first_look_h200.json). There the gradient of an ordinary convolution is taken,
 of which a depthwise kernel is the diagonal: 32 times the arithmetic, on matrix units that are
@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops.cpu import convolution as on_cpu
+from hiresmed_jax.ops import cpu
 from hiresmed_jax.types import Array
 
 _FEW_CHANNELS = 32  # up to which cuDNN's own kernel gradient is the slow one
@@ -42,7 +42,7 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
     raise ValueError(f"x [N, H, W, C] and kernel [kh, kw, 1, C] wanted: {x.shape}, {kernel.shape}")
   if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
     raise ValueError(f"odd kernel sides wanted, not {kernel.shape[:2]}")
-  return jax.lax.platform_dependent(x, kernel, cpu=on_cpu.shifted_products, default=_grouped)
+  return jax.lax.platform_dependent(x, kernel, cpu=cpu.shifted_products, default=_grouped)
 
 
 def _conv_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -64,7 +64,7 @@ def _kernel_gradient(size: tuple[int, int], x: Array, grad: Array) -> Array:
   return jax.lax.platform_dependent(
     x,
     grad,
-    cpu=functools.partial(on_cpu.depthwise_kernel_gradient, size),
+    cpu=functools.partial(cpu.depthwise_kernel_gradient, size),
     cuda=functools.partial(
       _dense_diagonal if x.shape[-1] <= _FEW_CHANNELS else _grouped_transpose, size
     ),

@@ -13,8 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops import activation
-from hiresmed_jax.ops.cpu import norm as on_cpu
+from hiresmed_jax.ops import activation, cpu
 from hiresmed_jax.types import Array
 
 
@@ -197,9 +196,9 @@ def _batch_statistics(x: Array) -> tuple[Array, Array]:
 def sums(*values: Array) -> tuple[Array, ...]:
   """f32[N, P, C] each, at least two of one shape -> sums over positions f32[N, C] each.
 
-  Derivatives of any order. On the CPU they take a way of their own: ops/cpu/norm.py.
+  Derivatives of any order. On the CPU they take a way of their own: ops/cpu.py.
   """
-  return jax.lax.platform_dependent(*values, cpu=on_cpu.sums, default=plain_sums)
+  return jax.lax.platform_dependent(*values, cpu=cpu.sums, default=plain_sums)
 
 
 def plain_sums(*values: Array) -> tuple[Array, ...]:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from hiresmed_jax.ops import cpu
 from hiresmed_jax.ops.convolution import conv
-from hiresmed_jax.ops.cpu import convolution as on_cpu
 from hiresmed_jax.types import Array
 
 
@@ -99,7 +98,7 @@ def _bilinear_backward(_: None, grad: Array) -> tuple[Array]:
   halve_rows = functools.partial(halve, axis=1)
   if grad.size < cpu.LARGE:
     return (halve(halve_rows(grad), 2),)
-  return (halve(jax.lax.platform_dependent(grad, cpu=on_cpu.halve_rows, default=halve_rows), 2),)
+  return (halve(jax.lax.platform_dependent(grad, cpu=cpu.halve_rows, default=halve_rows), 2),)
 
 
 def halve(grad: Array, axis: int) -> Array:

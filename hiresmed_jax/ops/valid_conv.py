@@ -3,7 +3,7 @@
 SinGAN trains one small network for each image. Under `vmap` a convolution becomes one of as many
 groups as there are images; as a matrix product over patches it becomes a batched product. The
 gradients are two more such products. On the CPU images are trained one after the other, and XLA's
-convolution is the faster one: ops/cpu/convolution.py.
+convolution is the faster one: ops/cpu.py.
 
 Derivatives of every order. N images, H x W pixels, I input and O output channels, kh x kw kernel.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops.cpu import convolution as on_cpu
+from hiresmed_jax.ops import cpu
 from hiresmed_jax.types import Array
 
 Way = Literal["auto", "patches", "direct", "vendor"]
@@ -50,7 +50,7 @@ def valid_conv(x: Array, kernel: Array, *, way: Way = "auto") -> Array:
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
       )
     case "direct" if min(kernel.shape[2:]) > _FEW:
-      return on_cpu.valid_conv(x, kernel)
+      return cpu.valid_conv(x, kernel)
     case "direct" | "patches":
       return _conv(x, kernel)
   raise ValueError(f"unknown way {way!r}: 'auto', 'patches', 'direct' or 'vendor'")

@@ -6,19 +6,17 @@ import pytest
 from benchmarks import cpu_gains, table, train_step
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import activation, convolution, cpu, norm
-from hiresmed_jax.ops.cpu import convolution as cpu_convolution
-from hiresmed_jax.ops.cpu import norm as cpu_norm
 from tests import tiny_run
 
 
 def test_what_is_taken_away_comes_back():
   def now():
-    return (cpu_convolution.gradients, cpu_convolution.halve_rows, cpu_norm.sums, activation.silu)
+    return (cpu.conv_gradients, cpu.halve_rows, cpu.sums, activation.silu)
 
   before = now()
   with cpu_gains._plain(["kernels", "upsampling", "sums", "silu"]):
-    assert cpu_convolution.gradients is convolution.plain_gradients
-    assert cpu_norm.sums is norm.plain_sums
+    assert cpu.conv_gradients is convolution.plain_gradients
+    assert cpu.sums is norm.plain_sums
     assert activation.silu is jax.nn.silu
     assert not any(a is b for a, b in zip(before, now(), strict=True))
   assert before == now()

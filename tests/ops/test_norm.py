@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from hiresmed_jax.ops import norm
-from hiresmed_jax.ops.cpu import norm as on_cpu
+from hiresmed_jax.ops import cpu, norm
 from tests.reference.parity import close, images, quick_jit
 
 
 @pytest.fixture(params=["cpu", "plain"])
 def way(request, monkeypatch):
   if request.param == "plain":
-    monkeypatch.setattr(on_cpu, "sums", norm.plain_sums)
+    monkeypatch.setattr(cpu, "sums", norm.plain_sums)
 
 
 def torch_norm(arrays, cotangent, silu, normalise):
@@ -127,7 +126,7 @@ def test_channels_that_do_not_divide():
 def test_sums_are_the_sums(positions):
   rng = np.random.default_rng(positions)
   values = rng.normal(3.0, 1.0, (2, 2, positions, 3)).astype(np.float32)
-  for form in (on_cpu.sums, norm.plain_sums):
+  for form in (cpu.sums, norm.plain_sums):
     for mine, value in zip(quick_jit(form)(*values), values, strict=True):
       np.testing.assert_allclose(mine, value.astype(np.float64).sum(1), rtol=1e-6)
 

@@ -94,7 +94,8 @@ class Run:
   """A trained run, opened by `open_run`. A network is restored when it is first used.
 
   `reconstruct` and `score_places` take images with these optional keywords:
-    value_range: (low, high) that is shown, in rescaled units; by default all that the type holds.
+    value_range: (low, high) that is shown, in rescaled units; by default all that the type holds,
+      or, where the training images use fewer of its bits (12 of 16), what these hold.
     photometric: "MONOCHROME2" (the default), "RGB", or "MONOCHROME1", of which low is bright.
     rescale_slope, rescale_intercept: rescaled = slope * stored + intercept (1 and 0), HU for CT.
 
@@ -128,7 +129,7 @@ class Run:
     """
     if isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] in ((1,), (3,))):
       raise UserError(f"an array of shape {list(images.shape)} is one image: give a list of them")
-    made = [_reconstructed(_record(one, **units), self._background) for one in images]
+    made = [_reconstructed(_record(one, self._ranges, **units), self._background) for one in images]
     made = [one.reshape(np.shape(given)) for one, given in zip(made, images)]
     return np.stack(made) if isinstance(images, np.ndarray) and made else made
 
@@ -152,7 +153,7 @@ class Run:
     Raises:
       UserError: the run has no survey of lesions; an image other than these.
     """
-    scene, values = canvas.real(_record(image, **units)), self._values
+    scene, values = canvas.real(_record(image, self._ranges, **units)), self._values
     score = places.score_map(self._prior, self._survey.atlas, scene)
     forbidden = None if self._danger is None else places.forbidden(self._danger, scene)
     allowed = places.allowed(scene, forbidden, values.margin_px)
@@ -188,6 +189,10 @@ class Run:
     return ConfigDict(workdir.synthesize_of(self.workdir))
 
   @functools.cached_property
+  def _ranges(self) -> dict[tuple[float, float], tuple[float, float]]:
+    return workdir.ranges_of(self.workdir)
+
+  @functools.cached_property
   def _background(self) -> Model:
     return workdir.background_of(self.workdir, self._fingerprint)
 
@@ -207,13 +212,14 @@ class Run:
 
 def _record(
   image: np.ndarray,
+  ranges: Mapping[tuple[float, float], tuple[float, float]],
   *,
   value_range: tuple[float, float] | None = None,
   photometric: str = "MONOCHROME2",
   rescale_slope: float = 1.0,
   rescale_intercept: float = 0.0,
 ) -> dict[str, Any]:
-  """A user's image as an item of `records.Records`."""
+  """A user's image as an item of `records.Records`; `ranges` are those of `workdir.ranges_of`."""
   image = np.asarray(image)
   if image.dtype not in (np.uint8, np.uint16):
     raise UserError(f"an image of {image.dtype}: give stored values, uint8 or uint16")
@@ -225,7 +231,9 @@ def _record(
   if not (rescale_slope and math.isfinite(rescale_slope) and math.isfinite(rescale_intercept)):
     raise UserError("rescale_slope and rescale_intercept: use finite numbers, the slope not 0")
   ends = [rescale_slope * end + rescale_intercept for end in stored.full_range(pixels)]
-  low, high = sorted(ends) if value_range is None else value_range
+  least, greatest = sorted(ends)
+  shown = ranges.get((least, greatest), (least, greatest))
+  low, high = shown if value_range is None else value_range
   if not -math.inf < low < high < math.inf:
     raise UserError(f"value_range={value_range}: use (low, high) with low below high")
   return canvas.record_of(

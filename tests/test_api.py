@@ -91,6 +91,21 @@ def test_hounsfield_units_go_through_slope_and_intercept(moved, data):
   np.testing.assert_allclose((made - 31768.0) / 4, plain.astype(float), atol=1)
 
 
+def test_the_range_that_training_saw_is_the_default(moved, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(moved.workdir, folder)
+  noted = json.loads((folder / "data.json").read_text())
+  ranges = [{"declared": [0.0, 65535.0], "in_use": [0.0, 4095.0]}]
+  (folder / "data.json").write_text(json.dumps(noted | {"ranges": ranges}))
+  run = hiresmed_jax.open_run(folder)
+  image = np.random.default_rng(0).integers(0, 4096, (96, 112)).astype(np.uint16)
+  (made,) = run.reconstruct([image])
+  (told,) = run.reconstruct([image], value_range=(0, 4095))
+  (other,) = moved.reconstruct([image])
+  np.testing.assert_array_equal(made, told)
+  assert (made != other).any()
+
+
 def test_places_follow_the_atlas_inside_the_body(moved, data):
   item = records.source(data, "train")[0]
   chances = moved.score_places(item["image"])

@@ -101,6 +101,8 @@ def note(workdir: Path, dataset: records.Dataset, synthesize: dict[str, Any]) ->
     "fingerprint": dataset.card["fingerprint"],
     "synthesize": synthesize,
   }
+  if ranges := dataset.card["audit"]["images"].get("ranges"):
+    noted["ranges"] = ranges
   if _read(workdir / _DATA, ()) != json.loads(json.dumps(noted)):
     files.write_json(workdir / _DATA, noted)
 
@@ -115,6 +117,12 @@ def fingerprint_of(workdir: Path) -> str:
   if noted is None:
     raise UserError(f"{workdir} holds no trained run: {_DATA} is not there")
   return str(noted["fingerprint"])
+
+
+def ranges_of(workdir: Path) -> dict[tuple[float, float], tuple[float, float]]:
+  """The range in use by the declared one, where the run's images leave bits unused."""
+  noted = _read(workdir / _DATA, ()) or {}
+  return {tuple(pair["declared"]): tuple(pair["in_use"]) for pair in noted.get("ranges", [])}
 
 
 def synthesize_of(workdir: Path) -> dict[str, Any]:

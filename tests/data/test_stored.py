@@ -158,6 +158,9 @@ def test_the_range_in_use_is_that_of_the_set() -> None:
   assert _extent(np.array([0, 4095]), 16, (10.0, 5000.0)) is None
   assert _extent(np.array([0, 4095]), 0, whole) is None
   assert in_use([]) == {}
+  # A window of all bits that is off by a level.
+  window = (9.0, 2 * 65533.5 + 10.0)
+  assert in_use([_extent(np.array([0, 4095]), 16, window)]) == {window: (10.0, 2 * 4095 + 10.0)}
   signed = (10.0 - 65536, 2 * 32767 + 10.0)
   both = _extent(np.array([-1000, 900]), 16, signed, shift=32768)
   assert in_use([both]) == {signed: (10.0 - 2 * 1024, 2 * 1023 + 10.0)}

@@ -188,10 +188,9 @@ def _sample(
     bits = 0 if lut or pixels.dtype.itemsize > 2 else int(dataset.get("BitsStored") or 16)
     shown = CT_RANGE if physics == "ct" else possible
     window = header.window_of(dataset, index, signed=possible[0] < 0)
-    if window is not None and header.misses(window, _few(raw) * slope + intercept, physics=physics):
-      notes = (*notes, "its header's window misses the pixels: not used")
-    elif window is not None:
-      shown = window
+    if window is not None:
+      shown, why = header.shown_by(window, shown, _few(raw) * slope + intercept, physics, bits)
+      notes = (*notes, *why)
   else:
     raw = _colours(dataset, pixels, photometric)
     slope, intercept, shown = 1.0, 0.0, full_range(raw)

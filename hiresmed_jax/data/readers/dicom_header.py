@@ -22,6 +22,8 @@ PROJECTIONS = ("CR", "DX", "MG", "RF", "XA", "RG", "IO", "PX")
 LEFT_OUT = ("scouts", "captures", "colour")
 
 _AIR_HU = -300.0
+_LEAST_MM, _MOST_MM = 1e-4, 100.0  # of a spacing that is meant
+_FAR_WIDER = 3.5  # times what pixels can have
 _FEW_PIXELS = 32  # of which nothing can be said
 _CROSS_SECTIONAL = ("CT", "MR", "PT", "NM")
 _SCREENS = {
@@ -91,7 +93,7 @@ def spacing_of(dataset: Dataset, frame: int) -> tuple[float, float]:
   part = _part(dataset, "PixelMeasuresSequence", frame)
   for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
     values = _numbers(part, keyword)
-    if len(values) == 2 and all(math.isfinite(value) and value > 0 for value in values):
+    if len(values) == 2 and all(_LEAST_MM < value < _MOST_MM for value in values):
       return values[0], values[1]
   return math.nan, math.nan
 
@@ -109,6 +111,29 @@ def window_of(dataset: Dataset, frame: int, *, signed: bool) -> tuple[float, flo
     if found is not None and all(map(math.isfinite, found)) and found[0] < found[1]:
       return found
   return None
+
+
+def shown_by(
+  window: tuple[float, float],
+  possible: tuple[float, float],
+  values: np.ndarray,
+  physics: str,
+  bits: int,
+) -> tuple[tuple[float, float], tuple[str, ...]]:
+  """(the range to show, notes): a window of the header where it can be of this image.
+
+  Args:
+    window: (low, high) in rescaled units.
+    possible: (low, high) that pixels can have.
+    values: a sample of the pixels, rescaled.
+    physics: of `physics_of`.
+    bits: that the header declares, 0 where `possible` is the range of this image alone.
+  """
+  if misses(window, values, physics=physics):
+    return possible, ("its header's window misses the pixels: not used",)
+  if bits and window[1] - window[0] > _FAR_WIDER * (possible[1] - possible[0]):
+    return possible, ("its header's window is far wider than its pixels can be: not used",)
+  return window, ()
 
 
 def misses(window: tuple[float, float], values: np.ndarray, *, physics: str) -> bool:

@@ -141,7 +141,7 @@ def _slices(
 
 
 def _checked(volume: _Volume) -> _Volume:
-  spacing = tuple(float(mm) if np.isfinite(mm) and mm > 0 else np.nan for mm in volume.spacing_mm)
+  spacing = tuple(float(mm) if 1e-4 < mm < 100.0 else np.nan for mm in volume.spacing_mm)
   return volume._replace(spacing_mm=(spacing[0], spacing[1], spacing[2]))
 
 

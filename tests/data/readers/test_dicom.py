@@ -272,8 +272,9 @@ def test_group_is_the_patient_else_the_study_else_the_series_else_the_folder(
 
 
 def test_spacing_that_makes_no_sense_is_unknown(tmp_path: Path) -> None:
-  ds = dataset(SIGNED, PixelSpacing=["0", "0"])
-  assert all(map(math.isnan, only(save(tmp_path / "a.dcm", ds)).spacing_mm))
+  for spacing in (["0", "0"], ["1e-9", "1"], ["0.5", "4000"], ["-1", "1"]):
+    ds = dataset(SIGNED, PixelSpacing=spacing)
+    assert all(map(math.isnan, only(save(tmp_path / "a.dcm", ds)).spacing_mm))
 
 
 def test_overlays_and_private_elements_do_not_matter(tmp_path: Path) -> None:
@@ -301,6 +302,10 @@ SCENE = (200 + 4 * np.arange(4096) % 1000).reshape(64, 64).astype(np.uint16)  # 
     # A copy of another radiograph's.
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "3500", "WindowWidth": "500"}, 12, True),
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "-9", "WindowWidth": "9"}, 12, True),
+    # Far wider than pixels can be.
+    ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "9000", "WindowWidth": "18000"},
+     12, True),
+    ({"RescaleIntercept": "-600", "WindowCenter": "40", "WindowWidth": "65536"}, None, True),
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "700", "WindowWidth": "500"},
      (450, 949), False),
   ],

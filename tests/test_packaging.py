@@ -44,3 +44,9 @@ def test_the_wheel_holds_every_package():
   expected = rooms | {f"hiresmed_jax/{folder}" for folder in configs}
   listed = PROJECT["tool"]["setuptools"]["packages"]
   assert {name.replace(".", "/") for name in listed} == expected
+
+
+def test_the_wheel_holds_the_docs():
+  patterns = PROJECT["tool"]["setuptools"]["package-data"]["hiresmed_jax"]
+  shipped = {path for pattern in patterns for path in (REPO / "hiresmed_jax").glob(pattern)}
+  assert shipped == set((REPO / "hiresmed_jax" / "docs").iterdir())

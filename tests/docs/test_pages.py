@@ -1,6 +1,8 @@
 """The docs are short, complete and linked: pages, settings, refusals."""
 
+import ast
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,6 +10,8 @@ from hiresmed_jax.errors import UserError
 from tests.docs import settings_table
 from tests.docs.test_commands import PAGES, REPO
 
+PACKAGE = REPO / "hiresmed_jax"
+TOLD = {"UserError", "Unreadable", "BadBoxes"}
 LONG = {"settings", "troubleshooting"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -50,3 +54,34 @@ def test_the_settings_page_is_that_of_the_tables(monkeypatch, tmp_path):
     settings_table.main(["--check"])
   settings_table.main([])
   settings_table.main(["--check"])
+
+
+def messages() -> list[tuple[str, str]]:
+  """(where, words by which it is found on the page) of every line that a user can be told."""
+  found = []
+  for path in sorted(PACKAGE.rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call) and getattr(node.func, "id", "") in TOLD and node.args:
+        parts = [re.split(r"[:;,(]", part.strip(" (),.:;`"))[0] for part in constants(node.args[0])]
+        words = next((part.split()[:5] for part in parts if len(part.split()) > 1), [])
+        if words:
+          found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", " ".join(words)))
+  return found
+
+
+def constants(node: ast.expr) -> Iterator[str]:
+  """The constant parts of a text, without those of the values in it."""
+  if isinstance(node, ast.BinOp):
+    yield from constants(node.left)
+    yield from constants(node.right)
+  elif isinstance(node, ast.JoinedStr):
+    yield from (part.value.strip() for part in node.values if isinstance(part, ast.Constant))
+  elif isinstance(node, ast.Constant):
+    yield str(node.value).strip()
+
+
+def test_every_line_that_a_user_can_be_told_has_its_cure():
+  page = (REPO / "hiresmed_jax" / "docs" / "troubleshooting.md").read_text()
+  told = messages()
+  assert len(told) > 200
+  assert [(where, text) for where, text in told if text not in page] == []

@@ -4,7 +4,6 @@ Stored values stay as they are: MONOCHROME1 is noted, not inverted; the VOI wind
 applied. Both take effect when an image is loaded.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -76,11 +75,12 @@ def read(
   notes = tuple(_notes(dataset, keep))
   check_pixels(dataset)
   source, folder = source_of(path, root), header.folder_of(path, root)
-  many = int(dataset.get("NumberOfFrames") or 1) > 1
+  count = int(dataset.get("NumberOfFrames") or 1)
+  many = count > 1
   syntax = dataset.file_meta.TransferSyntaxUID
   coding = syntax.name if not syntax.is_private else "a private coding"
   frames = iter_pixels(dataset)
-  for index in itertools.count():
+  for index in range(count):  # there may be more bytes than frames
     with or_unreadable(f"has pixels that cannot be decoded ({coding})"):
       try:
         pixels = next(frames, None)

@@ -194,6 +194,7 @@ def complete(dataset: Dataset, keyword: str) -> list[str]:
   Raises:
     Unreadable: one is missing that has no obvious value.
   """
+  frames = 0
   before = {key for key in _PIXEL_ATTRIBUTES if dataset.get(key) not in (None, "")}
   photometric = _text(dataset, "PhotometricInterpretation")
   colour = photometric in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -215,6 +216,9 @@ def complete(dataset: Dataset, keyword: str) -> list[str]:
         raise Unreadable("does not say how many bits a pixel has")
       dataset.BitsAllocated = sizes[0]
     if keyword == "PixelData":
+      frames = _frames_held(dataset) if "NumberOfFrames" not in dataset else 0
+      if frames > 1:
+        dataset.NumberOfFrames = frames
       if "BitsStored" not in before:
         dataset.BitsStored = int(dataset.BitsAllocated)
       if "HighBit" not in before:
@@ -224,7 +228,18 @@ def complete(dataset: Dataset, keyword: str) -> list[str]:
         dataset.PixelRepresentation = 0
   optional = () if samples == 3 else ("PlanarConfiguration",)
   needed = [key for key in _PIXEL_ATTRIBUTES if key not in (*before, *optional)]
+  needed += ["NumberOfFrames"] if frames > 1 else []
   return needed if keyword == "PixelData" else []
+
+
+def _frames_held(dataset: Dataset) -> int:
+  """Whole frames in uncompressed pixels; 0 where bytes are left over."""
+  size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
+  size *= int(dataset.BitsAllocated) // 8
+  if dataset["PixelData"].is_undefined_length or not size:
+    return 0
+  frames, left = divmod(len(dataset.PixelData or b""), size)
+  return frames if left <= 1 else 0
 
 
 def _check_unsigned(dataset: Dataset) -> None:

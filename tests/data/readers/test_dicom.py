@@ -363,6 +363,13 @@ def test_attributes_with_one_obvious_value_are_filled_in(tmp_path: Path) -> None
   ds = dataset(rgb, Modality="US")
   del ds.PhotometricInterpretation, ds.PlanarConfiguration
   np.testing.assert_array_equal(only(save(tmp_path / "a.dcm", ds)).image, rgb)
+  two = dataset(np.stack([SCENE, SCENE // 2]), frames=2)
+  del two.NumberOfFrames
+  samples = list(read(save(tmp_path / "a.dcm", two)))
+  assert [sample.source for sample in samples] == ["a.dcm#0", "a.dcm#1"]
+  np.testing.assert_array_equal(samples[1].image[..., 0], SCENE // 2)
+  two.NumberOfFrames = 1
+  assert len(list(read(save(tmp_path / "a.dcm", two)))) == 1
   signed = dataset(SIGNED)
   del signed.PixelRepresentation
   with pytest.raises(Unreadable, match="signed"):

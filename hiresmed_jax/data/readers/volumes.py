@@ -38,7 +38,8 @@ SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd")
 AXES = ("axial", "coronal", "sagittal")
 MAX_HEADER_BYTES = 1 << 16
 
-_LIMITS = {"ct": (-32768.0, 32767.0), "": (-1e7, 1e7)}
+_CT_LIMITS = (-32768.0, 32767.0)
+_PLAIN = 1e7  # larger numbers are rare in images
 _FILLED = "holds fill values, which became its lowest real value"
 _SHEARED = "comes from a volume with sheared slices (a tilted gantry)"
 _DAMAGED = "is not such a volume, or is damaged or cut short"
@@ -122,10 +123,19 @@ def read(
 
 
 def _limits(volume: _Volume, physics: str) -> tuple[float, float]:
-  """(low, high) of the file's own numbers that are data and no fill values."""
-  ends = _LIMITS["ct" if physics == "ct" else ""]
-  low, high = sorted((end - volume.intercept) / volume.slope for end in ends)
-  return low, high
+  """(low, high) of the file's own numbers that are data and no fill values.
+
+  HU have 16 bits. Other data have at most 10,000 times the size that most of them have.
+  """
+  if physics == "ct":
+    ends = [(end - volume.intercept) / volume.slope for end in _CT_LIMITS]
+    return min(ends), max(ends)
+  few = np.abs(volume.voxels.ravel()[:: max(1, volume.voxels.size >> 16)].astype(np.float64))
+  plain = few[few <= _PLAIN]
+  if plain.size < 0.1 * few.size:
+    return -np.finfo(np.float64).max, np.finfo(np.float64).max
+  most = max(_PLAIN, 1e4 * float(np.percentile(plain, 99)))
+  return -most, most
 
 
 def _slices(

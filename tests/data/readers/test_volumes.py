@@ -274,6 +274,17 @@ def test_a_fill_value_among_integers_does_not_widen_the_range(tmp_path: Path) ->
   assert all(sample.notes == () for sample in plain)
 
 
+def test_large_numbers_are_no_fill_values(tmp_path: Path) -> None:
+  body = np.random.default_rng(0).random((6, 20, 20)).astype(np.float32)
+  for scale in (3e4, 3e8):
+    samples = list(read(write_nifti(tmp_path / "a.nii", "LPS", body * scale)))
+    np.testing.assert_allclose(values(samples), body * scale, rtol=0, atol=scale / 65000)
+    assert not any(sample.notes for sample in samples)
+  body[:2] = 1e10
+  samples = list(read(write_nifti(tmp_path / "a.nii", "LPS", body)))
+  np.testing.assert_allclose(values(samples)[2:], body[2:], rtol=0, atol=1 / 65000)
+
+
 def test_sheared_slices_are_told(tmp_path: Path) -> None:
   affine = np.diag([1.0, 1.0, 3.0, 1.0])
   affine[1, 2] = 0.8  # 15 degrees

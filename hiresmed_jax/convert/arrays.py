@@ -8,6 +8,7 @@ those of dense layers IO, all float32.
 """
 
 import importlib.util
+import math
 import os
 import pickle
 import zipfile
@@ -33,6 +34,7 @@ LEAVES = {
   "conv": {"weight": "kernel", "bias": "bias"},
   "norm": {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"},
 }
+_MAX_BYTES = 1 << 34  # of one array: the largest network here has a tenth
 
 
 def cache_folder() -> Path:
@@ -57,6 +59,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
       return safetensors.numpy.load_file(path)
     # An open file: given a path, np.load leaves it open where the content is no archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      _check_sizes(archive.zip)
       return {name: archive[name] for name in archive.files}
   except (
     ValueError,
@@ -69,6 +72,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     safetensors.SafetensorError,
   ) as error:
     raise UserError(f"{path} is damaged or holds other than float32 or float16 arrays") from error
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+  """Raises ValueError where an array claims more bytes than its part of an .npz holds."""
+  for part in archive.infolist():
+    with archive.open(part) as file:
+      header = np.lib.format.read_magic(file)
+      read_header = np.lib.format.read_array_header_1_0
+      if header != (1, 0):
+        read_header = np.lib.format.read_array_header_2_0
+      shape, _, dtype = read_header(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > part.file_size or part.file_size > _MAX_BYTES:
+      raise ValueError("an array that claims more than the file holds")
 
 
 def need_torch(name: str) -> None:

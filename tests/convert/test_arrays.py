@@ -1,5 +1,7 @@
+import io
 import pickle
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -57,6 +59,17 @@ def test_missing_file_and_unknown_kind(tmp_path):
   (tmp_path / "x.txt").write_text("")
   with pytest.raises(UserError, match=r"none of \.npz"):
     arrays.read(tmp_path / "x.txt")
+
+
+def test_arrays_that_claim_more_than_their_file_are_refused(tmp_path):
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+  )
+  with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+    archive.writestr("a.npy", header.getvalue() + bytes(100))
+  with pytest.raises(UserError, match="is damaged"):
+    arrays.read(tmp_path / "x.npz")
 
 
 def test_pickles_are_never_executed(tmp_path):

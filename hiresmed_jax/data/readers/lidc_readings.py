@@ -63,6 +63,8 @@ def read(path: Path) -> Reading:
       or an invalid contour. No reason quotes the file.
   """
   with or_unreadable("cannot be opened"):
+    if path.exists() and not path.is_file():
+      raise Unreadable("is no regular file")
     if path.stat().st_size > MAX_FILE_BYTES:
       raise Unreadable(f"is XML of more than {MAX_FILE_BYTES >> 20} MB")
     data = path.read_bytes()
@@ -86,6 +88,8 @@ def read(path: Path) -> Reading:
 
 def is_reading(path: Path) -> bool:
   """Whether an XML file looks like an LIDC reading, from its first bytes."""
+  if not path.is_file():
+    return False
   try:
     with path.open("rb") as file:
       return b"LidcReadMessage" in file.read(4096)

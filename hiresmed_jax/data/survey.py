@@ -48,7 +48,7 @@ def survey(files: Sequence[Path], kind: str, keep: Collection[str] = ()) -> Surv
     keep: kinds that the user keeps.
   """
   if kind == "dicom":
-    kinds = [_kinds(path) for path in files]
+    kinds = [found for path in files if (found := _kinds(path)) is not None]
     most = {
       name for name in dicom_header.LEFT_OUT if 2 * sum(name in k for k in kinds) > len(kinds)
     }
@@ -77,8 +77,8 @@ def _samples(files: Iterable[Path]) -> Iterator[Sample]:
       continue
 
 
-def _kinds(path: Path) -> set[str]:
-  """The kinds of `dicom_header.LEFT_OUT` that a DICOM header tells."""
+def _kinds(path: Path) -> set[str] | None:
+  """The kinds of `dicom_header.LEFT_OUT` that a DICOM header tells; None for no image."""
   try:
     check_regular(path)
     with or_unreadable(""):
@@ -87,8 +87,11 @@ def _kinds(path: Path) -> set[str]:
       samples = int(dataset.get("SamplesPerPixel") or 1)
       palette = dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
       capture = dicom_header.is_capture(dataset)
+      pictured = "SamplesPerPixel" in dataset or "PhotometricInterpretation" in dataset
   except Unreadable:
-    return set()
+    return None
+  if not pictured:
+    return None
   kinds = {found[0]} if found else {"captures"} if capture else set()
   return kinds | ({"colour"} if samples == 3 or palette else set())
 

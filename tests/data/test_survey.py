@@ -53,6 +53,7 @@ def test_an_archive_keeps_its_slices_alone(tmp_path: Path) -> None:
   assert sorted(card["left_out"].values()) == [1, 1, 2]
   assert card["skipped"] == {}
   assert {item["physics"] for item in items} == {"ct"}
+  assert card["audit"]["images"]["bits_used"] == 11  # of -1000 to 399, stored with a shift
 
 
 def test_what_is_asked_for_is_kept(tmp_path: Path) -> None:
@@ -79,6 +80,9 @@ def test_a_set_of_one_kind_is_what_its_owner_wants(
   files += [save(tmp_path / f"p{i}", dataset(SLICE, SOPClassUID=CT)) for i in range(3)]
   assert survey(files, "dicom").keep == set()
   assert survey(files, "dicom", ["scouts"]).keep == {"scouts"}
+  for i in range(9):
+    (tmp_path / f"{i}.bak").write_bytes(bytes(200))  # what is no image has no say
+  assert survey([*files[:3], *tmp_path.glob("*.bak")], "dicom").keep == {kind}
 
 
 def test_a_colour_picture_among_grey_ones_is_left_out(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hiresmed_jax.data import stored
 from hiresmed_jax.data.audit import augmentation, pixels
 from hiresmed_jax.data.audit.findings import warnings
 from hiresmed_jax.data.identity import SPLITS, Split
-from hiresmed_jax.data.sample import Sample
+from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample
 
 _MODALITY = re.compile("([A-Z]{2})?")
 _DEEP_WEDGE = 0.045  # of the shorter side: what a person sees at a glance
@@ -35,7 +35,7 @@ class ImageFacts:
   physics: str
   spacing_mm: tuple[float, float]
   levels: int  # distinct stored values
-  top: int  # largest stored value
+  span: int  # largest stored value, less the shift of signed data
   extent: stored.Extent | None  # None where a window or the type's 8 bits say what is shown
   at_top: float  # share of the pixels at the censoring level or above it
   gradients: np.ndarray  # f32[8], by column modulo 8
@@ -75,7 +75,7 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     physics=sample.physics,
     spacing_mm=sample.spacing_mm,
     levels=int(np.count_nonzero(counts)),
-    top=len(counts) - 1,
+    span=_span(counts),
     extent=extent,
     at_top=float(saturated.sum() / image.size),
     gradients=pixels.column_gradients(image),
@@ -89,6 +89,13 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     has_lesion_mask=sample.lesion_mask.size > 0,
     has_forbidden_mask=sample.forbidden_mask.size > 0,
   )
+
+
+def _span(counts: np.ndarray) -> int:
+  """The largest stored value; of signed data, which are shifted, what lies above the smallest."""
+  held = np.flatnonzero(counts)
+  low, high = int(held[0]), int(held[-1])
+  return high - low if low >= SIGNED_SHIFT // 2 else high
 
 
 def summarise(
@@ -123,7 +130,7 @@ def _images(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "width": _spread([f.shape[1] for f in facts]),
     "sizes": len({f.shape[:2] for f in facts}),
     "bits": _counts(f.bits for f in facts),
-    "bits_used": max(f.top for f in facts).bit_length(),
+    "bits_used": max(f.span for f in facts).bit_length(),
     "bits_in_use": _counts(f.extent.bits_used for f in facts if f.extent),
     "ranges": [
       {"declared": list(declared), "in_use": list(used)}

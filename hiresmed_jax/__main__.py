@@ -1,4 +1,4 @@
-"""`hiresmed` and `python -m hiresmed_jax`: the commands, one line each, and the way to each."""
+"""`hiresmed` and `python -m hiresmed_jax`: the commands, exit codes, and the way to each."""
 
 import difflib
 import importlib
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int | None:
   width = max(map(len, COMMANDS))
   for name, line in COMMANDS.items():
     print(f"{cli.program(f'{name:<{width}}')}  {line}")
+  print("\nexit codes")
+  for status, meaning in cli.EXIT_CODES.items():
+    print(f"  {status:>3}  {meaning}")
   return None
 
 

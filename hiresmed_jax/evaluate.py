@@ -9,6 +9,7 @@ from hiresmed_jax.convert.inception import RESIZES
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import convergence, networks, readers, run
 from hiresmed_jax.runtime import cli, compilation, mesh
+from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\
   python -m hiresmed_jax.evaluate --real data/stones_ct --synthetic out --out report
@@ -21,14 +22,20 @@ _EXAMPLE = """\
 
 def main(argv: list[str]) -> None:
   """Writes report.md, report.json and figures."""
-  request = run.Request(**vars(_options(argv)))
+  options = vars(_options(argv))
+  as_json = options.pop("json")
+  request = run.Request(**options)
   if request.samplings is not None and request.samplings < 1:
     raise UserError(f"--samplings {request.samplings}: use 1 or more")
   lpips = dict.fromkeys(request.lpips or ["alexnet", "vgg16"])
   request = request._replace(lpips=[name for name in lpips if name != "none"])
   compilation.keep_programs(cache_folder())
-  run.evaluate(request, mesh.make_mesh())
-  print(f"report: {(request.out / 'report.md').absolute()}")
+  with cli.only_json(as_json), Progress(None, "evaluate", unit=""):
+    run.evaluate(request, mesh.make_mesh())
+  if as_json:
+    print((request.out / "report.json").read_text().strip())
+  else:
+    print(f"report: {(request.out / 'report.md').absolute()}")
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -72,6 +79,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--seed", type=int, default=0, help="of subsets, halves and resamples (0)")
   add("--out", required=True, type=path, metavar="DIR", help="folder of the report")
   add("--overwrite", action="store_true", help="replace a report that is there")
+  add("--json", action="store_true", help="print the report as one JSON object")
   return parser.parse(argv)[0]
 
 

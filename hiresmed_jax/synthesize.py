@@ -1,6 +1,7 @@
 """`python -m hiresmed_jax.synthesize`: trained routes in, labelled synthetic images out."""
 
 import argparse
+import json
 import math
 import os
 import pathlib
@@ -14,6 +15,7 @@ from hiresmed_jax.ops import insertion
 from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cli, compilation, config
 from hiresmed_jax.runtime.compilation import compute_dtype
+from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.synthesis import folder, request, run
 
 _EXAMPLE = """\
@@ -40,17 +42,22 @@ def main(argv: list[str]) -> None:
     workdir.require_same_network(run_folder, dataset.card["fingerprint"], values)
   workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
   dtype = compute_dtype(values.background.dtype)
-  setting, identity = run.assemble(
-    values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
-  )
-  folder.claim(options.out, identity, overwrite=options.overwrite)
-  failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
-  records = folder.gather(options.out)
-  if records:
-    sheet = folder.draw_contact_sheet(options.out, records)
+  with cli.only_json(options.json), Progress(None, "synthesize", unit=""):
+    setting, identity = run.assemble(
+      values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
+    )
+    folder.claim(options.out, identity, overwrite=options.overwrite)
+    failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
+    records = folder.gather(options.out)
+    sheet = folder.draw_contact_sheet(options.out, records).absolute() if records else None
+  substituted, lesions = folder.substitutes(records)
+  if options.json:
+    summary = {"out": str(options.out.absolute()), "images": len(records), "asked": count}
+    summary |= {"lesions": lesions, "substituted": substituted, "failed": failures}
+    print(json.dumps(summary | {"contact_sheet": sheet and str(sheet)}, indent=2))
+  elif records:
     print(f"{len(records)} of {count} images are in {options.out}")
-    print(f"contact sheet: {sheet.absolute()}")
-    substituted, lesions = folder.substitutes(records)
+    print(f"contact sheet: {sheet}")
     if substituted:
       print(
         f"{substituted} of {lesions} lesions are not the bank's, which gave none there "
@@ -101,6 +108,7 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--on-empty", choices=request.ON_EMPTY, default="fail",
       help="where the bank gives no lesion: make no image (fail), or put in a warped copy of a "
       "training lesion or one from a formula; the manifest says which (fail)")  # fmt: skip
+  add("--json", action="store_true", help="print the summary as one JSON object")
   add("--overwrite", action="store_true", help="remove the images of another request in OUT")
   return parser.parse(argv)
 

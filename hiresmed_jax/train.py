@@ -8,11 +8,24 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import run
 from hiresmed_jax.runtime import cli, compilation, config, interrupt, mesh
 from hiresmed_jax.runtime.interrupt import Stopped
+from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\
   python -m hiresmed_jax.train --config demo.py
   python -m hiresmed_jax.prepare --kind images --source photos --out data/mine
   python -m hiresmed_jax.train --config kub.py:background,best --data data/mine --config.seed=1"""
+
+_WORDS = """\
+words of the log (`metrics.jsonl` in a route's folder has every number):
+  steps, step/s, left   updates of the weights, how many a second, time left for this route
+  compiling             the program is made for this machine: minutes at first, later kept
+  evaluating            validation images, figures and a checkpoint
+  measuring             the best weights on held-out images, after the last step
+  background            rec: error of the reconstruction; lpips: of its perceptual features;
+                        gan: weight of the adversarial loss now; codes: share of codes in use
+  lesion                rec: error of the reconstruction, mean over the lesions
+  location              box, class: losses of the detector
+  danger                entropy, dice: losses of the segmentation"""
 
 
 def main(argv: list[str]) -> int:
@@ -20,6 +33,7 @@ def main(argv: list[str]) -> int:
   parser = cli.Parser(
     "train",
     "Trains the routes of a config. The same command again goes on where it stopped.",
+    notes=_WORDS,
     example=_EXAMPLE,
     overrides=True,
   )
@@ -37,7 +51,8 @@ def main(argv: list[str]) -> int:
   try:
     with interrupt.stops_at_once(), interrupt.leave_together(unless=(Stopped,)):
       mesh.initialize_distributed()
-      run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
+      with Progress(None, "train", unit=""):
+        run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
     print(stopped, file=sys.stderr, flush=True)
     if not stopped.agreed:

@@ -165,6 +165,9 @@ def test_a_report_is_replaced_only_when_told_to(place, tmp_path, capsys):
   arguments = ["--reader-study", place / "study.csv", "--out", tmp_path / "report"]
   evaluate.main([str(a) for a in arguments])
   before = (tmp_path / "report" / "report.json").read_bytes()
+  capsys.readouterr()
+  evaluate.main([str(a) for a in [*arguments, "--overwrite", "--json"]])
+  assert json.loads(capsys.readouterr().out) == json.loads(before)
   assert "add --overwrite" in fails(capsys, *arguments)
   (tmp_path / "report" / "worst.png").touch()  # of an earlier report with images
   (tmp_path / "report" / "my notes.txt").touch()

@@ -77,6 +77,28 @@ def test_nothing_is_allocated(alone):
   assert alone["arrays"] <= 1  # the key that shapes are asked with
 
 
+def test_a_summary_comes_first_and_departures_last_each_once(capsys, spec):
+  asked = ["--config", f"{spec}:background,best", "--devices", "1"]
+  explain.main(asked)
+  text = capsys.readouterr().out
+  summary, departures = text.split("\n\n")[0].splitlines(), text.split("\nDEPARTURES ")[1]
+  assert len(summary) <= 10
+  explain.main([*asked, "--json"])
+  facts = json.loads(capsys.readouterr().out)
+  trained = sum(n for name, n in facts["background"]["parameters"].items() if "frozen" not in name)
+  step = facts["background"]["flops_per_image"]["training step"] / 1e9
+  assert f"{trained:,} parameters" in summary[2]
+  assert f"{step:,.0f} GFLOP" in summary[2]
+  rows = facts["background"]["departures"] + facts["departures"]
+  for row in rows:
+    assert (
+      departures.count(f"  {row['what']}: paper ") == text.count(f"  {row['what']}: paper ") == 1
+    )
+  reasons = [line for line in departures.splitlines() if line.startswith("    because ")]
+  assert {line.removeprefix("    because ") for line in reasons} == {row["reason"] for row in rows}
+  assert len(reasons) == len(set(reasons))
+
+
 def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
   overrides = ["--config.mesh.fsdp=2", "--config.background.ema=0.5"]
   explain.main(["--config", f"{spec}:background,best", "--devices", "4", *overrides])

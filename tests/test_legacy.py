@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax import routes
+from hiresmed_jax import routes, synthesize
 from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
 from hiresmed_jax.data.identity import SPLITS
@@ -88,6 +88,31 @@ def test_the_bank_opens(place):
   assert np.isnan([member.accepted for member in opened.members]).all()  # it was not measured then
   patch = opened.sample(0, 0)
   assert isinstance(patch, str) or np.isfinite(patch.values).all()
+
+
+def test_where_its_bank_gives_no_lesion_copies_do_and_the_summary_is_json_alone(
+  place, monkeypatch, capsys
+):
+  monkeypatch.chdir(place)
+  monkeypatch.setattr(bank, "_TRIES", 0)
+  given = ["--config", "kub.py:all,best", "--workdir", "run", "--data", "dataset", "--num", "2"]
+  given += [*changes(*SEEN, "synthesize.prior=uniform", "synthesize.danger=off"), "--json"]
+  given += ["--background", "real", "--lesions", "2", "--out", "substituted"]
+  synthesize.main([*given, "--on-empty", "copy"])
+  told = json.loads(capsys.readouterr().out)
+  assert (told["images"], told["asked"], told["failed"]) == (2, 2, [])
+  assert told["substituted"] == told["lesions"] == 4
+  for line in (place / "substituted" / "manifest.jsonl").read_text().splitlines():
+    facts = json.loads(line)
+    assert [lesion["kind"] for lesion in facts["lesions"]] == ["copy", "copy"]
+    assert all(lesion["substitute_because"] for lesion in facts["lesions"])
+    mask = cv2.imread(str(place / "substituted" / facts["mask"]), cv2.IMREAD_UNCHANGED)
+    assert mask.max() == 2
+
+  with pytest.raises(UserError, match="2 of 2 images failed; image 0: the bank gave no lesion"):
+    synthesize.main([*given[:-1], "failed"])
+  told = json.loads(capsys.readouterr().out)
+  assert (told["images"], len(told["failed"]), told["contact_sheet"]) == (0, 2, None)
 
 
 def command(place: Path, name: str, *arguments: str) -> str:

@@ -24,7 +24,9 @@ def called_as(monkeypatch, program):
 def test_every_command_is_listed_as_it_is_called(monkeypatch, capsys, program, start):
   called_as(monkeypatch, program)
   entry.main([])
-  lines = capsys.readouterr().out.splitlines()
+  told, _, codes = capsys.readouterr().out.partition("\n\n")
+  lines = told.splitlines()
+  assert [int(line.split()[0]) for line in codes.splitlines()[1:]] == list(cli.EXIT_CODES)
   names = [line.removeprefix(start).split()[0] for line in lines if line.startswith(start)]
   assert names == list(entry.COMMANDS)
   assert len(lines) == len(names)

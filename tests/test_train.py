@@ -24,6 +24,14 @@ SHORT = ["--config.background.gan.weight=0", "--config.background.net.block=resi
 SHORT += ["--config.background.steps=2", "--config.background.codebook.init=random"]
 
 
+def test_help_explains_the_words_of_the_log(capsys):
+  with pytest.raises(SystemExit):
+    train.main(["--help"])
+  told = capsys.readouterr().out.partition("words of the log")[2]
+  for word in (*tiny_run.task().shown.values(), "compiling", "evaluating", "measuring"):
+    assert word in told
+
+
 def command(workdir: Path, *overrides: str) -> list[str]:
   spec = f"{tiny.__file__}:background"
   train = [sys.executable, "-m", "hiresmed_jax.train", "--config", spec]

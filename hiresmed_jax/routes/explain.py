@@ -31,7 +31,7 @@ def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
   Returns:
     {"config": its name, route and preset; "mesh": devices, their kind, sizes of the axes;
     "departures" of what all routes share; for each route by name: the facts of its own `explain`,
-    "images_per_device" of a training batch and "departures"}.
+    "images_per_device" and "length" of the training, where it has batches, and "departures"}.
   """
   facts: Facts = {"config": {key: config[key] for key in ("name", "route", "preset")}}
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
@@ -42,22 +42,27 @@ def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
     facts[route] = _module(route).explain(config, devices=devices, compiled=compiled)
     if "batch_size" in config[route]:
       facts[route]["images_per_device"] = config[route].batch_size // devices
+      steps, epochs = config[route].steps, config[route].get("epochs", 0)
+      facts[route]["length"] = {"steps": steps} if steps else {"epochs": epochs}
     facts[route]["departures"] = _departures(config, route)
   return facts
 
 
 def lines(facts: Facts) -> Iterator[str]:
-  """The same as text."""
-  mesh = facts["mesh"]
-  yield f"{facts['config']['name']}, preset {facts['config']['preset']}"
-  yield f"{mesh['devices']} x {mesh['kind']}, mesh of data {mesh['data']}, fsdp {mesh['fsdp']}"
-  for route in routes.ROUTES:
-    if route in facts:
-      yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
-      if "images_per_device" in facts[route]:
-        yield f"{facts[route]['images_per_device']} images a device"
-      yield from _departure_lines(f"departures of {route} from the paper", facts[route])
-  yield from _departure_lines("departures of what all routes share from the paper", facts)
+  """The same as text: a summary of at most ten lines, the routes in detail, the departures."""
+  found = [route for route in routes.ROUTES if route in facts]
+  yield from _summary(facts, found)
+  for route in found:
+    yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
+    if "images_per_device" in facts[route]:
+      yield f"{facts[route]['images_per_device']} images a device"
+  yield from ("", "DEPARTURES from the paper")
+  by_reason: dict[str, list[str]] = {}
+  for row in _all_departures(facts, found):
+    line = f"  {row['what']}: paper {row['paper'] or 'nothing'}; here {row['ours']}"
+    by_reason.setdefault(row["reason"], []).append(line)
+  for reason, differences in by_reason.items():
+    yield from (*differences, f"    because {reason}")
 
 
 def every_setting(config: Any) -> list[Facts]:
@@ -115,9 +120,48 @@ def _departures(config: Any, group: str) -> list[dict[str, str]]:
   return [departure._asdict() for departure in settings.departures(config, group)]
 
 
-def _departure_lines(title: str, facts: Facts) -> Iterator[str]:
-  if facts["departures"]:
-    yield from ("", title)
-  for row in facts["departures"]:
-    yield f"  {row['what']}: paper {row['paper'] or 'nothing'}; here {row['ours']}"
-    yield f"    because {row['reason']}"
+def _all_departures(facts: Facts, found: Sequence[str]) -> list[dict[str, str]]:
+  """Those of the routes, then those of what all routes share, none twice."""
+  parts = [*(facts[route] for route in found), facts]
+  every = [row for part in parts for row in part["departures"]]
+  return list({tuple(row.values()): row for row in every}.values())
+
+
+def _summary(facts: Facts, found: Sequence[str]) -> Iterator[str]:
+  """What is trained, for how long, with what work and memory: at most ten lines."""
+  mesh = facts["mesh"]
+  yield f"{facts['config']['name']}, preset {facts['config']['preset']}: {', '.join(found)}"
+  yield f"{mesh['devices']} x {mesh['kind']}, mesh of data {mesh['data']}, fsdp {mesh['fsdp']}"
+  for route in found:
+    yield f"{route}: {_brief(facts[route])}"
+    if "memory_per_device" in facts[route]:
+      total = in_bytes(facts[route]["memory_per_device"]["total"])
+      yield f"{route}: {total} of memory a device, estimated from shapes"
+  departures = len(_all_departures(facts, found))
+  yield f"departures from the paper: {departures}, each with its reason at the end"
+  yield "below: networks, work and memory of each route; --json gives the same to a program"
+
+
+def _brief(facts: Facts) -> str:
+  """A route in a line: parameters, length, work."""
+  if "windows" in facts:
+    sizes = [window["parameters"] for window in facts["windows"].values()]
+    steps = ", ".join(f"{number:,} steps {name}" for name, number in facts["steps"].items())
+    return f"a SinGAN of {min(sizes):,} to {max(sizes):,} parameters for each lesion; {steps}"
+  parameters, work = facts["parameters"], facts["flops_per_image"]
+  trained = (
+    parameters
+    if isinstance(parameters, int)
+    else sum(number for name, number in parameters.items() if "frozen" not in name)
+  )
+  # A backward pass costs about two forward passes.
+  flops = work["training step"] if isinstance(work, dict) else 3 * work
+  ((unit, length),) = facts["length"].items()
+  batch = facts["images_per_device"]
+  line = (
+    f"{trained:,} parameters; {length:,} {unit} of {batch} images a device; about "
+    f"{flops / 1e9:,.0f} GFLOP to train on an image"
+  )
+  if unit == "steps":
+    line += f", {flops * batch * length / 1e15:,.1f} PFLOP a device in all"
+  return line

@@ -13,6 +13,7 @@ import copy
 import functools
 import itertools
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -35,7 +36,7 @@ from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.cost import Rate
 from hiresmed_jax.runtime.interrupt import Stopped
-from hiresmed_jax.runtime.progress import Progress
+from hiresmed_jax.runtime.progress import Progress, duration
 from hiresmed_jax.runtime.run_folder import Writer, truncate_metrics
 
 _WARM_START = 4  # batches
@@ -108,6 +109,7 @@ def fit(
     state: Any = None
     data_state: Any = None  # of the iterator of training batches
     window: list[Window] = []  # what was trained since the last line
+    compiling = "compiling: may take minutes on a CPU"
 
     def log(rate: Rate) -> None:
       values = _line(task, window)
@@ -136,20 +138,26 @@ def fit(
       phase, end = task.phases[number], ends[number]
       with contextlib.ExitStack() as of_phase:
         iterator = of_phase.enter_context(_iterator(phase, train_data))
-        first = _first_batches(phase, iterator, _WARM_START if task.warm_start else 1)
+        with progress.doing("reading the first images"):
+          first = _first_batches(phase, iterator, _WARM_START if task.warm_start else 1)
         validation = val_batches if phase.batch is None else functools.partial(iter, [phase.batch])
-        programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
+        began = time.monotonic()
+        with progress.doing(compiling, announce=True):
+          programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
+        took = duration(time.monotonic() - began)
+        compiling = f"compiling: the part before took {took}"
 
-        if state is None and step:
-          saved_in = abstract_state(task, bisect.bisect_left(ends, step), mesh)
-          state, data_state, about = checkpoint.restore(manager, saved_in, expect=made_by)
-          window = [(row, 0) for row in about["window"]]
-          if data_state is not None:
-            iterator.set_state(data_state)
-        if state is None:
-          state = first_state(task, programs, seed, first)
-        elif phase.begin is not None and step == end - phase.steps:
-          state = next_state(phase.begin, programs, state, programs.put(first[0]))
+        with progress.doing("making the first state"):
+          if state is None and step:
+            saved_in = abstract_state(task, bisect.bisect_left(ends, step), mesh)
+            state, data_state, about = checkpoint.restore(manager, saved_in, expect=made_by)
+            window = [(row, 0) for row in about["window"]]
+            if data_state is not None:
+              iterator.set_state(data_state)
+          if state is None:
+            state = first_state(task, programs, seed, first)
+          elif phase.begin is not None and step == end - phase.steps:
+            state = next_state(phase.begin, programs, state, programs.put(first[0]))
         del first
         if len(ends) > 1 and step < end:
           progress.print(phase.name)
@@ -177,7 +185,7 @@ def fit(
             evaluates = step % cadence.evaluate == 0 or step == end
           if evaluates:
             drawn = Examples(examples)
-            with rate.paused():
+            with rate.paused(), progress.doing("evaluating"):
               try:
                 numbers, _ = evaluate(task, programs, state, validation(), _look(drawn, stop))
               except Stopped as stopped:
@@ -195,11 +203,12 @@ def fit(
           raise Stopped(stop.exit_code, step=step)
 
     best = manager.latest_step()
-    if task.select:
-      best = manager.best_step() or best
-      state = None  # two of them may not fit
-      state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
-    results = finish(state, programs)
+    with progress.doing("measuring what was trained"):
+      if task.select:
+        best = manager.best_step() or best
+        state = None  # two of them may not fit
+        state, _, _ = checkpoint.restore(manager, programs.abstract_state, step=best)
+      results = finish(state, programs)
   return run_folder.write_done(folder, identity, best, results)
 
 

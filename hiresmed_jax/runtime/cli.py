@@ -1,22 +1,27 @@
-"""The shell around every command: how options look and how a command ends.
-
-Exit codes: 0 the work was done; 2 a user's mistake, or a full disk or memory, in one line; 130
-interrupted; 1 with a traceback for a bug of ours.
-"""
+"""The shell around every command: how options look and how a command ends (`EXIT_CODES`)."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from hiresmed_jax.errors import UserError
 
 OVERRIDE = "--config."
 CONFIG = "FILE.py[:ROUTE[,PRESET]]"  # how a config is named on a command line
+EXIT_CODES = {
+  0: "done",
+  1: "a fault of this program; its traceback says where",
+  2: "a mistake of the user, or no space or memory left; one line says what helps",
+  75: "another process of the same run has ended",
+  130: "stopped by Ctrl-C; `train` has saved, and the same command goes on",
+  143: "stopped by SIGTERM; the same",
+}
 _SCRIPT, _MODULE = "hiresmed", "python -m hiresmed_jax"
 # How Python and NumPy, XLA and OpenCV say it.
 _OUT_OF_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Insufficient memory")
@@ -35,18 +40,28 @@ class Parser(argparse.ArgumentParser):
   Args:
     command: its name, as `program` takes it.
     description: what the command does, one sentence.
+    notes: shown after the options.
     example: command lines with `python -m hiresmed_jax.X`, shown at the end of `--help` with the
       program that was called.
     overrides: whether `--config.key=value` belongs to this command.
   """
 
   def __init__(
-    self, command: str, description: str, *, example: str = "", overrides: bool = False
+    self,
+    command: str,
+    description: str,
+    *,
+    notes: str = "",
+    example: str = "",
+    overrides: bool = False,
   ) -> None:
+    if example:
+      shown = example.replace(f"{_MODULE}.", program("X")[:-1])
+      notes = f"{notes}\n\nexample:\n{shown}".strip()
     super().__init__(
       prog=program(command),
       description=description,
-      epilog=f"example:\n{example.replace(f'{_MODULE}.', program('X')[:-1])}" if example else None,
+      epilog=notes or None,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       # An abbreviation that works today is ambiguous after the next option, in the user's script.
       allow_abbrev=False,
@@ -131,6 +146,13 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     first = str(error).strip().split("\n")[0]
     code = _fail(f"out of memory: use smaller images, batches or networks ({first})")
   sys.exit(code)
+
+
+@contextlib.contextmanager
+def only_json(asked: bool) -> Iterator[None]:
+  """Within, what is printed goes to standard error where `asked`: the other is for JSON alone."""
+  with contextlib.redirect_stdout(sys.stderr) if asked else contextlib.nullcontext():
+    yield
 
 
 def _fail(line: str) -> int:

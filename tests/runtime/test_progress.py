@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 
@@ -20,7 +21,7 @@ def clock(monkeypatch):
   return Clock(monkeypatch)
 
 
-def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(clock):
+def test_a_log_gets_a_line_within_ten_seconds_with_rate_and_time_left(clock):
   stream = io.StringIO()
   with Progress(100, "train background", stream=stream) as bar:
     bar.describe("l1 0.05")
@@ -29,9 +30,9 @@ def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(clock):
       bar.update(step)
   lines = stream.getvalue().splitlines()
   assert lines[0] == "train background 1 %  1/100 steps  l1 0.05"
-  assert lines[1] == "train background 21 %  21/100 steps  2 step/s  40 s left  l1 0.05"
+  assert lines[1] == "train background 19 %  19/100 steps  2 step/s  40 s left  l1 0.05"
   assert lines[-1] == "train background 100 %  100/100 steps  2 step/s  l1 0.05"
-  assert len(lines) == 6
+  assert len(lines) == 7
 
 
 def test_a_resumed_run_counts_its_own_steps_only(clock):
@@ -44,13 +45,48 @@ def test_a_resumed_run_counts_its_own_steps_only(clock):
   assert "902/1000 steps  20 s/step  32 min 40 s left" in stream.getvalue()
 
 
-def test_a_day_long_run_gets_few_lines(clock):
+@pytest.fixture
+def quick(monkeypatch):
+  monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.02)
+  monkeypatch.setattr(progress, "_TICK", 0.005)
+
+
+def lines_after(stream, count):
+  """What a stream gets next, at least so many lines; a minute is long enough."""
+  begin = len(stream.getvalue().splitlines())
+  for _ in range(6000):
+    if len(lines := stream.getvalue().splitlines()) >= begin + count:
+      return lines[begin:]
+    time.sleep(0.01)
+  return pytest.fail("nothing is written while the work is silent")
+
+
+def test_a_log_gets_lines_while_the_work_is_silent(quick):
   stream = io.StringIO()
-  with Progress(86400, "train", stream=stream) as bar:
-    for step in range(1, 86401):
-      clock.now += 1.0
-      bar.update(step)
-  assert 100 < len(stream.getvalue().splitlines()) < 1000
+  with Progress(10, "train", stream=stream) as bar:
+    with bar.doing("compiling: may take minutes", announce=True):
+      first = stream.getvalue().splitlines()[0]
+      assert first == "train 0 %  0/10 steps  compiling: may take minutes, 0 s so far"
+      assert "0/10 steps  compiling" in lines_after(stream, 2)[-1]
+    bar.update(1)
+    last = lines_after(stream, 3)[-1]
+    assert last.startswith("train 10 %  1/10 steps")
+    assert "compiling" not in last
+  ended = stream.getvalue()
+  time.sleep(0.1)
+  assert stream.getvalue() == ended
+
+
+def test_of_several_the_innermost_writes(quick):
+  outer, inner = io.StringIO(), io.StringIO()
+  with Progress(None, "evaluate", unit="", stream=outer):
+    assert re.fullmatch(r"evaluate  at work for \d+ s", lines_after(outer, 1)[-1])
+    with Progress(2, "images", stream=inner):
+      lines_after(inner, 1)
+      before = outer.getvalue()
+      lines_after(inner, 2)
+      assert outer.getvalue() == before
+    lines_after(outer, 1)
 
 
 def test_an_unknown_total_still_tells_the_rate(clock):

@@ -45,24 +45,39 @@ def read(path: Path, shape: tuple[int, int], *, meaning: str = "auto") -> np.nda
     Unreadable: damaged, of another size, or a picture.
   """
   values, is_jpeg = _values(path, shape)
-  present = np.unique(values[values > 0])
+  present = _labels(values)
   if meaning == "inverted":
     return (values <= values.max() / 2).astype(np.int32)
   if meaning == "parts":
     return (values > 0).astype(np.int32)
   if len(present) == 0 or meaning == "ids":
     return values
-  pure = len(present) == 1 or _is_pure(values)
-  if meaning == "soft" or (not pure and _is_soft(values, is_jpeg)):
+  part = _around(values)
+  pure = len(present) == 1 or _is_pure(part)
+  if meaning == "soft" or (not pure and _is_soft(part, is_jpeg, values.size)):
     return (values >= present[-1] / 2).astype(np.int32)
-  if not (pure or _is_flat(values, len(present))):
+  if not (pure or _is_flat(part, len(present))):
     raise Unreadable(_PICTURE_REASON)
   return values
 
 
+def _labels(values: np.ndarray) -> np.ndarray:
+  """The numbers above 0, ascending."""
+  if int(values.max()) >= 1 << 16:
+    return np.unique(values[values > 0])
+  return np.flatnonzero(np.bincount(values.ravel())[1:]) + 1
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+  """The part of a mask that is not 0, with a margin."""
+  labelled = (values > 0).view(np.uint8)
+  left, top, width, height = cv2.boundingRect(labelled)
+  return values[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
+
+
 def instances(labels: np.ndarray) -> np.ndarray:
   """Labels with one number a lesion: one label alone is split into its connected parts."""
-  if len(np.unique(labels[labels > 0])) != 1:
+  if len(_labels(labels)) != 1:
     return labels
   _, parts = cv2.connectedComponents((labels > 0).astype(np.uint8), connectivity=8)
   return parts
@@ -78,13 +93,13 @@ def check_ids(labels: np.ndarray, name: str) -> None:
   Raises:
     UserError: there are more than 1.5 parts a label.
   """
-  present = np.unique(labels[labels > 0])
+  present = _labels(labels)
   if len(present) < 2:
     return
-  parts = sum(
-    int((cv2.connectedComponentsWithStats((labels == v).astype(np.uint8))[2][1:, 4] > _SPECK).sum())
-    for v in present[:_LABELS]
-  )
+  boxes, parts = ndimage.find_objects(labels, max_label=int(present[:_LABELS][-1])), 0
+  for value in present[:_LABELS]:
+    own = (labels[boxes[value - 1]] == value).astype(np.uint8)
+    parts += int((cv2.connectedComponentsWithStats(own)[2][1:, 4] > _SPECK).sum())
   if parts > 1.5 * min(len(present), _LABELS):
     raise UserError(
       f"the mask {name} has {len(present)} values in {parts} parts: --mask-values ids if each "
@@ -103,7 +118,7 @@ def check_plausible(labels: np.ndarray, name: str) -> None:
   Raises:
     UserError: more than half of the image is lesion, or dozens of lesions are specks.
   """
-  areas = np.bincount(labels[labels > 0]) if labels.any() else np.zeros(1, int)
+  areas = np.bincount(labels.ravel())[1:]
   share, specks = float(areas.sum() / labels.size), int(((areas > 0) & (areas <= _SPECK)).sum())
   if share > 0.5:
     raise UserError(
@@ -138,11 +153,11 @@ def _values(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, bool]:
   if pixels.ndim == 3:
     pixels = _of_colours(pixels, "A" in mode)
   with or_unreadable("has a mask with values that are no labels"):
-    if pixels.dtype.kind == "f" and float(pixels.max()) <= 1.0:
-      pixels = pixels * 255.0  # chances of lesion
-    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() < 1 << 24):
+    if pixels.dtype.kind == "f":
+      pixels = np.rint(pixels * 255.0 if float(pixels.max()) <= 1.0 else pixels)  # or chances
+    if not (pixels.min() >= 0 and pixels.max() < 1 << 24):  # NaN is neither
       raise ValueError
-  return np.rint(pixels).astype(np.int32), images.is_jpeg(data)
+  return pixels.astype(np.int32), images.is_jpeg(data)
 
 
 def _decoded(data: bytes) -> tuple[np.ndarray, str]:
@@ -191,11 +206,16 @@ def _of_colours(pixels: np.ndarray, alpha: bool) -> np.ndarray:
   return order[numbers.reshape(codes.shape)]
 
 
-def _is_soft(values: np.ndarray, is_jpeg: bool) -> bool:
+def _is_soft(values: np.ndarray, is_jpeg: bool, pixels: int) -> bool:
   """Whether the values between 0 and the greatest are edges or noise of a binary mask.
 
   Edges slope from dark to bright. The noise of JPEG, which may have been saved as PNG, has few
   pixels beside an equal one, and covers less than the mask.
+
+  Args:
+    values: the part of the mask that is not 0.
+    is_jpeg: the file is a JPEG.
+    pixels: of the whole mask.
 
   Raises:
     Unreadable: they are, and cover more than edges do.
@@ -211,7 +231,7 @@ def _is_soft(values: np.ndarray, is_jpeg: bool) -> bool:
   soft = is_jpeg or float((brighter & darker)[between].mean()) >= _SOFT_VALUES
   if not soft and between.sum() < (grey == top).sum():
     soft = float((_alike(values)[between] >= 2).mean()) < 0.3
-  if soft and between.mean() > _PICTURE:
+  if soft and between.sum() > _PICTURE * pixels:
     raise Unreadable(_PICTURE_REASON)
   return soft
 

@@ -210,7 +210,7 @@ def _is_soft(values: np.ndarray, is_jpeg: bool, pixels: int) -> bool:
   """Whether the values between 0 and the greatest are edges or noise of a binary mask.
 
   Edges slope from dark to bright. The noise of JPEG, which may have been saved as PNG, has few
-  pixels beside an equal one, and covers less than the mask.
+  pixels beside an equal one, and covers less than twice the mask.
 
   Args:
     values: the part of the mask that is not 0.
@@ -229,7 +229,7 @@ def _is_soft(values: np.ndarray, is_jpeg: bool, pixels: int) -> bool:
   brighter = cv2.dilate(plane, _NEIGHBOURS) > plane
   darker = cv2.erode(plane, _NEIGHBOURS) < plane
   soft = is_jpeg or float((brighter & darker)[between].mean()) >= _SOFT_VALUES
-  if not soft and between.sum() < (grey == top).sum():
+  if not soft and between.sum() < 2 * (grey == top).sum():
     soft = float((_alike(values)[between] >= 2).mean()) < 0.3
   if soft and between.sum() > _PICTURE * pixels:
     raise Unreadable(_PICTURE_REASON)

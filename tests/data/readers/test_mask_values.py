@@ -158,3 +158,44 @@ def test_what_is_improbable_is_asked_for(tmp_path: Path) -> None:
   with pytest.raises(UserError, match="--mask-values ids"):
     mask_values.check_ids(mask_values.read(path, SHAPE), "a")
   assert len(np.unique(mask_values.instances(mask_values.read(path, SHAPE, meaning="parts")))) == 10
+
+
+def _scattered(rng: np.random.Generator, scale: int) -> np.ndarray:
+  """1 to 12 discs apart, numbered."""
+  spots: list[tuple[int, int, int]] = []
+  for _ in range(int(rng.integers(1, 13))):
+    r = int(rng.integers(2, 10))
+    x, y = int(rng.integers(r + 2, W - r - 2)), int(rng.integers(r + 2, H - r - 2))
+    if all((x - a) ** 2 + (y - b) ** 2 > (r + c + 6) ** 2 for a, b, c in spots):
+      spots.append((x, y, r))
+  return discs(*spots, scale=scale)
+
+
+def test_lesions_are_never_miscounted_in_silence(tmp_path: Path) -> None:
+  rng, path = np.random.default_rng(3), tmp_path / "a"
+  for turn in range(54):
+    ids = _scattered(rng, 4 if turn % 6 == 0 else 1)
+    binary = Image.fromarray((ids > 0).astype(np.uint8) * 255)
+    buffer, way = io.BytesIO(), turn % 6
+    binary.save(buffer, "JPEG", quality=int(rng.integers(40, 99)))
+    if way == 0:
+      binary.resize((W, H), list(Image.Resampling)[2 + turn % 4]).save(path, "PNG")
+    elif way == 1:
+      path.write_bytes(buffer.getvalue())
+    elif way == 2:
+      Image.open(buffer).save(path, "PNG")
+    elif way == 3:
+      png(ids * (255 // ids.max()))(path)
+    elif way == 4:
+      png(ids.astype(np.uint16) * 997)(path)
+    else:
+      indexed(ids)(path)
+    labels = masks_of(path)
+    assert len(np.unique(labels[labels > 0])) == ids.max(), turn
+
+
+def masks_of(path: Path) -> np.ndarray:
+  labels = mask_values.instances(mask_values.read(path, SHAPE))
+  mask_values.check_ids(labels, "a")
+  mask_values.check_plausible(labels, "a")
+  return labels

@@ -9,11 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hiresmed_jax.data import annotations, identity, listing, phantom, records
+from hiresmed_jax.data import (
+  annotations,
+  grouping,
+  identity,
+  listing,
+  phantom,
+  recognise,
+  records,
+)
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.intake import Intake
-from hiresmed_jax.data.listing import kind_of
-from hiresmed_jax.data.readers import dicom_header, lidc, volumes
+from hiresmed_jax.data.readers import dicom_header, layouts, lidc, mask_values, volumes
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import PHYSICS, Sample
 from hiresmed_jax.data.survey import survey
@@ -23,8 +30,9 @@ from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\
   python -m hiresmed_jax.prepare --kind dicom --source kub --out data/kub
-  python -m hiresmed_jax.prepare --kind images --source stones --boxes yolo \\
-    --labels stones/labels --groups stones/groups.csv --out data/stones
+  python -m hiresmed_jax.prepare --source roboflow_export --out data/stones --dry-run
+  python -m hiresmed_jax.prepare --source stones --labels stones/labels --lesion-class stone \\
+    --groups stones/groups.csv --out data/stones
   python -m hiresmed_jax.prepare --kind lidc --source LIDC-IDRI --labels LIDC-XML --out data/lidc
   python -m hiresmed_jax.prepare --kind phantom --num 64 --size 1024 --out data/phantom"""
 
@@ -36,14 +44,15 @@ def main(argv: list[str]) -> None:
   """Prepares a dataset and prints its audit."""
   options = _options(argv)
   out = options.out.absolute()
-  records.refuse_to_replace(out, overwrite=options.overwrite)
+  records.refuse_to_replace(out, overwrite=options.overwrite or options.dry_run)
   console = Console(soft_wrap=True)
   if options.kind == "phantom":
     card = _write_phantom(options, out)
   else:
     card = _write_images(options, out, console)
   findings.show(card, console)
-  console.print(f"{card['images']} images are in {out}", markup=False, highlight=False)
+  where = "would be" if options.dry_run else "are"
+  console.print(f"{card['images']} images {where} in {out}", markup=False, highlight=False)
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -54,16 +63,34 @@ def _options(argv: list[str]) -> argparse.Namespace:
     example=_EXAMPLE,
   )
   add = parser.add_argument
-  add("--kind", required=True, choices=_KINDS, help="what the source holds")
+  add("--kind", choices=_KINDS, help="what the source holds (that of most files)")
   add("--source", type=Path, help="folder of the images (its subfolder images, if they are there)")
   add("--out", required=True, type=Path, help="folder to make")
-  add("--boxes", choices=annotations.BOX_FORMATS, help="format of the lesion boxes")
-  add("--labels", type=Path, help="folder of the box files, or the COCO file (SOURCE/labels); for "
+  add("--boxes", choices=layouts.FORMATS, help="format of the labels (what is found)")
+  add("--labels", type=Path, help="label file, or folder of them (SOURCE, or beside it); for "
       "lidc the folder of the readers' XML where it does not lie in SOURCE")  # fmt: skip
-  add("--masks", type=Path, help="folder of PNG lesion masks, named as the images")
-  add("--forbidden", type=Path, help="folder of PNG masks of tissue where no lesion can be")
+  for name, what in (
+    ("lesion", "lesions; needed when there are several"),
+    ("host", "where lesions may live"),
+    ("forbidden", "where no lesion can be"),
+  ):
+    add(f"--{name}-class", action="append", default=[], metavar="NAME",
+        help=f"class of the labels: {what}; again for another")  # fmt: skip
+  add("--masks", type=Path, help="folder of lesion masks, named as the images")
+  add("--mask-values", choices=mask_values.MEANINGS, default="auto", help="what the values of "
+      "lesion masks mean, where they do not tell: soft edges, one id a lesion, one lesion a part, "
+      "dark is lesion")  # fmt: skip
+  add("--odd-masks", action="store_true", help="lesion masks that look improbable are right")
+  add("--hosts", type=Path, help="folder of masks of where lesions may live")
+  add("--forbidden", type=Path, help="folder of masks of tissue where no lesion can be")
   add("--groups", type=Path, help="CSV with a file and a group (patient) column; by default the "
-      "DICOM patient, else the folder, else each file by itself")  # fmt: skip
+      "DICOM patient, else the patient's folder, else each file by itself")  # fmt: skip
+  add("--group-pattern", help="regular expression that finds the patient in a file's path: "
+      "'(?P<patient>[^/]+)/.*'")  # fmt: skip
+  add("--split", type=Path, help="CSV with a file or group column and a split column (train, val, "
+      "test), in place of the split by group")  # fmt: skip
+  add("--allow-unused", action="store_true", help="go on when labels or masks fit no image")
+  add("--dry-run", action="store_true", help="read all, print the table, write nothing")
   add("--physics", choices=PHYSICS, help="how a lesion adds up: ct blends, projection adds; DICOM "
       "tells by itself, other images are looked at")  # fmt: skip
   add("--keep", nargs="+", default=[], choices=dicom_header.LEFT_OUT, help="scouts among slices, "
@@ -80,11 +107,13 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--seed", type=int, default=0, help="of the phantoms (0)")
   add("--workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that encode")
   add("--overwrite", action="store_true", help="replace the dataset that is in OUT")
-  add("--private", type=Path, help="folder of the salt and the table of names (SOURCE.private); "
+  add("--private", type=Path, help="folder of the salt and the table of names (OUT.private); "
       "give the same one to all datasets of a project")  # fmt: skip
   options, _ = parser.parse(argv)
   if options.kind == "lidc":
     _check_lidc(options)
+  if options.dry_run and options.kind == "phantom":
+    raise UserError("--dry-run looks at a source: phantoms have none")
   if options.kind == "phantom" and (options.num < 1 or options.size < 32):
     raise UserError("--num takes 1 or more, --size 32 or more")
   return options
@@ -125,46 +154,140 @@ def _write_phantom(options: argparse.Namespace, out: Path) -> dict:
 
 def _write_images(options: argparse.Namespace, out: Path, console: Console) -> dict:
   source = _checked_source(options.source, out)
-  root = listing.image_folder(source) if options.kind == "images" else source
-  intake = Intake(
+  found = recognise.recognise(
+    source,
     kind=options.kind,
-    root=root,
-    annotations=_annotations(options, source, root),
-    groups=listing.read_groups(options.groups) if options.groups else None,
+    boxes=options.boxes,
+    labels=None if options.kind == "lidc" else options.labels,
+    masks_folder=options.masks,
+    leave_out=[folder for folder in (options.hosts, options.forbidden) if folder],
+  )
+  if found.kind == "lidc":
+    _check_lidc(options)
+  intake, uses, classes = _intake(options, found)
+  if not options.allow_unused:
+    for use in uses:
+      use.check()
+  files = found.files
+  if found.kind == "lidc" and options.labels:
+    readings = listing.list_files(options.labels, "lidc")
+    files = files + [p for p in readings if p.suffix.lower() == ".xml" and p not in files]
+  intake = _as_most_are(intake, files, options, console)
+  report = SourceReport()
+  report.left_out += [(_below(path, source), why) for path, why in found.passed_over]
+  report.skipped += [
+    (name, f"is one of the {use.what} and {why}")
+    for use in uses
+    for names, why in ((use.ambiguous, "fits several images"), (use.unused, "fits no image"))
+    for name in names
+  ]
+  report.source = {
+    "layout": found.layout,
+    "files": len(found.files),
+    "labels_format": found.boxes or "",
+    "uses": {
+      use.what: {
+        "found": use.found,
+        "used": use.found - len(use.ambiguous) - len(use.unused),
+        "fit_several": len(use.ambiguous),
+        "fit_none": len(use.unused),
+      }
+      for use in uses
+    },
+    "classes": classes,
+  }
+  with Progress(len(files), "preparing", unit="file") as progress:
+    samples = intake.read(files, report, progress.advance)
+    known = {"kind": found.kind, "workers": options.workers, "report": report}
+    if options.dry_run:
+      key = None
+      try:
+        return records.describe(samples, name=out.name, **known)
+      finally:
+        _list_skipped(report.skipped, None, out.name, progress)
+    key = identity.open_identity(source, out, options.private)
+    try:
+      card = records.write_dataset(samples, out, identity=key, overwrite=options.overwrite, **known)
+    finally:
+      _list_skipped(report.skipped, key, out.name, progress)
+  console.print(
+    f"names and hashes: {key.folder}, for you alone: keep it, and give nobody else access",
+    markup=False, highlight=False,
+  )  # fmt: skip
+  return card
+
+
+def _intake(
+  options: argparse.Namespace, found: recognise.Source
+) -> tuple[Intake, list[annotations.Use], dict[str, int]]:
+  """(how the images are read, what becomes of labels, masks and tables, marks by class)."""
+  names = [path.relative_to(found.root).as_posix() for path in found.files]
+  uses: list[annotations.Use] = []
+
+  def masks_of(folder: Path | None, what: str) -> annotations.ByImage:
+    if folder is None:
+      return {}
+    files = recognise.mask_files(folder, found.files)
+    own = [path.relative_to(folder).as_posix() for path in files]
+    by_image, use = annotations.attach(files, own, names, what)
+    uses.append(use)
+    return by_image
+
+  labels = annotations.read_labels(found.labels, found.boxes, found.label_root)
+  by_image: annotations.ByImage = {}
+  if found.labels:
+    by_image, use = annotations.attach(labels, [label.name for label in labels], names, "labels")
+    uses.append(use)
+  counts = annotations.class_counts(labels)
+  classes = annotations.choose(
+    counts or dict.fromkeys(found.map_names.values(), 0),
+    options.lesion_class, options.host_class, options.forbidden_class,
+  )  # fmt: skip
+  known = annotations.Annotations(
+    root=found.root,
+    labels=by_image,
+    classes=classes,
+    lesion_masks=masks_of(found.masks, "lesion masks"),
+    host_masks=masks_of(options.hosts, "host masks"),
+    forbidden_masks=masks_of(options.forbidden, "masks of forbidden tissue"),
+    mask_values=options.mask_values,
+    odd_masks=options.odd_masks,
+    map_names=found.map_names,
+    axis=options.axis,
+    physics=options.physics or "",
+    spacing_mm=options.spacing_mm or (math.nan, math.nan),
+  )
+  intake = Intake(
+    kind=found.kind,
+    root=found.root,
+    annotations=known,
+    grouping=_grouping(options, names, uses),
     physics=options.physics or "none",
     axis=options.axis,
     agree=options.agree,
     nodule_free=options.nodule_free,
   )
-  beside = [p for p in (options.masks, options.forbidden, options.labels) if p and p.is_dir()]
-  files = listing.list_files(root, options.kind, leave_out=tuple(beside))
-  if options.kind == "lidc" and options.labels:
-    readings = listing.list_files(options.labels, "lidc")
-    files += [p for p in readings if p.suffix.lower() == ".xml" and p not in files]
-  if not files:
-    other = kind_of(root)
-    hint = f"; it looks like --kind {other}" if other and other != options.kind else ""
-    raise UserError(f"no {options.kind} files in {root}{hint}")
-  intake = _as_most_are(intake, files, options, console)
-  key, note = identity.open_identity(source, out, options.private)
-  if note:
-    console.print(note, markup=False, highlight=False)
-  report = SourceReport()
-  with Progress(len(files), "preparing", unit="file") as progress:
-    try:
-      card = records.write_dataset(
-        intake.read(files, report, progress.advance),
-        out,
-        kind=options.kind,
-        identity=key,
-        overwrite=options.overwrite,
-        workers=options.workers,
-        report=report,
-      )
-    finally:
-      _list_skipped(report.skipped, key, out.name, progress)
-  console.print(f"names and hashes: {key.folder}, for you alone", markup=False, highlight=False)
-  return card
+  return intake, uses, counts
+
+
+def _grouping(
+  options: argparse.Namespace, names: list[str], uses: list[annotations.Use]
+) -> grouping.Grouping:
+  if options.groups and options.group_pattern:
+    raise UserError("--groups and --group-pattern both name the groups: give one of them")
+  table, split, by_group = None, None, False
+  if options.groups:
+    table, use = grouping.read_groups(options.groups, names)
+    uses.append(use)
+  if options.split:
+    split, by_group, use_of_split = grouping.read_split(options.split, names)
+    uses += [use_of_split] if use_of_split else []
+  pattern = grouping.pattern_of(options.group_pattern) if options.group_pattern else None
+  return grouping.Grouping(table, pattern, split, by_group)
+
+
+def _below(path: Path, source: Path) -> str:
+  return path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name
 
 
 def _as_most_are(
@@ -200,35 +323,18 @@ def _checked_source(source: Path | None, out: Path) -> Path:
   return source
 
 
-def _annotations(options: argparse.Namespace, source: Path, root: Path) -> annotations.Annotations:
-  labels = options.labels
-  if labels and not options.boxes and options.kind != "lidc":
-    raise UserError(f"--labels needs --boxes {{{','.join(annotations.BOX_FORMATS)}}}")
-  if options.boxes and not labels:
-    places = (source / "labels", source.parent / "labels", source / "annotations", root)
-    labels = next((p for p in places if p.is_dir()), root)
-  for folder in (options.masks, options.forbidden):
-    if folder and not folder.is_dir():
-      raise UserError(f"no folder of masks {folder}")
-  return annotations.Annotations(
-    boxes=annotations.box_lookup(options.boxes, labels) if options.boxes else None,
-    lesion_masks=options.masks,
-    forbidden_masks=options.forbidden,
-    physics=options.physics or "",
-    spacing_mm=options.spacing_mm or (math.nan, math.nan),
-  )
-
-
 def _list_skipped(
-  skipped: list[tuple[str, str]], key: identity.Identity, name: str, progress: Progress
+  skipped: list[tuple[str, str]], key: identity.Identity | None, name: str, progress: Progress
 ) -> None:
-  """Prints some files that were skipped, and writes all to the private folder."""
+  """Prints some files that were skipped, and writes all to the private folder, if there is one."""
   if not skipped:
     return
   for path, reason in skipped[:_SHOWN]:
-    progress.print(f"skipped: {path} {reason}")
+    progress.print(f"skipped: {annotations.printable(path)} {reason}")
   if len(skipped) > _SHOWN:
     progress.print(f"... and {len(skipped) - _SHOWN} more")
+  if key is None:
+    return
   table = f"{name}.skipped"
   key.write_table(table, ("path", "reason"), skipped)
   progress.print(f"{len(skipped)} files skipped: {key.folder}/{table}.csv")

@@ -13,10 +13,11 @@ IMPORTED_AS = {
   "opencv-python-headless": "cv2",
   "orbax-checkpoint": "orbax",
   "pillow": "PIL",
+  "pyyaml": "yaml",
   "tensorflow-datasets": "tensorflow_datasets",
 }
 # Imported where it is there.
-OPTIONAL = {"tensorflow", "torch"}
+OPTIONAL = {"pycocotools", "tensorflow", "torch"}
 # Used by a library that we use, when it is there.
 NEVER_IMPORTED = {
   "filelock",

@@ -17,6 +17,8 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import cli
 from tests.data.readers import lidc_series
 
+PATIENTS = ("LIDC-IDRI-0001", "LIDC-IDRI-0002")
+
 
 def _images(folder: Path, count: int = 12) -> Path:
   folder.mkdir(parents=True)
@@ -93,7 +95,8 @@ def test_names_are_in_the_private_folder_and_nowhere_else(tmp_path: Path) -> Non
   content = _bytes(tmp_path / "out")
   for raw in (b"Mustermann", b"clinic", b"scan-", b"broken"):
     assert raw not in content
-  private = tmp_path / "Mustermann" / "clinic.private"
+  private = tmp_path / "out.private"
+  assert not (tmp_path / "Mustermann" / "clinic.private").exists()
   assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in private.iterdir())
   with (private / "out.csv").open() as file:
     table = {row["image_id"]: row["path"] for row in csv.DictReader(file)}
@@ -118,7 +121,7 @@ def test_dicom_headers_do_not_come_through(tmp_path: Path) -> None:
     assert planted.decode().encode("utf-16-le") not in content
   assert records.open_dataset(tmp_path / "out").card["groups"] == 3
   assert all(item["photometric"] == "MONOCHROME1" for item in _all(tmp_path / "out"))
-  assert "MRN-4711-0" in (tmp_path / "study.private" / "out.csv").read_text()
+  assert "MRN-4711-0" in (tmp_path / "out.private" / "out.csv").read_text()
 
 
 def test_the_same_hashes_again_and_in_a_second_dataset(tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_lidc_with_the_readings_elsewhere(
 
 def test_lidc_as_slices_and_masks(tmp_path: Path) -> None:
   source = tmp_path / "slices"
-  for patient in ("LIDC-IDRI-0001", "LIDC-IDRI-0002"):
+  for patient in PATIENTS:
     folder = source / patient / "nodule-0"
     for name in ("images", "mask-0", "mask-1"):
       (folder / name).mkdir(parents=True)
@@ -196,7 +199,10 @@ def test_lidc_as_slices_and_masks(tmp_path: Path) -> None:
       for reader in range(2):
         cv2.imwrite(str(folder / f"mask-{reader}" / f"slice-{number}.png"), mask)
   table = tmp_path / "groups.csv"
-  table.write_text("file,group\n" + "".join(f"slice-{n}.png,all\n" for n in range(2)))
+  table.write_text(
+    "file,group\n"
+    + "".join(f"{p}/nodule-0/images/slice-{n}.png,all\n" for p in PATIENTS for n in range(2))
+  )
   _run("--kind", "lidc", "--source", source, "--out", tmp_path / "out", "--spacing-mm", "0.7")
   card = records.open_dataset(tmp_path / "out").card
   assert (card["images"], card["groups"], card["boxes"]) == (6, 2, 6)
@@ -229,7 +235,9 @@ def test_the_audit_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (["--kind", "volumes", "--source", "a", "--out", "out"], "looks like --kind images"),
     (["--kind", "images", "--source", "a", "--out", "a/out"], "outside of it"),
     (["--kind", "images", "--source", "a", "--out", "a"], "no prepared dataset"),
-    (["--kind", "images", "--source", "a", "--out", "out", "--labels", "a"], "needs --boxes"),
+    (["--kind", "images", "--source", "a", "--out", "out", "--labels", "a"], "no labels in a"),
+    (["--source", "a", "--out", "out", "--group-pattern", "["], "no regular expression"),
+    (["--kind", "phantom", "--out", "out", "--dry-run"], "--dry-run"),
     (["--kind", "images", "--source", "a", "--out", "out", "--masks", "nowhere"], "no folder of"),
     (["--kind", "images", "--source", "a", "--out", "out", "--boxes", "yolo"], "no .txt file"),
     (["--kind", "images", "--source", "a", "--out", "out", "--spacing-mm", "-1"], "R or R,C"),

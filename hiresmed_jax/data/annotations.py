@@ -1,76 +1,179 @@
-"""Boxes and masks in files beside the images: found by name, checked, and matched."""
+"""What is known of images beside their files: boxes, outlines and masks, by class."""
 
+import collections
 import dataclasses
+import functools
+import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
+from PIL import Image
 
-from hiresmed_jax.data.listing import stem_of
-from hiresmed_jax.data.readers import boxes as readers
+from hiresmed_jax.data import matching
+from hiresmed_jax.data.readers import layouts, mask_values, masks, volumes
+from hiresmed_jax.data.readers.boxes import (
+  BadBoxes,
+  Label,
+  Mark,
+  boxes_of,
+  outline_of,
+  overlap,
+)
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.errors import UserError
 
-BOX_FORMATS = ("yolo", "coco", "voc")
+_LEAST_USED = 0.9  # of the label files
+_SHOWN = 3  # names in a message
+_EXIF_ORIENTATION = 0x0112
 
-_SUFFIX = {"yolo": ".txt", "voc": ".xml"}
-
-# (path of an image below the image folder, width, height) -> its boxes, None without a label
-BoxLookup = Callable[[Path, int, int], np.ndarray | None]
+# By the relative path of an image, then by page, frame or slice; None is the whole file.
+ByImage = Mapping[str, Mapping[int | None, Any]]
 
 
-def box_lookup(kind: str, labels: Path) -> BoxLookup:
-  """A function that finds the boxes of an image.
+class Use(NamedTuple):
+  """What became of label or mask files.
+
+  Attributes:
+    what: "labels", "lesion masks", ...
+    found: number of them.
+    ambiguous: names of those that fit several images.
+    unused: names of those that fit no image.
+  """
+
+  what: str
+  found: int
+  ambiguous: tuple[str, ...]
+  unused: tuple[str, ...]
+
+  def check(self) -> None:
+    """Raises UserError when none is used, or more than a tenth is not."""
+    lost = len(self.ambiguous) + len(self.unused)
+    if self.found and self.found - lost >= max(1, _LEAST_USED * self.found):
+      return
+    if not self.found:
+      raise UserError(f"no {self.what} were found")
+    why = [f"{len(self.ambiguous)} fit several images{_some(self.ambiguous)}"] * bool(
+      self.ambiguous
+    )
+    why += [f"{len(self.unused)} fit none{_some(self.unused)}"] * bool(self.unused)
+    raise UserError(
+      f"{self.found - lost} of {self.found} {self.what} are used: {'; '.join(why)}. Give images "
+      "and labels the same names or folders, or add --allow-unused"
+    )
+
+
+class Classes(NamedTuple):
+  """Which classes are what. `lesion` None: every class that is nothing else."""
+
+  lesion: frozenset[str] | None = None
+  host: frozenset[str] = frozenset()
+  forbidden: frozenset[str] = frozenset()
+
+  def is_lesion(self, name: str) -> bool:
+    """Whether a class is a lesion."""
+    if self.lesion is not None:
+      return name in self.lesion
+    return name not in self.host | self.forbidden
+
+
+def attach(
+  items: Sequence[Any], names: Sequence[str], image_names: Sequence[str], what: str
+) -> tuple[ByImage, Use]:
+  """Gives items their images by name; see `matching.match`."""
+  matched = matching.match(names, image_names)
+  found: dict[str, dict[int | None, Any]] = collections.defaultdict(dict)
+  for (image, page), number in matched.found.items():
+    found[image_names[image]][page] = items[number]
+  lost = (tuple(names[n] for n in numbers) for numbers in (matched.ambiguous, matched.unused))
+  return found, Use(what, len(items), *lost)
+
+
+def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Label]:
+  """All labels of label files.
 
   Args:
-    kind: one of `BOX_FORMATS`.
-    labels: the folder of label files, or the JSON file of COCO.
+    files: label files, and others of their folder.
+    kind: one of `layouts.FORMATS`; None takes what each file is.
+    root: folder that the names of the files are relative to.
 
   Raises:
-    UserError: there are none, or the COCO file is refused.
+    UserError: a file of many images that cannot be used, or outlines without pycocotools.
   """
-  if kind == "coco":
-    return _coco(labels)
-  if not labels.is_dir():
-    raise UserError(f"no folder of labels {labels}: name it with --labels")
-  suffix = _SUFFIX[kind]
-  known = {path.relative_to(labels).as_posix() for path in labels.rglob(f"*{suffix}")}
-  if not known:
-    raise UserError(f"no {suffix} file in the folder of labels {labels}")
+  names_in = functools.lru_cache(None)(
+    lambda folder: layouts.class_names([folder, *folder.parents[:3]])
+  )
+  labels = []
+  for path in files:
+    form = layouts.format_of(path) if kind is None or not path.is_file() else kind
+    if form is None:
+      continue
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    own = name[: -len(path.suffix)] if path.suffix else name
+    try:
+      labels += layouts.read(path, form, own, names_in(path.parent) if form == "yolo" else ())
+    except BadBoxes as error:
+      raise UserError(f"the {form} file {path} {error}") from error
+  outlined = any(mark.outline is not None for label in labels for mark in label.marks)
+  if outlined and importlib.util.find_spec("pycocotools") is None:
+    raise UserError(
+      "the labels hold outlines, which need pycocotools: pip install 'hiresmed_jax[coco]'"
+    )
+  _check_order(labels)
+  return labels
 
-  def look_up(image: Path, width: int, height: int) -> np.ndarray | None:
-    names = (stem_of(image.as_posix()) + suffix, stem_of(image.name) + suffix)
-    name = next((n for n in names if n in known), None)
-    if name is None:
-      return None
-    if kind == "yolo":
-      return readers.read_yolo(labels / name, width, height)
-    return readers.check_boxes(readers.read_voc(labels / name), width, height)
 
-  return look_up
+def _check_order(labels: Sequence[Label]) -> None:
+  """Raises UserError where YOLO's numbers, in all labels, are two corners."""
+  corners = np.array(
+    [mark.corners for label in labels if label.in_shares for mark in label.marks if mark.corners]
+  ).reshape(-1, 4)
+  centre, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+  outside = ((corners < -0.05) | (corners > 1.05)).any()
+  if len(corners) and outside and ((centre < size) & (size <= 1)).all():
+    raise UserError(
+      "the YOLO boxes are two corners (x1 y1 x2 y2): many lie outside of their image as cx cy w h. "
+      "Write them as centre, width and height"
+    )
 
 
-def _coco(path: Path) -> BoxLookup:
-  if path.is_dir():
-    files = sorted(path.glob("*.json"))
-    if len(files) != 1:
-      raise UserError(f"{path} holds {len(files)} JSON files: name one with --labels FILE")
-    path = files[0]
-  try:
-    found = readers.read_coco(path)
-  except readers.BadBoxes as error:
-    raise UserError(f"the COCO file {path} {error}") from error
-  except OSError as error:
-    raise UserError(f"the COCO file {path} cannot be read: {error.strerror}") from error
+def class_counts(labels: Iterable[Label]) -> dict[str, int]:
+  """Number of marks by class."""
+  counts = collections.Counter(mark.name for label in labels for mark in label.marks)
+  return dict(sorted(counts.items()))
 
-  def look_up(image: Path, width: int, height: int) -> np.ndarray | None:
-    boxes = found.get(image.as_posix(), found.get(image.name))
-    return None if boxes is None else readers.check_boxes(boxes, width, height)
 
-  return look_up
+def choose(
+  counts: Mapping[str, int],
+  lesion: Sequence[str] = (),
+  host: Sequence[str] = (),
+  forbidden: Sequence[str] = (),
+) -> Classes:
+  """The classes that a user names, checked.
+
+  Args:
+    counts: of `class_counts`.
+    lesion: names; none takes the one class that is left.
+    host: where lesions may live.
+    forbidden: where no lesion can be.
+
+  Raises:
+    UserError: a name that no label has, or several classes are left and none is named.
+  """
+  listed = ", ".join(f"{name or '(no name)'} ({count})" for name, count in counts.items())
+  for name in (*lesion, *host, *forbidden):
+    if name not in counts:
+      raise UserError(f"no label has the class {name!r}; there are: {listed or 'none'}")
+  chosen = Classes(frozenset(lesion) or None, frozenset(host), frozenset(forbidden))
+  left = [name for name in counts if chosen.is_lesion(name)]
+  if not lesion and len(left) > 1:
+    raise UserError(
+      f"the labels have several classes: {listed}. Name the lesion with --lesion-class NAME "
+      "(and others with --host-class, --forbidden-class)"
+    )
+  return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,91 +181,231 @@ class Annotations:
   """Facts of the images that are not in their files.
 
   Attributes:
-    boxes: finds the boxes, if there are any.
-    lesion_masks: folder of PNG masks, one label per lesion, or one for all.
-    forbidden_masks: folder of PNG masks, nonzero where no lesion can be.
+    root: folder of the images.
+    labels: `Label` by image.
+    classes: which classes are what.
+    lesion_masks: file by image; one label a lesion, or one for all. Of volumes: label maps.
+    host_masks: file by image, nonzero where lesions may live.
+    forbidden_masks: file by image, nonzero where no lesion can be.
+    mask_values: one of `mask_values.MEANINGS`: what the values of lesion masks mean.
+    odd_masks: improbable lesion masks are right.
+    map_names: classes of the values of label maps; a value without one is its own name.
+    axis: how volumes are sliced.
     physics: replaces that of the reader; "" keeps it.
     spacing_mm: (row, column) of images without one.
   """
 
-  boxes: BoxLookup | None = None
-  lesion_masks: Path | None = None
-  forbidden_masks: Path | None = None
+  root: Path = Path()
+  labels: ByImage = dataclasses.field(default_factory=dict)
+  classes: Classes = dataclasses.field(default_factory=Classes)
+  lesion_masks: ByImage = dataclasses.field(default_factory=dict)
+  host_masks: ByImage = dataclasses.field(default_factory=dict)
+  forbidden_masks: ByImage = dataclasses.field(default_factory=dict)
+  mask_values: str = "auto"
+  odd_masks: bool = False
+  map_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  axis: str = "axial"
   physics: str = ""
   spacing_mm: tuple[float, float] = (math.nan, math.nan)
 
-  def add_to(self, sample: Sample, image: Path) -> Sample:
+  def add_to(self, sample: Sample, image: str) -> Sample:
     """The sample with these facts; `image` is the path of its file below the image folder.
 
     Raises:
       Unreadable: labels that are refused, or a mask that does not fit.
+      UserError: label maps of several classes, and none is named.
     """
-    height, width = sample.image.shape[:2]
     found: dict[str, Any] = {}
-    if self.boxes is not None:
-      try:
-        boxes = self.boxes(image, width, height)
-      except readers.BadBoxes as error:
-        raise Unreadable(f"has a label file that {error}") from error
-      if boxes is not None:
-        found["boxes"] = boxes
-    if self.lesion_masks is not None:
-      mask = _read_mask(self.lesion_masks, image, (height, width))
-      if mask is not None:
-        found["lesion_mask"], found["boxes"] = match(mask, found.get("boxes", sample.boxes))
-    if self.forbidden_masks is not None:
-      mask = _read_mask(self.forbidden_masks, image, (height, width))
-      if mask is not None:
-        found["forbidden_mask"] = (mask > 0).astype(np.uint8)
+    for name, files in (("host_mask", self.host_masks), ("forbidden_mask", self.forbidden_masks)):
+      if (mask := self._mask(files, sample, image)) is not None:
+        found[name] = (mask > 0).astype(np.uint8)
+    boxes = sample.boxes
+    label = _of_page(self.labels, sample, image, "label")
+    if label is not None:
+      found |= self._of_label(label, sample, image)
+      boxes = found["boxes"]
+    mask, other = self._lesions(sample, image)
+    if mask is not None:
+      found = other | found
+      found["lesion_mask"], found["boxes"] = masks.match(mask, boxes)
+      found["labelled"] = True
     if self.physics:
       found["physics"] = self.physics
     if not np.isfinite(sample.spacing_mm).all():
       found["spacing_mm"] = self.spacing_mm
     return dataclasses.replace(sample, **found)
 
+  def _of_label(self, label: Label, sample: Sample, image: str) -> dict[str, Any]:
+    height, width = sample.image.shape[:2]
+    turn, notes = 1, []
+    if label.refused:
+      raise Unreadable(f"has a label file that {label.refused}")
+    if label.size and label.size != (width, height):
+      turn = _orientation(self.root / image)
+      if turn < 5 or label.size != (height, width):
+        raise Unreadable(
+          f"has a label for an image of {label.size[0]} x {label.size[1]} pixels and not of "
+          f"{width} x {height}: was one of them resized?"
+        )
+      width, height = height, width
+      notes.append("is turned by its EXIF tag, and its label with it")
+    try:
+      found = self._drawn(label, width, height, notes)
+    except BadBoxes as error:
+      raise Unreadable(f"has a label file that {error}") from error
+    if turn > 1:
+      for name in found.keys() - {"boxes"}:
+        found[name] = _turned(found[name], turn)
+      found["boxes"] = _turned_boxes(found["boxes"], turn, width, height)
+    return found | {"labelled": True, "notes": (*sample.notes, *notes)}
 
-def _read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> np.ndarray | None:
-  """Labels [H, W] of the PNG of the same name, None if there is none."""
-  names = (stem_of(image.as_posix()), stem_of(image.name))
-  path = next((p for p in (folder / f"{name}.png" for name in names) if p.is_file()), None)
-  if path is None:
-    return None
-  mask = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-  if mask is None:
-    raise Unreadable("has a mask that is not a PNG image")
-  if mask.ndim == 3:
-    mask = mask[..., :3].max(-1)
-  if mask.shape != shape:
-    raise Unreadable(f"has a mask of another size ({mask.shape[1]} x {mask.shape[0]})")
-  return np.asarray(mask)
+  def _drawn(self, label: Label, width: int, height: int, notes: list[str]) -> dict[str, Any]:
+    """Boxes and masks of a label in its own pixels."""
+    wanted = [mark for mark in label.marks if self.classes.is_lesion(mark.name)]
+    boxes = boxes_of(label, wanted, width, height)
+    _, kept = np.unique(boxes, axis=0, return_index=True)
+    if len(kept) < len(boxes):
+      notes.append("has boxes that are given twice: each is taken once")
+      wanted = [wanted[n] for n in sorted(kept)]
+      boxes = boxes[np.sort(kept)]
+    if overlap(boxes):
+      notes.append("has boxes that overlap by more than half: several readers of one lesion?")
+    found: dict[str, Any] = {"boxes": boxes}
+    scale = (width, height) if label.in_shares else (1, 1)
+    if any(mark.outline is not None for mark in wanted):
+      ids = np.zeros((height, width), np.uint16)
+      for number, mark in enumerate(wanted, start=1):
+        if mark.outline is not None:
+          ids[outline_of(mark, height, width, scale)] = number
+      found["lesion_mask"] = ids
+    for name, classes in (
+      ("host_mask", self.classes.host),
+      ("forbidden_mask", self.classes.forbidden),
+    ):
+      marks = [mark for mark in label.marks if mark.name in classes]
+      if classes:
+        found[name] = _filled(label, marks, width, height, scale)
+    return found
+
+  def _of_map(self, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """{"lesions": their connected parts, host_mask, forbidden_mask} of a slice of a label map."""
+    names = {int(v): self.map_names.get(int(v), str(int(v))) for v in np.unique(mask[mask != 0])}
+    chosen = self.classes
+    if chosen.lesion is None and len([n for n in names.values() if chosen.is_lesion(n)]) > 1:
+      choose(dict.fromkeys(names.values(), 1))  # raises: it lists them
+    kinds: tuple[tuple[str, Callable[[str], bool]], ...] = (
+      ("lesions", chosen.is_lesion),
+      ("host_mask", chosen.host.__contains__),
+      ("forbidden_mask", chosen.forbidden.__contains__),
+    )
+    found = {
+      kind: np.isin(mask, [v for v, name in names.items() if fits(name)]).astype(np.uint8)
+      for kind, fits in kinds
+    }
+    return {k: v for k, v in found.items() if k == "lesions" or getattr(chosen, k.split("_")[0])}
+
+  def _mask(
+    self, files: ByImage, sample: Sample, image: str, meaning: str = "auto"
+  ) -> np.ndarray | None:
+    """Labels int32[H, W] of an image's mask, None if there is none."""
+    pages, page, shape = files.get(image, {}), _page(sample, image), sample.image.shape[:2]
+    path = pages.get(None)
+    if path is not None and (page is not None or _is_volume(path)):
+      slices = masks.slices(path, self.root / image, self.axis)
+      if page is None and len(slices) == 1:
+        page = 0
+      if page is None or page >= len(slices):
+        raise Unreadable("has a mask of another number of pages or slices")
+      mask = slices[page]
+      if mask.shape != shape:
+        raise Unreadable(f"has a mask of another size ({mask.shape[1]} x {mask.shape[0]})")
+      return mask
+    path = _of_page(files, sample, image, "mask")
+    return None if path is None else mask_values.read(path, shape, meaning=meaning)
+
+  def _lesions(self, sample: Sample, image: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """(one label a lesion of the image's mask, other masks that its label map holds)."""
+    mask = self._mask(self.lesion_masks, sample, image, self.mask_values)
+    if mask is None:
+      return None, {}
+    path = next(iter(self.lesion_masks[image].values()))
+    name, other = printable(path.name), {}
+    if _is_volume(path) or self.map_names:
+      other = self._of_map(mask)
+      mask = other.pop("lesions")
+    elif self.mask_values == "auto":
+      mask_values.check_ids(mask, name)
+    if self.mask_values != "ids":
+      mask = mask_values.instances(mask)
+    if not self.odd_masks:
+      mask_values.check_plausible(mask, name)
+    return mask, other
 
 
-def match(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Gives the lesions of a mask the numbers of their boxes.
+def _is_volume(path: Path) -> bool:
+  return path.name.lower().endswith(volumes.SUFFIXES)
 
-  A mask with one label is split into its connected parts; one with several is taken as it is. A
-  lesion belongs to the box with most of it; where no box has half of it, it gets a new box.
 
-  Args:
-    mask: labels [H, W], 0 elsewhere.
-    boxes: f32[N, 4] xyxy pixels.
+def _page(sample: Sample, image: str) -> int | None:
+  _, _, page = sample.source[len(image) :].rpartition("#")
+  return int(page) if page.isdecimal() else None
 
-  Returns:
-    (uint16[H, W] ids, id = box index + 1; boxes f32[N + new, 4]).
-  """
-  labels = np.unique(mask[mask > 0])
-  if len(labels) == 1:
-    count, mask = cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=8)
-    labels = np.arange(1, count)
-  ids, own = np.zeros(mask.shape, np.uint16), []
-  for label in labels:
-    rows, columns = np.nonzero(mask == label)
-    x, y = columns[:, None] + 0.5, rows[:, None] + 0.5
-    inside = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
-    share = inside.mean(0)
-    if len(boxes) and share.max() >= 0.5:
-      ids[rows, columns] = int(share.argmax()) + 1
+
+def _of_page(items: ByImage, sample: Sample, image: str, what: str) -> Any:
+  pages, page = items.get(image, {}), _page(sample, image)
+  if page is not None and None in pages:
+    raise Unreadable(
+      f"holds several pages, frames or slices and its {what} does not say which it is of: name the "
+      f"{what} NAME#0 for the first, NAME#1 for the second"
+    )
+  return pages.get(page, pages.get(0) if page is None else None)
+
+
+def _orientation(path: Path) -> int:
+  """The EXIF orientation of a picture, 1 to 8; 1 where it has none."""
+  try:
+    with Image.open(path) as image:
+      turn = image.getexif().get(_EXIF_ORIENTATION, 1)
+  except (OSError, ValueError):
+    return 1
+  return turn if turn in range(1, 9) else 1
+
+
+def _turned(mask: np.ndarray, turn: int) -> np.ndarray:
+  """A mask as `ImageOps.exif_transpose` turns its picture; 5 to 8 swap rows and columns."""
+  flipped = {5: mask, 6: mask[::-1], 7: mask[::-1, ::-1], 8: mask[:, ::-1]}[turn]
+  return np.ascontiguousarray(flipped.T)
+
+
+def _turned_boxes(boxes: np.ndarray, turn: int, width: int, height: int) -> np.ndarray:
+  x1, y1, x2, y2 = boxes.T
+  if turn in (7, 8):
+    x1, x2 = width - x2, width - x1
+  if turn in (6, 7):
+    y1, y2 = height - y2, height - y1
+  return np.stack([y1, x1, y2, x2], axis=1).astype(np.float32)
+
+
+def _filled(
+  label: Label, marks: Sequence[Mark], width: int, height: int, scale: tuple[float, float]
+) -> np.ndarray:
+  """uint8[H, W], 1 in the outlines of marks, or in their boxes."""
+  mask = np.zeros((height, width), np.uint8)
+  boxes = np.rint(boxes_of(label, marks, width, height)).astype(int)
+  for mark, (x1, y1, x2, y2) in zip(marks, boxes):
+    if mark.outline is not None:
+      mask[outline_of(mark, height, width, scale)] = 1
     else:
-      own.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-      ids[rows, columns] = len(boxes) + len(own)
-  return ids, np.concatenate([boxes, np.array(own, np.float32).reshape(-1, 4)])
+      mask[y1:y2, x1:x2] = 1
+  return mask
+
+
+def _some(names: Sequence[str]) -> str:
+  """Some names, printable, for the terminal."""
+  shown = ", ".join(printable(name) for name in names[:_SHOWN])
+  return f" ({shown}{', ...' if len(names) > _SHOWN else ''})"
+
+
+def printable(name: str) -> str:
+  """A file's name that need not be UTF-8, for the terminal."""
+  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -3,6 +3,7 @@
 Records hold hashes alone. The split follows from the raw group name, so that all routes agree.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -16,6 +17,7 @@ from typing import Literal
 from hiresmed_jax.errors import UserError
 
 _SALT_FILE = "salt"
+_IGNORE = ".gitignore"  # so that no repository takes the folder in
 _HASH_DIGITS = 32  # 128 bits, enough for 10^15 names without a collision
 
 Split = Literal["train", "val", "test"]
@@ -64,41 +66,34 @@ class Identity:
 PHANTOM = Identity(salt=b"phantom", folder=None)
 
 
-def open_identity(source: Path, out: Path, private: Path | None = None) -> tuple[Identity, str]:
+def open_identity(source: Path, out: Path, private: Path | None = None) -> Identity:
   """Opens the project's key, or makes it.
 
   Args:
-    source: folder of the raw images; the private folder is `<source>.private`.
-    out: the prepared dataset; `<out>.private` is used where nothing can be written beside `source`.
+    source: folder of the raw images. Earlier versions kept the key in `<source>.private`: where it
+      is there, the new folder takes over its salt, so that ids stay as they were.
+    out: the prepared dataset; the private folder is `<out>.private`.
     private: another private folder. Datasets with the same one have the same hashes.
 
-  Returns:
-    (identity, a line for the user, "" when the key lies beside `source` or in `private`).
-
   Raises:
-    UserError: no private folder can be written.
+    UserError: the private folder cannot be written.
   """
-  if private is not None:
-    try:
-      return _open(private.absolute()), ""
-    except OSError as error:
-      raise UserError(f"--private {private} cannot be written: {error.strerror}") from error
-  beside_source = _beside(source)
+  folder = private.absolute() if private is not None else _beside(out)
   try:
-    return _open(beside_source), ""
-  except OSError as error:
-    reason = error.strerror
-  beside_out = _beside(out)
-  try:
-    identity = _open(beside_out)
+    return _open(folder, _old_salt(_beside(source)) if private is None else "")
   except OSError as error:
     raise UserError(
-      f"neither {beside_source} nor {beside_out} can be written ({error.strerror}); "
-      "name a folder for the private salt and table with --private DIR"
+      f"the private folder {folder} cannot be written ({error.strerror}): name another one for the "
+      "salt and the table of names with --private DIR"
     ) from error
-  return identity, (
-    f"{beside_source} cannot be written ({reason}): the private salt and table are in {beside_out}"
-  )
+
+
+def _old_salt(folder: Path) -> str:
+  """The salt beside the source, "" where there is none."""
+  try:
+    return (folder / _SALT_FILE).read_text().strip()
+  except OSError:
+    return ""
 
 
 def _beside(folder: Path) -> Path:
@@ -108,7 +103,8 @@ def _beside(folder: Path) -> Path:
   return folder.with_name(f"{folder.name or 'source'}.private")
 
 
-def _open(folder: Path) -> Identity:
+def _open(folder: Path, salt: str = "") -> Identity:
+  """Opens a private folder; one without a salt gets this one, or a new one."""
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   path = folder / _SALT_FILE
   try:
@@ -117,9 +113,14 @@ def _open(folder: Path) -> Identity:
     path.chmod(0o600)
   else:
     with os.fdopen(descriptor, "w") as file:
-      file.write(secrets.token_hex(32))
+      file.write(salt or secrets.token_hex(32))
   if not os.access(folder, os.W_OK):
     raise PermissionError(13, "Permission denied")
+  with (
+    contextlib.suppress(FileExistsError),
+    os.fdopen(_create_private(folder / _IGNORE), "w") as file,
+  ):
+    file.write("*\n")
   salt = path.read_text().strip()
   if not salt:
     raise UserError(

@@ -1,15 +1,18 @@
 """From the files of a source folder to samples with their groups, boxes and masks."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.audit.pixels import jpeg_quality
-from hiresmed_jax.data.listing import folder_group, group_in
+from hiresmed_jax.data.grouping import Grouping, name_family
 from hiresmed_jax.data.readers import dicom, dicom_header, images, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
+from hiresmed_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,25 +23,27 @@ class Intake:
     kind: `images`, `dicom`, `volumes` or `lidc`.
     root: folder of the image files.
     annotations: of the images, beside their files.
-    groups: of `listing.read_groups`; None takes the DICOM patient, the folder, or the file.
+    grouping: whose image is whose.
     physics: of images and volumes.
     axis: how volumes are sliced.
     agree: readers of `lidc` who must agree on a pixel.
     nodule_free: slices without any nodule to take from each series of `lidc`.
     keep: kinds of `dicom_header.LEFT_OUT` that are not left out.
     note: on every image whose header does not tell its physics.
+    groups: filled while reading: by file (group, how it was found, split).
   """
 
   kind: str
   root: Path
   annotations: Annotations
-  groups: Mapping[str, str] | None = None
+  grouping: Grouping = dataclasses.field(default_factory=Grouping)
   physics: str = "none"
   axis: str = "axial"
   agree: int = lidc.AGREE
   nodule_free: int = 0
   keep: Collection[str] = dicom_header.LEFT_OUT
   note: str = ""
+  groups: dict[str, tuple[str, str, str]] = dataclasses.field(default_factory=dict)
 
   def read(
     self, files: Sequence[Path], report: SourceReport, advance: Callable[[], None]
@@ -47,22 +52,26 @@ class Intake:
 
     Args:
       files: below `root`; the readers' XML of `lidc` may lie elsewhere.
-      report: gets the files that cannot be read or are left out, and the JPEG qualities.
+      report: gets the files that cannot be read or are left out, the JPEG qualities, and, last,
+        how groups were found.
       advance: called after every file.
+
+    Raises:
+      UserError: the user's split puts a group into two parts.
     """
 
-    def refuse(path: Path, reason: str | Unreadable) -> None:
+    def refuse(path: Path, reason: object) -> None:
       below = path.relative_to(self.root) if path.is_relative_to(self.root) else path
       found = report.left_out if isinstance(reason, LeftOut) else report.skipped
       found.append((below.as_posix(), str(reason)))
 
     if self.kind == "lidc":
       yield from self._read_lidc(files, refuse, advance)
-      return
+      files = ()
     for path in files:
       try:
         for sample in map(self._fitting, self._open(path)):
-          yield self.annotations.add_to(sample, path.relative_to(self.root))
+          yield self._known(sample, path.relative_to(self.root).as_posix())
       except Unreadable as reason:
         refuse(path, reason)
       else:
@@ -70,6 +79,7 @@ class Intake:
         if quality is not None:
           report.jpeg_qualities[quality] += 1
       advance()
+    report.source["groups"] = self._group_facts()
 
   def _read_lidc(
     self, files: Sequence[Path], refuse: lidc.Refuse, advance: lidc.Advance
@@ -84,13 +94,10 @@ class Intake:
       advance=advance,
     )
     for sample in samples:
-      path = self.root / sample.source
       try:
-        group = self._group(path) or sample.group
-        known = self.annotations.add_to(sample, Path(sample.source))
-        yield dataclasses.replace(known, group=group)
+        yield self._known(sample, sample.source)
       except Unreadable as reason:
-        refuse(path, str(reason))
+        refuse(self.root / sample.source, str(reason))
 
   def _fitting(self, sample: Sample) -> Sample:
     """The sample with the note on its physics. Raises LeftOut for colours among grey images."""
@@ -102,20 +109,42 @@ class Intake:
     return dataclasses.replace(sample, notes=(*sample.notes, self.note))
 
   def _open(self, path: Path) -> Iterator[Sample]:
-    group = self._group(path)
     if self.kind == "dicom":
-      samples = dicom.read(path, root=self.root, keep=self.keep)
-      return (dataclasses.replace(s, group=group) for s in samples) if group else samples
-    group = group or folder_group(path, self.root)
+      return dicom.read(path, root=self.root, keep=self.keep)
     if self.kind == "volumes":
-      return volumes.read(path, root=self.root, group=group, physics=self.physics, axis=self.axis)
-    return images.read(path, root=self.root, group=group, physics=self.physics)
+      return volumes.read(path, root=self.root, group="", physics=self.physics, axis=self.axis)
+    return images.read(path, root=self.root, group="", physics=self.physics)
 
-  def _group(self, path: Path) -> str | None:
-    """The group of the table. Raises Unreadable where there is a table without the file."""
-    if self.groups is None:
-      return None
-    group = group_in(self.groups, path, self.root)
-    if group is None:
-      raise Unreadable("has no row in the groups file")
-    return group
+  def _known(self, sample: Sample, image: str) -> Sample:
+    """The sample with its annotations, group and split; `image` is the path of its file."""
+    group = self.grouping.group_of(image, sample.group)
+    split = self.grouping.split_of(image, group.name)
+    known = self.annotations.add_to(sample, image)
+    self.groups[image] = (group.name, group.by, split)
+    return dataclasses.replace(known, group=group.name, split=split)
+
+  def _group_facts(self) -> dict[str, Any]:
+    """How groups were found, for the card, when all is read.
+
+    Returns:
+      {"by": files by way, "name_families_across_groups": families of files that differ in their
+      last number and lie in several groups, where files are their own groups}.
+
+    Raises:
+      UserError: the user's split puts a group into two parts.
+    """
+    parts = collections.defaultdict(set)
+    families = collections.defaultdict(set)
+    for image, (group, by, split) in self.groups.items():
+      parts[group].add(split)
+      if by == "file" and (family := name_family(image)):
+        families[family].add(group)
+    torn = sum(len(splits) > 1 for splits in parts.values())
+    if torn:
+      raise UserError(
+        f"--split puts {torn} of {len(parts)} groups into several parts: held-out numbers would be "
+        "of patients that were trained on. Give each patient one part, or name them by --groups"
+      )
+    by_way = collections.Counter(by for _, by, _ in self.groups.values())
+    across = sum(len(groups) > 1 for groups in families.values())
+    return {"by": dict(sorted(by_way.items())), "name_families_across_groups": across}

@@ -1,14 +1,15 @@
-"""The files of a source folder, their groups, and the kind of the folder."""
+"""The files of a source folder, and the kind of the folder."""
 
-import csv
 import itertools
 import os
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from hiresmed_jax.data import matching
 from hiresmed_jax.data.readers import images, lidc_readings, lidc_slices, volumes
-from hiresmed_jax.errors import UserError
 
 # DICOM needs no suffix; these are never it.
 _NOT_DICOM = (
@@ -18,16 +19,28 @@ _NOT_DICOM = (
   *(".npy", ".npz", ".xlsx", ".zip", ".gz", ".tar", ".py"),
 )
 _SUFFIXES = {
-  "dicom": (".dcm", ".dicom", ".ima"),
+  "dicom": matching.DICOM_SUFFIXES,
   "volumes": volumes.SUFFIXES,
   "images": images.SUFFIXES,
 }
 _FIRST_FILES = 2000  # that tell the kind of a folder
-_FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name", "image_id")
-_GROUP_COLUMNS = (
-  *("group", "group_id", "patient_group", "patient", "patient_id", "patientid", "subject"),
-  *("subject_id", "case", "case_id", "study", "seriesuid", "series_uid", "seriesinstanceuid"),
+# Files that systems and tools leave everywhere.
+_BY_PRODUCTS = frozenset(
+  "thumbs.db desktop.ini dicomdir ehthumbs.db picasa.ini lockfile version".split()
 )
+_PRIVATE = ".private"
+
+
+class Listing(NamedTuple):
+  """What lies in a folder.
+
+  Attributes:
+    files: that a reader should try, sorted by folder and name.
+    passed_over: (path, why) of the others.
+  """
+
+  files: list[Path]
+  passed_over: list[tuple[Path, str]]
 
 
 def image_folder(source: Path) -> Path:
@@ -37,32 +50,83 @@ def image_folder(source: Path) -> Path:
   return inner if inner.is_dir() and not direct else source
 
 
-def list_files(root: Path, kind: str, *, leave_out: tuple[Path, ...] = ()) -> list[Path]:
-  """Files under `root` that a reader of `kind` should try, sorted by name.
+def list_files(root: Path, kind: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
+  """The files of `walk`."""
+  return walk(root, kind, leave_out=leave_out).files
 
-  Hidden files and folders, private folders and those of `leave_out` are left out, and links to
-  folders are not followed.
+
+def walk(root: Path, kind: str, *, leave_out: Iterable[Path] = ()) -> Listing:
+  """Looks through a folder and its subfolders.
+
+  Hidden folders, private folders and those of `leave_out` are not entered. Links to folders are
+  followed where they lead out of `root`, each folder once.
 
   Args:
     root: a folder.
     kind: `images`, `dicom`, `volumes` or `lidc`.
     leave_out: folders of masks and labels inside `root`.
   """
-  found = []
+  files: list[Path] = []
+  passed_over: list[tuple[Path, str]] = []
+  entered = {root.resolve()}
   avoided = {folder.resolve() for folder in leave_out}
-  for folder, folders, files in os.walk(root):
-    here = Path(folder)
-    folders[:] = sorted(
-      name
-      for name in folders
-      if not name.startswith(".")
-      and not name.endswith(".private")
-      and (here / name).resolve() not in avoided
-    )
-    for name in sorted(files):
-      if not name.startswith(".") and _fits(name, kind):
-        found.append(here / name)
-  return found
+
+  def enter(folder: Path) -> None:
+    try:
+      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+      passed_over.append((folder, "is a folder that cannot be opened"))
+      return
+    folders = [entry for entry in entries if entry.is_dir()]
+    for entry in (entry for entry in entries if not entry.is_dir()):
+      why = _why_not(entry.name, kind)
+      if why:
+        passed_over.append((folder / entry.name, why))
+      else:
+        files.append(folder / entry.name)
+    for entry in sorted(folders, key=lambda entry: entry.is_symlink()):
+      path, target = folder / entry.name, (folder / entry.name).resolve()
+      if entry.name.startswith(".") or entry.name == "__MACOSX":
+        passed_over.append((path, "is a hidden folder"))
+      elif entry.name.endswith(_PRIVATE) or target in avoided:
+        continue
+      elif entry.is_symlink() and (target in entered or _holds(top, target)):
+        passed_over.append((path, "is a link to a folder that is read already"))
+      else:
+        entered.add(target)
+        enter(path)
+
+  top = root.resolve()
+  enter(root)
+  if kind == "images":
+    files, masks = _apart(files)
+    passed_over += [(path, "is the mask of an image beside it, by its name") for path in masks]
+  return Listing(files, passed_over)
+
+
+def _holds(folder: Path, other: Path) -> bool:
+  return other.is_relative_to(folder) or folder.is_relative_to(other)
+
+
+def _why_not(name: str, kind: str) -> str:
+  if name.startswith("."):
+    return "is hidden"
+  if name.lower() in _BY_PRODUCTS:
+    return "is left by a system or a tool"
+  return "" if _fits(name, kind) else f"has a suffix of no file of the kind {kind}"
+
+
+def _apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
+  """(images, masks): `a_mask.png` beside `a.png` or `a.jpg` is a mask."""
+  stems = {(path.parent, matching.stem_of(path.name)) for path in files}
+  masks = []
+  for path in files:
+    stem = matching.stem_of(path.name)
+    bare = matching.MASK_ENDING.sub("", re.sub(r"_\d+$", "", stem))
+    if bare != re.sub(r"_\d+$", "", stem) and (path.parent, bare) in stems:
+      masks.append(path)
+  apart = set(masks)
+  return [path for path in files if path not in apart], masks
 
 
 def _fits(name: str, kind: str) -> bool:
@@ -74,65 +138,6 @@ def _fits(name: str, kind: str) -> bool:
   if kind == "lidc" and lower.endswith((*lidc_slices.SUFFIXES, ".xml")):
     return True
   return lower != "dicomdir" and not lower.endswith(_NOT_DICOM)
-
-
-def stem_of(name: str) -> str:
-  """A file's name without its suffix, `.nii.gz` as a whole."""
-  lower = name.lower()
-  for suffix in (*volumes.SUFFIXES, *images.SUFFIXES, ".dcm"):
-    if lower.endswith(suffix):
-      return name[: -len(suffix)]
-  return name
-
-
-def folder_group(path: Path, root: Path) -> str:
-  """The default group of a file: its folder below `root`, else its stem."""
-  folder = path.relative_to(root).parent.as_posix()
-  return stem_of(path.name) if folder == "." else folder
-
-
-def read_groups(path: Path) -> dict[str, str]:
-  """Raw group by file path, name or stem, from a CSV table with a column of each.
-
-  Raises:
-    UserError: no such file, no such columns, or a file in two groups.
-  """
-  try:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.DictReader(file)
-      header = list(reader.fieldnames or ())
-      rows = list(reader)
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    why = getattr(error, "strerror", None) or "it is not UTF-8 text with commas"
-    raise UserError(f"the groups file {path} cannot be read: {why}") from error
-  columns = _column(header, _FILE_COLUMNS, path), _column(header, _GROUP_COLUMNS, path)
-  found: dict[str, str] = {}
-  for line, row in enumerate(rows, start=2):
-    name, group = ((row[column] or "").strip() for column in columns)
-    if not name or not group:
-      raise UserError(f"line {line} of the groups file {path} lacks its file or its group")
-    name = name.replace("\\", "/").removeprefix("./")
-    if found.setdefault(name, group) != group:
-      raise UserError(f"line {line} of the groups file {path} puts its file into a second group")
-  return found
-
-
-def group_in(groups: Mapping[str, str], path: Path, root: Path) -> str | None:
-  """The group of a file, looked up by path below `root`, by name, by stem; None if absent."""
-  relative = path.relative_to(root).as_posix()
-  names = (relative, stem_of(relative), path.name, stem_of(path.name))
-  return next((groups[name] for name in names if name in groups), None)
-
-
-def _column(header: list[str], wanted: tuple[str, ...], path: Path) -> str:
-  plain = {name.strip().lower().replace(" ", "_"): name for name in reversed(header)}
-  for name in wanted:
-    if name in plain:
-      return plain[name]
-  raise UserError(
-    f"the groups file {path} has the columns {', '.join(header) or '(none)'}: "
-    f"name one of them {wanted[0]!r}"
-  )
 
 
 def prepare_command(folder: Path) -> str:

@@ -20,7 +20,7 @@ CARD = "card.json"
 SCHEMA_VERSION = 2  # 2: labelled, host_mask
 # What records and cards of lower versions lack, with the values that mean "as it was".
 FIELDS_AS_THEY_WERE: dict[str, Any] = {"labelled": True, "host_mask": b""}
-CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}}
+CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}, "source": {}}
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 
@@ -196,11 +196,13 @@ class SourceReport:
   Attributes:
     skipped: (path, reason) of files that cannot be used, or not wholly. Reasons hold no names.
     left_out: (path, reason) of files that are no images of the set.
+    source: what was found in the source folder and what was used, for the card.
     jpeg_qualities: number of files of each JPEG quality (1 to 100).
   """
 
   skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  source: dict[str, Any] = dataclasses.field(default_factory=dict)
   jpeg_qualities: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -218,8 +220,8 @@ def make_card(
   Returns:
     A tree for JSON: schema_version, name, kind, images, groups, boxes, channels, bits, splits
     (images by split), unknown (images that nobody has labelled), skipped and left_out (files by
-    reason), notes (images by note), fingerprint (sha256 of all records without their
-    ids, independent of salt and order), audit.
+    reason), notes (images by note), source (of the report), fingerprint (sha256 of all records
+    without their ids, independent of salt and order), audit.
   """
   facts = [e.facts for e in encoded]
   digests = "".join(sorted(e.digest for e in encoded))
@@ -237,6 +239,7 @@ def make_card(
     "skipped": _counted(reason for _, reason in report.skipped),
     "left_out": _counted(reason for _, reason in report.left_out),
     "notes": _counted(note for e in encoded for note in e.notes),
+    "source": report.source,
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),
     "audit": summary.summarise(facts, jpeg_qualities=report.jpeg_qualities),
   }

@@ -5,8 +5,10 @@ It is written and read by tensorflow-datasets without TensorFlow, by `Sequential
 layer from 1 GB on. `tfds.builder_from_directory` reads either. Records hold keyed hashes, no names.
 """
 
+import collections
 import dataclasses
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,11 +81,43 @@ def write_dataset(
   with whole_folder(out) as folder:
     encoded = _write_records(samples, folder / _RECORDS, identity, workers)
     if not encoded:
-      raise UserError(f"nothing to write to {out}: no image could be read")
+      raise UserError(f"nothing to write to {out}: {_why_none(report)}")
     card = make_card(encoded, name=name or out.name, kind=kind, report=report or SourceReport())
     write_json(folder / CARD, card, indent=1, allow_nan=False)
     identity.write_table(out.name, _TABLE_HEADER, [e.names for e in encoded])
   return card
+
+
+def describe(
+  samples: Iterable[Sample],
+  *,
+  kind: str,
+  name: str,
+  workers: int = 1,
+  report: SourceReport | None = None,
+) -> dict[str, Any]:
+  """The card that `write_dataset` would make; nothing is written.
+
+  Raises:
+    UserError: `samples` is empty.
+  """
+  key = Identity(secrets.token_bytes(32), None)
+  encoded = [
+    dataclasses.replace(one, record={})
+    for one in ordered_map(lambda s: encode(s, key), samples, workers=workers)
+  ]
+  if not encoded:
+    raise UserError(_why_none(report))
+  return make_card(encoded, name=name, kind=kind, report=report or SourceReport())
+
+
+def _why_none(report: SourceReport | None) -> str:
+  """Why a dataset has no image: the most frequent reason."""
+  reasons = collections.Counter(reason for _, reason in report.skipped) if report else None
+  if not reasons:
+    return "no image could be read"
+  ((reason, count),) = reasons.most_common(1)
+  return f"no image could be read: {count} of {reasons.total()} files: {reason}"
 
 
 def refuse_to_replace(out: Path, *, overwrite: bool) -> None:

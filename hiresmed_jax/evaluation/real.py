@@ -12,7 +12,8 @@ from pydicom.errors import InvalidDicomError
 
 from hiresmed_jax.data import records
 from hiresmed_jax.data.identity import SPLITS, Split
-from hiresmed_jax.data.listing import image_folder, list_files, stem_of
+from hiresmed_jax.data.listing import image_folder, list_files
+from hiresmed_jax.data.matching import stem_of
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax.data import records, stored
-from hiresmed_jax.data.listing import stem_of
+from hiresmed_jax.data.matching import stem_of
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation.pictures import (

@@ -8,18 +8,19 @@ from hiresmed_jax.data import identity
 from hiresmed_jax.errors import UserError
 
 
-def test_the_salt_is_made_once_and_is_the_owners_alone(tmp_path: Path) -> None:
-  first, note = identity.open_identity(tmp_path / "kub", tmp_path / "out")
-  again, _ = identity.open_identity(tmp_path / "kub", tmp_path / "other")
-  assert note == ""
+def test_the_salt_is_made_once_beside_the_dataset_and_is_the_owners_alone(tmp_path: Path) -> None:
+  first = identity.open_identity(tmp_path / "kub", tmp_path / "out")
+  again = identity.open_identity(tmp_path / "other", tmp_path / "out")
   assert first.salt == again.salt
-  assert first.folder == tmp_path / "kub.private"
+  assert first.folder == tmp_path / "out.private"
   assert _mode(first.folder) == 0o700
-  assert _mode(first.folder / "salt") == 0o600
+  assert {p.name: _mode(p) for p in first.folder.iterdir()} == {"salt": 0o600, ".gitignore": 0o600}
+  assert (first.folder / ".gitignore").read_text() == "*\n"
+  assert [p.name for p in tmp_path.iterdir()] == ["out.private"]
 
 
 def test_loose_rights_of_a_salt_are_tightened(tmp_path: Path) -> None:
-  key, _ = identity.open_identity(tmp_path / "kub", tmp_path / "out")
+  key = identity.open_identity(tmp_path / "kub", tmp_path / "out")
   assert key.folder is not None
   (key.folder / "salt").chmod(0o644)
   identity.open_identity(tmp_path / "kub", tmp_path / "out")
@@ -37,39 +38,36 @@ def test_hashes_depend_on_salt_and_meaning() -> None:
 
 
 def test_two_projects_have_two_salts(tmp_path: Path) -> None:
-  one, _ = identity.open_identity(tmp_path / "a", tmp_path / "out")
-  two, _ = identity.open_identity(tmp_path / "b", tmp_path / "out")
-  shared, _ = identity.open_identity(tmp_path / "b", tmp_path / "out", tmp_path / "a.private")
+  one = identity.open_identity(tmp_path / "a", tmp_path / "out")
+  two = identity.open_identity(tmp_path / "a", tmp_path / "other")
+  shared = identity.open_identity(tmp_path / "b", tmp_path / "third", tmp_path / "out.private")
   assert one.salt != two.salt
   assert one.salt == shared.salt
 
 
-def test_a_source_on_a_read_only_medium_keeps_its_key_beside_the_dataset(tmp_path: Path) -> None:
-  (tmp_path / "kub.private").write_text("in the way")
-  key, note = identity.open_identity(tmp_path / "kub", tmp_path / "out")
-  assert key.folder == tmp_path / "out.private"
-  assert "kub.private" in note
-  assert "out.private" in note
+def test_the_key_beside_a_source_of_earlier_versions_is_taken_over(tmp_path: Path) -> None:
+  old = identity.open_identity(tmp_path / "b", tmp_path / "x", tmp_path / "kub.private")
+  new = identity.open_identity(tmp_path / "kub", tmp_path / "out")
+  assert new.salt == old.salt
+  assert new.folder == tmp_path / "out.private"
 
 
 def test_no_place_for_the_key_is_one_line(tmp_path: Path) -> None:
-  for name in ("kub.private", "out.private"):
-    (tmp_path / name).write_text("in the way")
-  with pytest.raises(UserError, match="--private DIR"):
-    identity.open_identity(tmp_path / "kub", tmp_path / "out")
-  with pytest.raises(UserError, match="cannot be written"):
-    identity.open_identity(tmp_path / "kub", tmp_path / "out", tmp_path / "kub.private")
+  (tmp_path / "out.private").write_text("in the way")
+  for private in (None, tmp_path / "out.private"):
+    with pytest.raises(UserError, match="--private DIR"):
+      identity.open_identity(tmp_path / "kub", tmp_path / "out", private)
 
 
 def test_an_empty_salt_is_never_used(tmp_path: Path) -> None:
-  (tmp_path / "kub.private").mkdir()
-  (tmp_path / "kub.private" / "salt").write_text("\n")
+  (tmp_path / "out.private").mkdir()
+  (tmp_path / "out.private" / "salt").write_text("\n")
   with pytest.raises(UserError, match="is empty"):
     identity.open_identity(tmp_path / "kub", tmp_path / "out")
 
 
 def test_the_table_is_the_owners_alone_and_is_replaced(tmp_path: Path) -> None:
-  key, _ = identity.open_identity(tmp_path / "kub", tmp_path / "out")
+  key = identity.open_identity(tmp_path / "kub", tmp_path / "out")
   assert key.folder is not None
   path = key.folder / "out.csv"
   path.write_text("old")

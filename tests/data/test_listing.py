@@ -1,10 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hiresmed_jax.data import listing
-from hiresmed_jax.errors import UserError
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -33,10 +30,33 @@ def test_folders_of_masks_are_no_images(tmp_path: Path) -> None:
   assert _names(tmp_path, "images", leave_out=(tmp_path / "masks", tmp_path / "bone")) == ["a.png"]
 
 
-def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
-  _touch(tmp_path, "a.png", "sub/b.png")
-  (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-  assert _names(tmp_path, "images") == ["a.png", "sub/b.png"]
+def test_links_are_followed_out_of_the_folder_and_never_twice(tmp_path: Path) -> None:
+  _touch(tmp_path, "archive/p0/b.png", "cohort/a.png", "cohort/p1/c.png")
+  cohort = tmp_path / "cohort"
+  for name, target in (
+    ("p0", tmp_path / "archive" / "p0"),
+    ("again", tmp_path / "archive" / "p0"),
+    ("inner", cohort / "p1"),
+    ("loop", tmp_path),
+  ):
+    (cohort / name).symlink_to(target)
+  found = listing.walk(cohort, "images")
+  names = [p.relative_to(cohort).as_posix() for p in found.files]
+  assert names == ["a.png", "p1/c.png", "again/b.png"]
+  assert [p.name for p, _ in found.passed_over] == ["inner", "loop", "p0"]
+
+
+def test_what_is_passed_over_says_why(tmp_path: Path) -> None:
+  _touch(tmp_path, "a.png", "a_mask.png", "a_mask_1.png", "b-seg.png", "._a.png", "Thumbs.db")
+  _touch(tmp_path, "notes.docx", "kub.private/salt", "__MACOSX/a.png")
+  found = listing.walk(tmp_path, "images")
+  assert [p.name for p in found.files] == ["a.png", "b-seg.png"]
+  why = {p.name: reason for p, reason in found.passed_over}
+  assert why.keys() == {
+    "a_mask.png", "a_mask_1.png", "._a.png", "Thumbs.db", "notes.docx", "__MACOSX"
+  }  # fmt: skip
+  assert "mask" in why["a_mask.png"]
+  assert "suffix" in why["notes.docx"]
 
 
 def test_the_images_folder_is_found(tmp_path: Path) -> None:
@@ -44,50 +64,3 @@ def test_the_images_folder_is_found(tmp_path: Path) -> None:
   assert listing.image_folder(tmp_path) == tmp_path / "images"
   _touch(tmp_path, "b.png")
   assert listing.image_folder(tmp_path) == tmp_path
-
-
-def test_groups_from_folders_and_names(tmp_path: Path) -> None:
-  assert listing.folder_group(tmp_path / "p1" / "a.png", tmp_path) == "p1"
-  assert listing.folder_group(tmp_path / "x" / "p1" / "a.png", tmp_path) == "x/p1"
-  assert listing.folder_group(tmp_path / "a.b.nii.gz", tmp_path) == "a.b"
-
-
-@pytest.mark.parametrize(
-  "table",
-  [
-    "image,patient_group\na.png,acq1\nsub/b.png,acq2\n",
-    "name,row,SeriesUID\na,5,acq1\nb,6,acq2\n",
-    "\ufeffPatient ID,File Name\nacq1,a.png\nacq2,./sub\\b.png\n",
-  ],
-)
-def test_groups_from_tables(tmp_path: Path, table: str) -> None:
-  path = tmp_path / "groups.csv"
-  path.write_text(table, encoding="utf-8")
-  groups = listing.read_groups(path)
-  assert listing.group_in(groups, tmp_path / "a.png", tmp_path) == "acq1"
-  assert listing.group_in(groups, tmp_path / "sub" / "b.png", tmp_path) == "acq2"
-  assert listing.group_in(groups, tmp_path / "c.png", tmp_path) is None
-
-
-@pytest.mark.parametrize(
-  ("table", "says"),
-  [
-    (b"picture,patient\na,1\n", "columns picture, patient"),
-    (b"file,colour\na,1\n", "columns file, colour"),
-    (b"", r"columns \(none\)"),
-    (b"file,group\na,1\na,2\n", "line 3 .* second group"),
-    (b"file,group\na,\n", "line 2 .* lacks"),
-    (b"file,group\na\n", "line 2 .* lacks"),
-    (b"\xff\xfe\x00", "not UTF-8"),
-  ],
-)
-def test_tables_that_cannot_be_used(tmp_path: Path, table: bytes, says: str) -> None:
-  path = tmp_path / "groups.csv"
-  path.write_bytes(table)
-  with pytest.raises(UserError, match=says):
-    listing.read_groups(path)
-
-
-def test_no_table(tmp_path: Path) -> None:
-  with pytest.raises(UserError, match="No such file"):
-    listing.read_groups(tmp_path / "groups.csv")

@@ -1,7 +1,6 @@
 """COCO, YOLO and the manifest, read back; our own readers of boxes are the judge where they can."""
 
 import json
-from pathlib import Path
 
 import cv2
 import hypothesis.extra.numpy as arrays
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from hiresmed_jax import files
 from hiresmed_jax.data import writers
-from hiresmed_jax.data.annotations import box_lookup
+from tests.data.readers.label_files import boxes as boxes_in
 
 BOXES = [(3.0, 4.0, 9.0, 8.0), (0.0, 0.0, 1.0, 2.0)]
 
@@ -53,7 +52,7 @@ def test_our_own_readers_of_boxes_agree(tmp_path, form):
     lesions = [{"box": box, "area": 1, "counts": [600]} for box in BOXES]
     entry = {"id": 1, "file_name": "a.png", "height": 20, "width": 30, "lesions": lesions}
     labels.write_bytes(writers.coco([entry]))
-  found = box_lookup(form, labels)(Path("a.png"), 30, 20)
+  found = boxes_in(labels / "a.txt" if form == "yolo" else labels, form, 30, 20)
   np.testing.assert_allclose(found, BOXES, atol=1e-5)
 
 

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from hiresmed_jax.data import phantom
-from hiresmed_jax.data.readers import boxes as box_files
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.placement import atlas, body
+from tests.data.readers.label_files import boxes as boxes_in
 from tests.placement.contents import content_of
 
 
@@ -102,7 +102,7 @@ def test_stones_of_held_out_groups_are_likelier_than_anywhere(shared: Path) -> N
   for number, path in enumerate(sorted((folder / "images").iterdir())[::24]):
     (sample,) = images.read(path)
     height, width = sample.image.shape[:2]
-    found = box_files.read_yolo(folder / "labels" / f"{path.stem}.txt", width, height)
+    found = boxes_in(folder / "labels" / f"{path.stem}.txt", "yolo", width, height)
     items.append({**vars(sample), "boxes": found, "group": str(number)})
   fitted = atlas.fit(items[::2])
   gains = []

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiresmed_jax.data import phantom
-from hiresmed_jax.data.readers import boxes as box_files
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.placement import body
+from tests.data.readers.label_files import boxes as boxes_in
 from tests.placement.contents import content_of
 
 
@@ -87,7 +87,7 @@ def test_real_stones_lie_in_the_body(shared: Path) -> None:
   for path in sorted((folder / "images").iterdir())[::10]:
     (sample,) = images.read(path)
     height, width = sample.image.shape[:2]
-    found = box_files.read_yolo(folder / "labels" / f"{path.stem}.txt", width, height)
+    found = boxes_in(folder / "labels" / f"{path.stem}.txt", "yolo", width, height)
     content = content_of(vars(sample))
     columns, rows = ((found[:, :2] + found[:, 2:]) / 2).astype(int).T
     inside += content[rows, columns].tolist()

@@ -183,12 +183,35 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   yield "JPEG", f"quality {qualities}" if qualities else "no JPEG files"
   yield "8-px grid", f"{jpeg['grid_excess']:+.0%} gradient at column phase {jpeg['grid_phase']}"
   yield from _lesion_rows(lesions, images)
+  yield from _source_rows(card)
   for reason, count in card["skipped"].items():
     yield f"skipped {count}", reason
   for reason, count in card["left_out"].items():
     yield f"left out {count}", reason
   for note, count in card["notes"].items():
     yield f"noted {count}", note
+
+
+def _source_rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  """What was found in the source folder, and what was used of it."""
+  source = card["source"]
+  yield "unknown", f"{card['unknown']} images that nobody has labelled: never taken as lesion-free"
+  if not source:
+    return
+  yield (
+    "source",
+    f"{source['files']} image files{' of ' * bool(source['layout'])}{source['layout']}",
+  )
+  for what, use in source["uses"].items():
+    form = f" ({source['labels_format']})" if what == "labels" else ""
+    yield (
+      f"{what}{form}",
+      f"{use['used']} used of {use['found']}; {use['fit_several']} fit several images, "
+      f"{use['fit_none']} none",
+    )
+  if source["classes"]:
+    yield "classes", ", ".join(f"{name} {count}" for name, count in source["classes"].items())
+  yield "groups by", ", ".join(f"{by} {count}" for by, count in source["groups"]["by"].items())
 
 
 def _lesion_rows(

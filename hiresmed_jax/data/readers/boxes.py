@@ -1,15 +1,14 @@
-"""Readers of box labels: YOLO text, COCO JSON and Pascal VOC XML, all to f32[N, 4] xyxy pixels.
+"""Labels, their boxes and outlines checked against their image, and label files opened safely.
 
-Pixel i covers [i, i + 1) and boxes are half-open, so a box around the whole image is (0, 0, W, H).
-A label file with one wrong box is refused as a whole: its other boxes are usually in wrong units,
-too. Only an overhang of up to one pixel, which rounding and counting from 1 make, is clipped.
+Boxes are f32[N, 4], half-open xyxy pixels. Only an overhang of up to one pixel, which rounding and
+counting from 1 make, is clipped.
 """
 
-import json
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -24,119 +23,101 @@ class BadBoxes(ValueError):
   """Labels that are refused. The message is the reason, for a user; it names no file."""
 
 
-def read_yolo(path: Path, width: int, height: int) -> np.ndarray:
-  """Boxes f32[N, 4] of a YOLO text file, in its order; an empty file has no lesions.
+class Mark(NamedTuple):
+  """One thing that is marked in an image.
 
-  A line is `class cx cy w h [confidence]`, in shares of the image.
+  Attributes:
+    name: of its class.
+    corners: (x1, y1, x2, y2); None takes those of the outline.
+    where: its place in the label, for messages.
+    outline: polygons, each x1, y1, x2, y2, ...; or COCO's run lengths; None: a box.
+  """
 
-  Args:
-    path: the label file.
-    width: of the image, pixels.
-    height: of the image, pixels.
+  name: str
+  corners: Sequence[float] | None
+  where: str
+  outline: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """What a label says of one image.
+
+  Attributes:
+    name: of the image, as the label gives it.
+    path: of the label file.
+    marks: none says that the image is negative.
+    size: (width, height) of the image that was labelled; None when it is not told.
+    in_shares: positions are shares of the image's width and height, not pixels.
+    refused: why the label cannot be used; "" when it can.
+  """
+
+  name: str
+  path: Path
+  marks: tuple[Mark, ...] = ()
+  size: tuple[int, int] | None = None
+  in_shares: bool = False
+  refused: str = ""
+
+
+def boxes_of(label: Label, marks: Sequence[Mark], width: int, height: int) -> np.ndarray:
+  """Boxes f32[N, 4] xyxy pixels of some marks of a label, in an image of width x height.
 
   Raises:
-    BadBoxes: with the number of the line.
+    BadBoxes: NaN, no area, or further outside than rounding makes.
   """
-  boxes = []
-  for number, line in enumerate(_text(path).splitlines(), start=1):
-    fields = line.split()
-    if not fields:
-      continue
-    where = f"line {number}"
-    if len(fields) not in (5, 6):
-      raise BadBoxes(f"{where} has {len(fields)} values; a YOLO box has 5: class cx cy w h")
-    label, cx, cy, w, h = (_number(field, where) for field in fields[:5])
-    if label < 0 or label != int(label):
-      raise BadBoxes(f"{where} has the class {label:g}, which is not a whole number from 0")
-    if max(abs(cx), abs(cy), abs(w), abs(h)) > 2.0:
-      raise BadBoxes(f"{where} is not in shares of the image (0 to 1); are these pixels?")
-    corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-    box = [corner * size for corner, size in zip(corners, (width, height) * 2)]
-    boxes.append(_inside(box, width, height, where))
-  return _array(boxes)
+  scale = np.array((width, height) * 2 if label.in_shares else (1, 1) * 2, np.float64)
+  found = []
+  for mark in marks:
+    corners = mark.corners if mark.corners is not None else _around(mark, height, width)
+    try:
+      found.append(inside(np.asarray(corners, np.float64) * scale, width, height, mark.where))
+    except BadBoxes as error:
+      raise BadBoxes(f"{error}{_hint(corners, label, width, height)}") from None
+  return np.stack(found) if found else np.zeros((0, 4), np.float32)
 
 
-def read_coco(path: Path) -> dict[str, np.ndarray]:
-  """Boxes f32[N, 4] of a COCO file, by the `file_name` of the image; N = 0 without annotations.
+def _hint(corners: Sequence[float], label: Label, width: int, height: int) -> str:
+  """A word where a box fits once its numbers are read as two corners."""
+  x1, y1, x2, y2 = corners
+  x, y, w, h = x1, y1, x2 - x1, y2 - y1
+  if label.in_shares:
+    x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, 1, 1
+  fits = math.isfinite(w + h) and 0 <= x < w <= width and 0 <= y < h <= height
+  return "; its numbers fit as two corners: is it xyxy?" if fits else ""
 
-  Args:
-    path: the JSON file, with `images`, `annotations` and, for named classes, `categories`.
+
+def _around(mark: Mark, height: int, width: int) -> tuple[float, float, float, float]:
+  if isinstance(mark.outline, list):
+    points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in mark.outline])
+    return (*points.min(0).tolist(), *points.max(0).tolist())
+  rows, columns = np.nonzero(outline_of(mark, height, width))
+  if not len(rows):
+    raise BadBoxes(f"{mark.where} has an empty mask")
+  return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def outline_of(mark: Mark, height: int, width: int, scale: tuple[float, float] = (1, 1)) -> Any:
+  """bool[H, W] of a mark's polygons or run lengths, by pycocotools.
 
   Raises:
-    BadBoxes: with the position of the annotation or image in its list.
+    BadBoxes: damaged, or of another size.
+    ImportError: pycocotools is not installed.
   """
-  text = _text(path)
+  from pycocotools import mask as coco_masks
+
+  shape = mark.outline
   try:
-    content = json.loads(text)
-    images, annotations = list(content["images"]), list(content["annotations"])
-    categories = {item["id"] for item in content.get("categories", [])}
-    names = {item["id"]: str(item["file_name"]) for item in images}
-    sizes = {item["id"]: (item["width"], item["height"]) for item in images}
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    raise BadBoxes("is not COCO JSON with images (id, file_name, width, height) and "
-                   "annotations") from None  # fmt: skip
-  if len(names) < len(images) or len(set(names.values())) < len(images):
-    raise BadBoxes("has two images of one id or one file name")
-  whole = {key: (_size(w, "width"), _size(h, "height")) for key, (w, h) in sizes.items()}
-  found: dict[Any, list[np.ndarray]] = {key: [] for key in names}
-  for position, item in enumerate(annotations):
-    where = f"annotation {position}"
-    image, category = _ids(item)
-    if image not in found:
-      raise BadBoxes(f"{where} belongs to no image of the file")
-    if categories and category not in categories:
-      raise BadBoxes(f"{where} has an unknown category")
-    if item.get("iscrowd"):
-      raise BadBoxes(f"{where} is a crowd, not one lesion")
-    box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-      raise BadBoxes(f"{where} has no bbox of four numbers")
-    x, y, w, h = (_number(value, where) for value in box)
-    found[image].append(_inside((x, y, x + w, y + h), *whole[image], where))
-  return {name: _array(found[key]) for key, name in names.items()}
-
-
-def _ids(annotation: object) -> tuple[Any, Any]:
-  """(image id, category id) of an annotation; None for what cannot be an id."""
-  if not isinstance(annotation, dict):
-    return None, None
-  found = (annotation.get("image_id"), annotation.get("category_id"))
-  image, category = (key if isinstance(key, (str, int, float)) else None for key in found)
-  return image, category
-
-
-def read_voc(path: Path) -> np.ndarray:
-  """Boxes f32[N, 4] of a Pascal VOC file with `size` and `object/bndbox`, in its order.
-
-  Its pixels are counted from 1, the last one included, so (xmin, xmax) becomes [xmin - 1, xmax).
-  The boxes of tools that count from 0 become one pixel larger to the left and top.
-
-  Raises:
-    BadBoxes: with the number of the object.
-  """
-  root = parse_xml(_text(path).encode())
-  width = _size(root.findtext("size/width"), "width")
-  height = _size(root.findtext("size/height"), "height")
-  boxes = []
-  for number, item in enumerate(root.findall("object"), start=1):
-    where = f"object {number}"
-    corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-    xmin, ymin, xmax, ymax = (_number(corner, where) for corner in corners)
-    boxes.append(_inside((xmin - 1, ymin - 1, xmax, ymax), width, height, where))
-  return _array(boxes)
-
-
-def check_boxes(
-  boxes: Sequence[Sequence[float]] | np.ndarray, width: int, height: int
-) -> np.ndarray:
-  """Boxes f32[N, 4] in an image of `width` x `height`, an overhang of `OVERHANG` pixels clipped.
-
-  Raises:
-    BadBoxes: NaN, no area, inverted corners, or further outside than that.
-  """
-  corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-  inside = [_inside(box, width, height, f"box {n}") for n, box in enumerate(corners, start=1)]
-  return _array(inside)
+    if isinstance(shape, dict):
+      if list(shape["size"]) != [height, width]:
+        raise BadBoxes(f"{mark.where} has a mask of another size")
+      if isinstance(shape["counts"], list):
+        shape = coco_masks.frPyObjects(shape, height, width)
+      return coco_masks.decode(shape).astype(bool)
+    turned = [(np.reshape(p, (-1, 2)) * scale).ravel().tolist() for p in shape]
+    return coco_masks.decode(coco_masks.frPyObjects(turned, height, width)).any(-1)
+  except (KeyError, TypeError, ValueError) as error:
+    raise BadBoxes(f"{mark.where} has a mask that cannot be read") from error
 
 
 def tight_boxes(mask: np.ndarray) -> np.ndarray:
@@ -145,12 +126,28 @@ def tight_boxes(mask: np.ndarray) -> np.ndarray:
   return np.array(found, np.float32).reshape(-1, 4)
 
 
-def _array(boxes: list[np.ndarray]) -> np.ndarray:
-  return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
+def overlap(boxes: np.ndarray) -> bool:
+  """Whether two boxes share more than half of their union."""
+  for n, box in enumerate(boxes[:-1]):
+    rest = boxes[n + 1 :]
+    both = np.minimum(box[2:], rest[:, 2:]) - np.maximum(box[:2], rest[:, :2])
+    common = np.clip(both, 0, None).prod(1)
+    if (common > 0.5 * ((box[2:] - box[:2]).prod() + areas_of(rest) - common)).any():
+      return True
+  return False
 
 
-def _inside(box: Sequence[float] | np.ndarray, width: int, height: int, where: str) -> np.ndarray:
-  """One box f32[4], clipped to its image."""
+def areas_of(boxes: np.ndarray) -> np.ndarray:
+  """Pixels of boxes f32[N, 4]."""
+  return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
+def inside(box: Sequence[float] | np.ndarray, width: int, height: int, where: str) -> np.ndarray:
+  """One box f32[4], clipped to its image.
+
+  Raises:
+    BadBoxes: not finite, no area, corners the wrong way round, or further outside.
+  """
   corners = np.asarray(box, np.float64)
   limits = np.array([width, height, width, height], np.float64)
   if not np.isfinite(corners).all():
@@ -186,7 +183,8 @@ def parse_xml(data: bytes) -> ElementTree.Element:
     raise BadBoxes("is not well-formed XML") from None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+  """A label file as text. Raises BadBoxes when it cannot be."""
   try:
     if path.stat().st_size > MAX_FILE_BYTES:
       raise BadBoxes(f"is larger than {MAX_FILE_BYTES >> 30} GB")
@@ -195,7 +193,8 @@ def _text(path: Path) -> str:
     raise BadBoxes("cannot be opened as text") from None
 
 
-def _number(value: object, where: str) -> float:
+def number_of(value: object, where: str) -> float:
+  """A finite number of a label. Raises BadBoxes for anything else."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
       number = float(value)
@@ -206,8 +205,9 @@ def _number(value: object, where: str) -> float:
   raise BadBoxes(f"{where} holds something that is not a finite number")
 
 
-def _size(value: object, what: str) -> int:
-  number = _number(value, f"the image's {what}")
+def size_of(value: object, what: str) -> int:
+  """A width or height that a label declares. Raises BadBoxes."""
+  number = number_of(value, f"the image's {what}")
   if number < 1 or number != int(number):
     raise BadBoxes(f"gives an image {what} of {number:g}")
   return int(number)

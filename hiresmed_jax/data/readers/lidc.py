@@ -23,7 +23,7 @@ from hiresmed_jax.data.sample import Sample, Unreadable
 
 AGREE = 2  # readers of four, the consensus of most studies
 
-Refuse = Callable[[Path, str], None]
+Refuse = Callable[[Path, object], None]
 Advance = Callable[[], None]
 
 _SAME_Z = 0.05  # mm: positions are written with few digits

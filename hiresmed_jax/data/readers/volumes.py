@@ -92,11 +92,7 @@ def read(
   """
   if axis not in AXES:
     raise ValueError(f"axis {axis!r} is none of {', '.join(AXES)}")
-  suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-  if not suffix:
-    raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
-  check_regular(path)
-  volume = _metaimage(path) if suffix in (".mha", ".mhd") else _nifti(path)
+  volume, suffix = _opened(path)
   voxels, filled = without_fill(volume.voxels, _limits(volume, physics))
   volume = volume._replace(voxels=voxels)
   stored, scale, offset = to_stored(volume.voxels)
@@ -120,6 +116,27 @@ def read(
       spacing_mm=spacing_mm,
       notes=(*notes, _FILLED) if has_fill else notes,
     )
+
+
+def label_slices(path: Path, *, axis: str = "axial") -> list[np.ndarray]:
+  """The slices of a label map, int32[H, W] each, in the order of `read`.
+
+  Raises:
+    Unreadable: see `read`.
+  """
+  volume, _ = _opened(path)
+  with or_unreadable(_DAMAGED):
+    labels = np.rint(volume.voxels * volume.slope + volume.intercept).astype(np.int32)
+  return list(_slices(labels, volume.spacing_mm, axis)[0])
+
+
+def _opened(path: Path) -> tuple[_Volume, str]:
+  """(the volume of a file, the suffix of its name)."""
+  suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+  if not suffix:
+    raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
+  check_regular(path)
+  return (_metaimage(path) if suffix in (".mha", ".mhd") else _nifti(path)), suffix
 
 
 def _limits(volume: _Volume, physics: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hiresmed_jax.data import annotations, intake, listing
+from hiresmed_jax.data import annotations, grouping, intake, listing
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.audit import summary as audit
 from hiresmed_jax.data.audit.findings import warnings
@@ -137,15 +137,18 @@ def test_the_table_can_be_read_on_a_narrow_terminal() -> None:
     "bits": 8,
     "channels": 1,
     "skipped": {"is empty": 2},
-    "left_out": {},
-    "notes": {},
+    "left_out": {"is hidden": 3},
+    "notes": {"was turned": 1},
+    "unknown": 4,
+    "source": {},
     "audit": _found(),
   }
   stream = StringIO()
   findings.show(card, Console(file=stream, width=80))
   text = stream.getvalue()
   assert "60 x 40 px (width x height)" in text
-  assert "skipped 2" in text
+  for line in ("skipped 2", "left out 3", "noted 1", "4 images"):
+    assert line in text
   assert max(map(len, text.splitlines()[:30])) <= 80
 
 
@@ -153,11 +156,14 @@ def test_the_table_can_be_read_on_a_narrow_terminal() -> None:
 def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   """The values of the data's README, found again by other code."""
   root = shared / "data" / "stones_ct"
-  groups = listing.read_groups(root / "groups.csv")
-  known = annotations.Annotations(boxes=annotations.box_lookup("yolo", root / "labels"))
-  reader = intake.Intake("images", root / "images", known, groups=groups)
-  report = SourceReport()
   files = listing.list_files(root / "images", "images")
+  names = [path.name for path in files]
+  groups, _ = grouping.read_groups(root / "groups.csv", names)
+  labels = annotations.read_labels(sorted((root / "labels").iterdir()), "yolo", root)
+  by_image, _ = annotations.attach(labels, [label.name for label in labels], names, "labels")
+  known = annotations.Annotations(labels=by_image)
+  reader = intake.Intake("images", root / "images", known, grouping.Grouping(groups))
+  report = SourceReport()
   samples = list(reader.read(files, report, lambda: None))
   began = time.process_time()
   facts = _facts(samples)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.data.readers import images, lidc, lidc_readings
-from hiresmed_jax.data.readers.boxes import read_yolo
 from hiresmed_jax.data.readers.lidc import read as read_folder
 from hiresmed_jax.data.sample import Sample, Unreadable
 from tests.data.readers.dicom_files import CR, SECRET
+from tests.data.readers.label_files import boxes as boxes_in
 from tests.data.readers.lidc_series import (
   disc,
   message,
@@ -219,7 +219,8 @@ def test_nodules_lie_where_another_set_has_them(shared: Path) -> None:
     assert lost == 0
     for row in mine:
       height, width = next(images.read(folder / "images" / f"{row['name']}.png")).image.shape[:2]
-      ((x1, y1, x2, y2),) = read_yolo(folder / "labels" / f"{row['name']}.txt", width, height)
+      label = folder / "labels" / f"{row['name']}.txt"
+      ((x1, y1, x2, y2),) = boxes_in(label, "yolo", width, height)
       one = min(labelled, key=lambda one: abs(float(one.path.name) - float(row["coordZ"])))
       # The slice of 512 pixels was resampled whole to one pixel a mm.
       y, x = int((y1 + y2) / 2 * 512 / height), int((x1 + x2) / 2 * 512 / width)

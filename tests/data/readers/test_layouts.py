@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiresmed_jax.data.readers.boxes import (
-  BadBoxes,
-  check_boxes,
-  parse_xml,
-  read_coco,
-  read_voc,
-  read_yolo,
-)
+from hiresmed_jax.data.readers import layouts
+from hiresmed_jax.data.readers.boxes import BadBoxes, inside, parse_xml
+from tests.data.readers.label_files import all_boxes
+from tests.data.readers.label_files import boxes as boxes_in
 
 W, H = 640, 480
 
@@ -76,10 +72,10 @@ def test_all_three_kinds_give_back_the_boxes(
   boxes: list[tuple[int, int, int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
   folder = tmp_path_factory.mktemp("boxes")
-  yolo = read_yolo(write(folder, yolo_text(boxes)), W, H)
-  voc = read_voc(write(folder, voc_text(boxes)))
-  found = read_coco(write(folder, json.dumps(coco(boxes))))
-  for array in (yolo, voc, found["a/one.png"], check_boxes(as_array(boxes), W, H)):
+  yolo = boxes_in(write(folder, yolo_text(boxes)), "yolo", W, H)
+  voc = boxes_in(write(folder, voc_text(boxes)), "voc")
+  found = all_boxes(write(folder, json.dumps(coco(boxes))), "coco", 0, 0)
+  for array in (yolo, voc, found["a/one.png"]):
     assert array.dtype == np.float32
     assert array.shape == (len(boxes), 4)
     np.testing.assert_allclose(array, as_array(boxes), atol=1e-4)
@@ -89,7 +85,7 @@ def test_all_three_kinds_give_back_the_boxes(
 def test_yolo_allows_a_confidence_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
   path = tmp_path / "labels"
   path.write_bytes(b"\xef\xbb\xbf0 0.5 0.5 0.5 0.5 0.9\r\n\r\n")
-  np.testing.assert_array_equal(read_yolo(path, 100, 200), [[25, 50, 75, 150]])
+  np.testing.assert_array_equal(boxes_in(path, "yolo", 100, 200), [[25, 50, 75, 150]])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +93,7 @@ def test_yolo_allows_a_confidence_blank_lines_and_a_byte_order_mark(tmp_path: Pa
   [
     ("0 0.5 0.5 0.5", "4 values"),
     ("0 0.1 0.1 0.2 0.1 0.3 0.3 0.4", "8 values"),
+    ("0 0.1 0.1 3 0.1 0.3 0.3", "are these pixels"),
     ("0 nan 0.5 0.1 0.1", "not a finite"),
     ("0 inf 0.5 0.1 0.1", "not a finite"),
     ("0 x 0.5 0.1 0.1", "not a finite"),
@@ -112,20 +109,21 @@ def test_yolo_allows_a_confidence_blank_lines_and_a_byte_order_mark(tmp_path: Pa
 def test_yolo_says_which_line_is_wrong(tmp_path: Path, line: str, reason: str) -> None:
   path = write(tmp_path, f"0 0.5 0.5 0.1 0.1\n{line}\n")
   with pytest.raises(BadBoxes, match=r"^line 2 ") as caught:
-    read_yolo(path, W, H)
+    boxes_in(path, "yolo", W, H)
   assert reason in str(caught.value)
 
 
 def test_a_small_overhang_is_clipped_and_a_larger_one_refused() -> None:
-  clipped = check_boxes([[-0.9, 0.0, 10.0, 10.0], [630.0, 470.0, 640.9, 481.0]], W, H)
+  boxes = [[-0.9, 0.0, 10.0, 10.0], [630.0, 470.0, 640.9, 481.0]]
+  clipped = [inside(box, W, H, "box") for box in boxes]
   np.testing.assert_array_equal(clipped, [[0, 0, 10, 10], [630, 470, 640, 480]])
   for box in ([-1.1, 0, 10, 10], [0, 0, 641.5, 10], [700, 10, 720, 20]):
     with pytest.raises(BadBoxes, match="outside"):
-      check_boxes([box], W, H)
+      inside(box, W, H, "box")
   with pytest.raises(BadBoxes, match="no area inside"):
-    check_boxes([[-0.5, 0, 0, 10]], W, H)
+    inside([-0.5, 0, 0, 10], W, H, "box")
   with pytest.raises(BadBoxes, match="box 2 is not finite"):
-    check_boxes([[0, 0, 1, 1], [0, 0, np.nan, 1]], W, H)
+    inside([0, 0, np.nan, 1], W, H, "box 2")
 
 
 @pytest.mark.parametrize(
@@ -148,13 +146,13 @@ def test_coco_says_which_annotation_is_wrong(
   tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
   with pytest.raises(BadBoxes, match=r"^annotation 0 ") as caught:
-    read_coco(write(tmp_path, json.dumps(coco([(1, 2, 3, 4)], **changes))))
+    all_boxes(write(tmp_path, json.dumps(coco([(1, 2, 3, 4)], **changes))), "coco", 0, 0)
   assert reason in str(caught.value)
 
 
 def test_coco_has_a_plain_structure(tmp_path: Path) -> None:
   path = write(tmp_path, json.dumps(coco([(1, 2, 3, 4)])))
-  assert len(read_coco(path)["a/one.png"]) == 1
+  assert len(all_boxes(path, "coco", 0, 0)["a/one.png"]) == 1
   twice = coco([])
   twice["images"] = [twice["images"][0]] * 2  # type: ignore[index]
   for text in (
@@ -169,7 +167,7 @@ def test_coco_has_a_plain_structure(tmp_path: Path) -> None:
     json.dumps(twice),
   ):
     with pytest.raises(BadBoxes):
-      read_coco(write(tmp_path, text))
+      all_boxes(write(tmp_path, text), "coco", 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +187,12 @@ def test_coco_has_a_plain_structure(tmp_path: Path) -> None:
 )
 def test_voc_says_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
   with pytest.raises(BadBoxes, match=reason):
-    read_voc(write(tmp_path, text))
+    boxes_in(write(tmp_path, text), "voc")
 
 
 def test_voc_counted_from_zero_is_clipped_at_the_border(tmp_path: Path) -> None:
   np.testing.assert_array_equal(
-    read_voc(write(tmp_path, voc_text([(-1, -1, 9, 9)]))), [[0, 0, 9, 9]]
+    boxes_in(write(tmp_path, voc_text([(-1, -1, 9, 9)])), "voc"), [[0, 0, 9, 9]]
   )
 
 
@@ -204,9 +202,9 @@ def test_any_bytes_are_boxes_or_bad_boxes(
 ) -> None:
   path = tmp_path_factory.mktemp("boxes") / "labels"
   path.write_bytes(data)
-  for read in (lambda: read_yolo(path, W, H), lambda: read_coco(path), lambda: read_voc(path)):
+  for kind in layouts.FORMATS:
     with contextlib.suppress(BadBoxes):
-      read()
+      all_boxes(path, kind, W, H)
 
 
 @given(text=st.text(alphabet=st.sampled_from('<>&;!a/="[] \n'), max_size=60))
@@ -217,11 +215,11 @@ def test_any_markup_is_a_tree_or_bad_boxes(text: str) -> None:
 
 def test_missing_file_is_bad_boxes(tmp_path: Path) -> None:
   with pytest.raises(BadBoxes, match=r"^cannot be opened as text$"):
-    read_yolo(tmp_path / "nothing.txt", W, H)
+    boxes_in(tmp_path / "nothing.txt")
 
 
 def test_stones_all_have_believable_boxes(shared: Path) -> None:
   labels = sorted((shared / "data" / "stones_ct" / "labels").glob("*.txt"))
-  boxes = np.concatenate([read_yolo(path, 391, 320) for path in labels])
+  boxes = np.concatenate([boxes_in(path, "yolo", 391, 320) for path in labels])
   assert len(labels) == 622
   assert np.median(boxes[:, 2:] - boxes[:, :2], axis=0) == pytest.approx([11, 9], abs=1)

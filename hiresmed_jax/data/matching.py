@@ -1,0 +1,182 @@
+"""Names in labels, masks and tables, matched to the images that they mean.
+
+A name may be a path of another machine, written in another case or another Unicode form, with or
+without its suffix. It is matched by its last part; the folders before it must not contradict.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hiresmed_jax.data.readers import images, volumes
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+SUFFIXES = (*volumes.SUFFIXES, *images.SUFFIXES, *DICOM_SUFFIXES, ".bmp")
+# Folders that tell what lies in them, not whose it is.
+ROLES = frozenset(
+  "images image imgs img jpegimages labels label annotations annotation masks mask imagestr "
+  "imagests labelstr labelsts obj_train_data segmentationclass segmentationobject".split()
+)
+SPLIT_FOLDERS = frozenset("train training valid validation val dev test testing".split())
+
+_STRICT = 2  # forms of a name that keep its case
+
+_PAGE = re.compile(r"(.+)#(\d+)")
+_CHANNEL = re.compile(r"_0000$")  # nnU-Net: of an image, not of its label
+_OTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")
+_HASH = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the name of an upload
+_ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z0-9]+://|\.\./)", re.IGNORECASE)
+MASK_ENDING = re.compile(
+  r"([ _.-](masks?|seg|segmentation|labels?|lesions?|gt|groundtruth|annotation))$", re.IGNORECASE
+)
+
+
+class Matched(NamedTuple):
+  """What each name means.
+
+  Attributes:
+    found: {(number of an image, page): number of its name}; page None is a whole file.
+    ambiguous: numbers of the names that fit several images, or an image as well as another name.
+    unused: numbers of the names that fit no image.
+  """
+
+  found: dict[tuple[int, int | None], int]
+  ambiguous: list[int]
+  unused: list[int]
+
+
+def stem_of(name: str) -> str:
+  """A file's name or path without the suffix of an image, `.nii.gz` as a whole."""
+  lower = name.lower()
+  for suffix in SUFFIXES:
+    if lower.endswith(suffix):
+      return name[: -len(suffix)]
+  return name
+
+
+def other_channels(paths: Sequence[Path]) -> set[Path]:
+  """Files that are a second or later channel of an image in nnU-Net's names: `a_0001`."""
+  first = {_CHANNEL.sub("", stem_of(str(p))) for p in paths if _CHANNEL.search(stem_of(p.name))}
+  return {
+    p
+    for p in paths
+    if (found := _OTHER_CHANNEL.search(stem_of(str(p))))
+    and stem_of(str(p))[: found.start()] in first
+  }
+
+
+class _Name(NamedTuple):
+  """A path in parts; `forms` are keys of its last part, the strictest first."""
+
+  folders: tuple[str, ...]
+  forms: tuple[str, ...]
+  page: int | None
+  is_absolute: bool
+
+
+def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
+  """Matches names to images.
+
+  Args:
+    names: paths or file names as a label gives them, with or without suffix; `stack#2` is the
+      third page, frame or slice of `stack`.
+    paths: relative paths of the images, all different.
+  """
+  known = [_parsed(image, of_image=True) for image in paths]
+  # By the last part, and by the whole path, which spares a search among equal last parts.
+  index: tuple[dict[Any, list[int]], ...] = tuple(defaultdict(list) for _ in range(5))
+  for number, image in enumerate(known):
+    for level, form in enumerate(image.forms):
+      index[level][form].append(number)
+      if level < _STRICT and image.folders:
+        index[level][image.folders, form].append(number)
+  shared = _shared_folders([image.folders for image in known])
+  claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = defaultdict(list)
+  ambiguous: list[int] = []
+  unused: list[int] = []
+  for number, text in enumerate(names):
+    name = _parsed(text)
+    fits, rank = _fitting(name, known, index, shared)
+    if len(fits) == 1:
+      claims[fits[0], name.page].append((rank, number))
+    else:
+      (ambiguous if fits else unused).append(number)
+  found = {}
+  for key, claim in claims.items():
+    claim.sort()
+    if len(claim) > 1 and claim[0][0] == claim[1][0]:
+      ambiguous += [number for _, number in claim]
+    else:
+      found[key] = claim[0][1]
+      unused += [number for _, number in claim[1:]]
+  return Matched(found, sorted(ambiguous), sorted(unused))
+
+
+def _parsed(text: str, *, of_image: bool = False) -> _Name:
+  text = unicodedata.normalize("NFC", text).replace("\\", "/")
+  parts = [part for part in text.split("/") if part not in ("", ".", "..")] or [""]
+  folders = tuple(part for part in parts[:-1] if part.casefold() not in ROLES)
+  last, page = parts[-1], None
+  if not of_image and (of_page := _PAGE.fullmatch(stem_of(last))):
+    last, page = of_page.group(1), int(of_page.group(2))
+  stem = stem_of(last)
+  loose = _CHANNEL.sub("", stem) if of_image else MASK_ENDING.sub("", _HASH.sub("", stem))
+  forms = (last, stem, last.casefold(), stem.casefold(), loose.casefold())
+  return _Name(folders, forms, page, bool(_ABSOLUTE.match(text)))
+
+
+def _fitting(
+  name: _Name,
+  known: Sequence[_Name],
+  index: Sequence[dict[Any, list[int]]],
+  shared: tuple[str, ...],
+) -> tuple[list[int], tuple[int, int]]:
+  """(numbers of the images that a name fits equally well, how well: less is better)."""
+  for level, form in enumerate(name.forms):
+    whole = index[level].get((name.folders, form)) if name.folders else None
+    if whole and len(whole) == 1:
+      return whole, (level, -len(name.folders) - 1)
+    best: list[int] = []
+    longest = -1
+    for number in index[level].get(form, ()):
+      tail = _common_tail(name, known[number].folders, shared, fold=level > 1)
+      if tail is None or tail < longest:
+        continue
+      best = [number] if tail > longest else [*best, number]
+      longest = tail
+    if best:
+      equal = [n for n in best if known[n].folders == name.folders]
+      best = equal if len(equal) == 1 else best
+      return best, (level, -len(name.folders) - 1 if equal else -longest)
+  return [], (0, 0)
+
+
+def _common_tail(
+  name: _Name, folders: tuple[str, ...], shared: tuple[str, ...], *, fold: bool
+) -> int | None:
+  """Number of last folders that agree; None where the folders contradict each other."""
+  one, other = name.folders, folders
+  if fold:
+    one, other = (tuple(part.casefold() for part in parts) for parts in (one, other))
+  common = 0
+  for a, b in zip(reversed(one), reversed(other)):
+    if a != b:
+      break
+    common += 1
+  if common in (len(one), len(other)):
+    return common
+  # Folders of another machine do not contradict those that all images have in common.
+  differ = {one[-common - 1].casefold(), other[-common - 1].casefold()}
+  tells_nothing = name.is_absolute and folders[: len(folders) - common] == shared
+  return common if tells_nothing and not differ & SPLIT_FOLDERS else None
+
+
+def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+  if not paths:
+    return ()
+  least, most = min(paths), max(paths)
+  length = next((n for n, (a, b) in enumerate(zip(least, most)) if a != b), None)
+  return least[:length] if length is not None else least[: min(len(least), len(most))]

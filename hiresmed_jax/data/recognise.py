@@ -1,0 +1,233 @@
+"""What a labelling tool, a scanner's archive or a challenge left in a folder."""
+
+import collections
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hiresmed_jax.data import listing, matching
+from hiresmed_jax.data.readers import layouts, masks
+from hiresmed_jax.errors import UserError
+
+# Suffixes of the formats, and where a tool that keeps labels apart from images puts them.
+_LABEL_SUFFIX = {
+  "yolo": ".txt", "voc": ".xml", "cvat": ".xml", "csv": ".csv",
+  "coco": ".json", "labelstudio": ".json", "labelme": ".json",
+}  # fmt: skip
+_LABEL_FOLDERS = ("labels", "annotations")
+_MASK_FOLDERS = frozenset(
+  "masks mask labels labelstr labelsts segmentations segmentation groundtruth gt annotations "
+  "segmentationclass segmentationobject".split()
+)
+
+
+class Source(NamedTuple):
+  """A recognised source folder.
+
+  Attributes:
+    layout: whose folder it looks like, for the user; "" for none in particular.
+    kind: `images`, `dicom`, `volumes` or `lidc`.
+    root: folder of the images.
+    files: of the images.
+    passed_over: (path, why) of other files.
+    boxes: format of the labels; None without labels.
+    labels: label files.
+    label_root: folder that the names of label files are relative to.
+    masks: folder of the lesion masks; None without them.
+    map_names: classes of the values of label maps.
+  """
+
+  layout: str
+  kind: str
+  root: Path
+  files: list[Path]
+  passed_over: list[tuple[Path, str]]
+  boxes: str | None
+  labels: list[Path]
+  label_root: Path
+  masks: Path | None
+  map_names: dict[int, str]
+
+
+def recognise(
+  source: Path,
+  *,
+  kind: str | None = None,
+  boxes: str | None = None,
+  labels: Path | None = None,
+  masks_folder: Path | None = None,
+  leave_out: Iterable[Path] = (),
+) -> Source:
+  """Looks at a folder.
+
+  Args:
+    source: the folder.
+    kind: of the images; None takes that of most files.
+    boxes: format of the labels; None takes what is found.
+    labels: label file, or folder of them; None looks in `source` and beside it.
+    masks_folder: of the lesion masks.
+    leave_out: other folders that hold no images.
+
+  Raises:
+    UserError: no images, no labels of a format that is asked for, or labels of several formats.
+  """
+  kind = kind or listing.kind_of(source)
+  if kind is None:
+    raise UserError(
+      f"no image in {source}: no PNG, JPEG, TIFF, DICOM, NIfTI or MetaImage file was found"
+    )
+  root = listing.image_folder(source) if kind == "images" else source
+  map_names: dict[int, str] = {}
+  if (source / "imagesTr").is_dir():
+    map_names = _map_names(source / "dataset.json")
+    own_maps = source / "labelsTr"
+    masks_folder = masks_folder or (own_maps if own_maps.is_dir() else None)
+  apart = [p for p in (*leave_out, masks_folder, labels) if p and p.is_dir() and p != root]
+  inner = [] if kind in ("dicom", "lidc") else _mask_folders(root, kind, apart)
+  found = listing.walk(root, kind, leave_out=[*apart, *inner])
+  passed_over = list(found.passed_over)
+  for folder in inner:
+    passed_over += [
+      (path, "lies in a folder of masks that is not named: --masks, --hosts or --forbidden")
+      for path in listing.list_files(folder, kind)
+    ]
+  files = found.files
+  if map_names:
+    other = matching.other_channels(files)
+    passed_over += [(path, "is another channel of an image (nnU-Net)") for path in sorted(other)]
+    files = [path for path in files if path not in other]
+  if not files:
+    likely = listing.kind_of(root)
+    hint = f"; it looks like --kind {likely}" if likely and likely != kind else ""
+    raise UserError(f"no {kind} files in {root}{hint}")
+  labelled: tuple[str | None, list[Path], Path] = (None, [], source)
+  if kind != "lidc":
+    labelled = _labels(source, boxes, labels, required=labels is not None)
+  form, label_files, label_root = labelled
+  used = set(label_files)
+  return Source(
+    _layout(source, files, form, label_files, map_names),
+    kind, root, files, [(path, why) for path, why in passed_over if path not in used],
+    form, label_files, label_root, masks_folder, map_names,
+  )  # fmt: skip
+
+
+def mask_files(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
+  """The files of a folder that can be masks, and are not images themselves.
+
+  Raises:
+    UserError: there is no such folder, or no mask in it.
+  """
+  if not folder.is_dir():
+    raise UserError(f"no folder of masks {folder}")
+  taken = set(but)
+  found = [
+    path
+    for path in _files(folder)
+    if path.name.lower().endswith(masks.SUFFIXES) and path not in taken
+  ]
+  if not found:
+    raise UserError(f"no mask in the folder of masks {folder}: PNG, TIFF, NIfTI or MetaImage")
+  return found
+
+
+def _files(folder: Path) -> list[Path]:
+  """All files that are not hidden."""
+  return sorted(
+    path
+    for path in folder.rglob("*")
+    if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
+  )
+
+
+def _labels(
+  source: Path, boxes: str | None, labels: Path | None, *, required: bool
+) -> tuple[str | None, list[Path], Path]:
+  """(format, files, folder of their names)."""
+  if labels is None and source.name.casefold() in matching.ROLES:
+    beside = (source.parent / name for name in _LABEL_FOLDERS)
+    labels = next((folder for folder in beside if folder.is_dir()), None)
+  folder = source if labels is None else labels
+  if folder.is_file():
+    form = boxes or layouts.format_of(folder)
+    if form is None:
+      raise UserError(f"--labels {folder} is no label file of {', '.join(layouts.FORMATS)}")
+    return form, [folder], folder.parent
+  if not folder.is_dir():
+    raise UserError(f"no folder or file of labels {folder}: name it with --labels")
+  if boxes is not None:
+    suffix = _LABEL_SUFFIX[boxes]
+    found = [path for path in _files(folder) if path.suffix.lower() == suffix]
+    found = [path for path in found if not layouts.BY_PRODUCTS.fullmatch(path.name)]
+    if boxes in ("coco", "labelstudio", "cvat", "csv", "labelme") and len(found) > 1:
+      found = [path for path in found if layouts.format_of(path) == boxes]
+    if not found:
+      raise UserError(f"no {suffix} file of the format {boxes} in the folder of labels {folder}")
+    return boxes, found, folder
+  by_form = collections.defaultdict(list)
+  for path in _files(folder):
+    if path.suffix.lower() in _LABEL_SUFFIX.values() and (form := layouts.format_of(path)):
+      by_form[form].append(path)
+  if len(by_form) > 1:
+    listed = ", ".join(f"{form} ({len(files)} files)" for form, files in sorted(by_form.items()))
+    raise UserError(f"{folder} holds labels of several formats, {listed}: choose one with --boxes")
+  if not by_form:
+    if required:
+      raise UserError(f"no labels in {folder} of {', '.join(layouts.FORMATS)}")
+    return None, [], folder
+  ((form, found),) = by_form.items()
+  return form, found, folder
+
+
+def _mask_folders(root: Path, kind: str, known: Sequence[Path]) -> list[Path]:
+  """Folders inside `root` that are named as folders of masks and hold files of the kind."""
+  taken = {path.resolve() for path in known}
+  folders = [p for p in root.rglob("*") if p.name.casefold() in _MASK_FOLDERS and p.is_dir()]
+  return [p for p in folders if p.resolve() not in taken and listing.list_files(p, kind)]
+
+
+def _map_names(path: Path) -> dict[int, str]:
+  """Class of each value of the label maps, without the background, from a dataset.json."""
+  try:
+    labels = json.loads(path.read_text()).get("labels", {})
+    pairs = [
+      (int(k), str(v)) if str(k).isdecimal() else (int(v), str(k)) for k, v in labels.items()
+    ]
+  except (OSError, ValueError, TypeError, AttributeError):
+    return {}
+  return {value: name for value, name in pairs if value}
+
+
+def _layout(
+  source: Path,
+  files: Sequence[Path],
+  form: str | None,
+  labels: Sequence[Path],
+  map_names: dict[int, str],
+) -> str:
+  """The tool or challenge that a folder looks like."""
+  names = {path.name.lower() for path in source.iterdir()}
+  beside = {path.parent for path in labels} & {path.parent for path in files}
+  parents = {part for path in files[:100] for part in path.relative_to(source).parts[:-1]}
+  if (source / "imagesTr").is_dir():
+    return "nnU-Net" if "dataset.json" in names and map_names else "Decathlon / nnU-Net"
+  if "readme.roboflow.txt" in names or any(".rf." in path.name for path in files[:20]):
+    return "Roboflow"
+  if (
+    form == "cvat"
+    or "obj_train_data" in parents
+    or any(p.stem == "instances_default" for p in labels)
+  ):
+    return "CVAT"
+  if form in ("labelstudio", "labelme"):
+    return {"labelstudio": "Label Studio", "labelme": "labelme"}[form]
+  if form == "csv":
+    return "VinDr / RSNA"
+  if form == "voc":
+    return "LabelImg" if beside else "Pascal VOC"
+  if form == "yolo":
+    return "darknet" if beside else "ultralytics" if "data.yaml" in names else "YOLO"
+  if form is None and any(p.lower().startswith("patient") for p in parents):
+    return "CheXpert / MURA"
+  return "COCO" if form == "coco" else ""

@@ -14,6 +14,7 @@ from hiresmed_jax.data import (
   grouping,
   identity,
   listing,
+  matching,
   phantom,
   recognise,
   records,
@@ -219,24 +220,24 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
 
 def _intake(
   options: argparse.Namespace, found: recognise.Source
-) -> tuple[Intake, list[annotations.Use], dict[str, int]]:
+) -> tuple[Intake, list[matching.Use], dict[str, int]]:
   """(how the images are read, what becomes of labels, masks and tables, marks by class)."""
   names = [path.relative_to(found.root).as_posix() for path in found.files]
-  uses: list[annotations.Use] = []
+  uses: list[matching.Use] = []
 
-  def masks_of(folder: Path | None, what: str) -> annotations.ByImage:
+  def masks_of(folder: Path | None, what: str) -> matching.ByImage:
     if folder is None:
       return {}
     files = recognise.mask_files(folder, found.files)
     own = [path.relative_to(folder).as_posix() for path in files]
-    by_image, use = annotations.attach(files, own, names, what)
+    by_image, use = matching.attach(files, own, names, what)
     uses.append(use)
     return by_image
 
   labels = annotations.read_labels(found.labels, found.boxes, found.label_root)
-  by_image: annotations.ByImage = {}
+  by_image: matching.ByImage = {}
   if found.labels:
-    by_image, use = annotations.attach(labels, [label.name for label in labels], names, "labels")
+    by_image, use = matching.attach(labels, [label.name for label in labels], names, "labels")
     uses.append(use)
   counts = annotations.class_counts(labels)
   classes = annotations.choose(
@@ -271,7 +272,7 @@ def _intake(
 
 
 def _grouping(
-  options: argparse.Namespace, names: list[str], uses: list[annotations.Use]
+  options: argparse.Namespace, names: list[str], uses: list[matching.Use]
 ) -> grouping.Grouping:
   if options.groups and options.group_pattern:
     raise UserError("--groups and --group-pattern both name the groups: give one of them")
@@ -330,7 +331,7 @@ def _list_skipped(
   if not skipped:
     return
   for path, reason in skipped[:_SHOWN]:
-    progress.print(f"skipped: {annotations.printable(path)} {reason}")
+    progress.print(f"skipped: {matching.printable(path)} {reason}")
   if len(skipped) > _SHOWN:
     progress.print(f"... and {len(skipped) - _SHOWN} more")
   if key is None:

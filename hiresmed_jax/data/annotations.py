@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hiresmed_jax.data import matching
+from hiresmed_jax.data.matching import ByImage, printable
 from hiresmed_jax.data.readers import layouts, mask_values, masks, volumes
 from hiresmed_jax.data.readers.boxes import (
   BadBoxes,
@@ -25,44 +25,7 @@ from hiresmed_jax.data.readers.boxes import (
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.errors import UserError
 
-_LEAST_USED = 0.9  # of the label files
-_SHOWN = 3  # names in a message
 _EXIF_ORIENTATION = 0x0112
-
-# By the relative path of an image, then by page, frame or slice; None is the whole file.
-ByImage = Mapping[str, Mapping[int | None, Any]]
-
-
-class Use(NamedTuple):
-  """What became of label or mask files.
-
-  Attributes:
-    what: "labels", "lesion masks", ...
-    found: number of them.
-    ambiguous: names of those that fit several images.
-    unused: names of those that fit no image.
-  """
-
-  what: str
-  found: int
-  ambiguous: tuple[str, ...]
-  unused: tuple[str, ...]
-
-  def check(self) -> None:
-    """Raises UserError when none is used, or more than a tenth is not."""
-    lost = len(self.ambiguous) + len(self.unused)
-    if self.found and self.found - lost >= max(1, _LEAST_USED * self.found):
-      return
-    if not self.found:
-      raise UserError(f"no {self.what} were found")
-    why = [f"{len(self.ambiguous)} fit several images{_some(self.ambiguous)}"] * bool(
-      self.ambiguous
-    )
-    why += [f"{len(self.unused)} fit none{_some(self.unused)}"] * bool(self.unused)
-    raise UserError(
-      f"{self.found - lost} of {self.found} {self.what} are used: {'; '.join(why)}. Give images "
-      "and labels the same names or folders, or add --allow-unused"
-    )
 
 
 class Classes(NamedTuple):
@@ -77,18 +40,6 @@ class Classes(NamedTuple):
     if self.lesion is not None:
       return name in self.lesion
     return name not in self.host | self.forbidden
-
-
-def attach(
-  items: Sequence[Any], names: Sequence[str], image_names: Sequence[str], what: str
-) -> tuple[ByImage, Use]:
-  """Gives items their images by name; see `matching.match`."""
-  matched = matching.match(names, image_names)
-  found: dict[str, dict[int | None, Any]] = collections.defaultdict(dict)
-  for (image, page), number in matched.found.items():
-    found[image_names[image]][page] = items[number]
-  lost = (tuple(names[n] for n in numbers) for numbers in (matched.ambiguous, matched.unused))
-  return found, Use(what, len(items), *lost)
 
 
 def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Label]:
@@ -398,14 +349,3 @@ def _filled(
     else:
       mask[y1:y2, x1:x2] = 1
   return mask
-
-
-def _some(names: Sequence[str]) -> str:
-  """Some names, printable, for the terminal."""
-  shown = ", ".join(printable(name) for name in names[:_SHOWN])
-  return f" ({shown}{', ...' if len(names) > _SHOWN else ''})"
-
-
-def printable(name: str) -> str:
-  """A file's name that need not be UTF-8, for the terminal."""
-  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

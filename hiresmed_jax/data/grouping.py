@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from hiresmed_jax.data import matching
-from hiresmed_jax.data.annotations import Use
+from hiresmed_jax.data.matching import Use
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 

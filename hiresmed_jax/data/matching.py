@@ -4,14 +4,15 @@ A name may be a path of another machine, written in another case or another Unic
 without its suffix. It is matched by its last part; the folders before it must not contradict.
 """
 
+import collections
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiresmed_jax.data.readers import images, volumes
+from hiresmed_jax.errors import UserError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SUFFIXES = (*volumes.SUFFIXES, *images.SUFFIXES, *DICOM_SUFFIXES, ".bmp")
@@ -22,6 +23,8 @@ ROLES = frozenset(
 )
 SPLIT_FOLDERS = frozenset("train training valid validation val dev test testing".split())
 
+_LEAST_USED = 0.9  # of the label files
+_SHOWN = 3  # names in a message
 _STRICT = 2  # forms of a name that keep its case
 
 _PAGE = re.compile(r"(.+)#(\d+)")
@@ -32,6 +35,42 @@ _ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z0-9]+://|\.\./)", re.IGNORECASE)
 MASK_ENDING = re.compile(
   r"([ _.-](masks?|seg|segmentation|labels?|lesions?|gt|groundtruth|annotation))$", re.IGNORECASE
 )
+
+
+# By the relative path of an image, then by page, frame or slice; None is the whole file.
+ByImage = Mapping[str, Mapping[int | None, Any]]
+
+
+class Use(NamedTuple):
+  """What became of label or mask files.
+
+  Attributes:
+    what: "labels", "lesion masks", ...
+    found: number of them.
+    ambiguous: names of those that fit several images.
+    unused: names of those that fit no image.
+  """
+
+  what: str
+  found: int
+  ambiguous: tuple[str, ...]
+  unused: tuple[str, ...]
+
+  def check(self) -> None:
+    """Raises UserError when none is used, or more than a tenth is not."""
+    lost = len(self.ambiguous) + len(self.unused)
+    if self.found and self.found - lost >= max(1, _LEAST_USED * self.found):
+      return
+    if not self.found:
+      raise UserError(f"no {self.what} were found")
+    why = [f"{len(self.ambiguous)} fit several images{_some(self.ambiguous)}"] * bool(
+      self.ambiguous
+    )
+    why += [f"{len(self.unused)} fit none{_some(self.unused)}"] * bool(self.unused)
+    raise UserError(
+      f"{self.found - lost} of {self.found} {self.what} are used: {'; '.join(why)}. Give images "
+      "and labels the same names or folders, or add --allow-unused"
+    )
 
 
 class Matched(NamedTuple):
@@ -87,14 +126,16 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
   """
   known = [_parsed(image, of_image=True) for image in paths]
   # By the last part, and by the whole path, which spares a search among equal last parts.
-  index: tuple[dict[Any, list[int]], ...] = tuple(defaultdict(list) for _ in range(5))
+  index: tuple[dict[Any, list[int]], ...] = tuple(collections.defaultdict(list) for _ in range(5))
   for number, image in enumerate(known):
     for level, form in enumerate(image.forms):
       index[level][form].append(number)
       if level < _STRICT and image.folders:
         index[level][image.folders, form].append(number)
   shared = _shared_folders([image.folders for image in known])
-  claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = defaultdict(list)
+  claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = collections.defaultdict(
+    list
+  )
   ambiguous: list[int] = []
   unused: list[int] = []
   for number, text in enumerate(names):
@@ -113,6 +154,18 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
       found[key] = claim[0][1]
       unused += [number for _, number in claim[1:]]
   return Matched(found, sorted(ambiguous), sorted(unused))
+
+
+def attach(
+  items: Sequence[Any], names: Sequence[str], image_names: Sequence[str], what: str
+) -> tuple[ByImage, Use]:
+  """Gives items their images by name; see `matching.match`."""
+  matched = match(names, image_names)
+  found: dict[str, dict[int | None, Any]] = collections.defaultdict(dict)
+  for (image, page), number in matched.found.items():
+    found[image_names[image]][page] = items[number]
+  lost = (tuple(names[n] for n in numbers) for numbers in (matched.ambiguous, matched.unused))
+  return found, Use(what, len(items), *lost)
 
 
 def _parsed(text: str, *, of_image: bool = False) -> _Name:
@@ -180,3 +233,14 @@ def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
   least, most = min(paths), max(paths)
   length = next((n for n, (a, b) in enumerate(zip(least, most)) if a != b), None)
   return least[:length] if length is not None else least[: min(len(least), len(most))]
+
+
+def _some(names: Sequence[str]) -> str:
+  """Some names, printable, for the terminal."""
+  shown = ", ".join(printable(name) for name in names[:_SHOWN])
+  return f" ({shown}{', ...' if len(names) > _SHOWN else ''})"
+
+
+def printable(name: str) -> str:
+  """A file's name that need not be UTF-8, for the terminal."""
+  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hiresmed_jax.data import annotations
+from hiresmed_jax.data import annotations, matching
 from hiresmed_jax.data.annotations import Annotations
 from hiresmed_jax.data.readers import masks
 from hiresmed_jax.data.readers.mask_values import instances
@@ -35,9 +35,9 @@ def _known(root: Path, *names: str, masks: str = "", **more: Any) -> Annotations
   for kind in ("txt", "xml", "json"):
     found += sorted(root.rglob(f"*.{kind}"))
   labels = annotations.read_labels(found, None, root)
-  by_image, _ = annotations.attach(labels, [label.name for label in labels], names, "labels")
+  by_image, _ = matching.attach(labels, [label.name for label in labels], names, "labels")
   files = sorted(root.glob("*.png")) if masks else []
-  by_mask, _ = annotations.attach(files, [p.name for p in files], names, "masks")
+  by_mask, _ = matching.attach(files, [p.name for p in files], names, "masks")
   return Annotations(root, by_image, **({masks: by_mask} if masks else {}), **more)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hiresmed_jax.data import annotations, grouping, intake, listing
+from hiresmed_jax.data import annotations, grouping, intake, listing, matching
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.audit import summary as audit
 from hiresmed_jax.data.audit.findings import warnings
@@ -160,7 +160,7 @@ def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   names = [path.name for path in files]
   groups, _ = grouping.read_groups(root / "groups.csv", names)
   labels = annotations.read_labels(sorted((root / "labels").iterdir()), "yolo", root)
-  by_image, _ = annotations.attach(labels, [label.name for label in labels], names, "labels")
+  by_image, _ = matching.attach(labels, [label.name for label in labels], names, "labels")
   known = annotations.Annotations(labels=by_image)
   reader = intake.Intake("images", root / "images", known, grouping.Grouping(groups))
   report = SourceReport()

@@ -178,6 +178,7 @@ def test_other_settings_are_taken_and_checked(workdir):
     ({"backgroud": "real"}, "did you mean background"),
     ({"background": "rael"}, "background='rael': use 'reconstruction', 'real'"),
     ({"source": "singen"}, "source='singen': use 'singan'"),
+    ({"on_empty": "copies"}, "on_empty='copies': use 'fail', 'copy', 'parametric'"),
     ({"lesions": (0, 1)}, "ask for 1 or more"),
     ({"lesions": "many"}, "not of its type"),
     ({"diameter": 5}, "not of its type"),

@@ -1,4 +1,5 @@
 import errno
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import cli
+from hiresmed_jax.runtime import cli, interrupt
 
 
 def ends_with(main, capsys, argv=()):
@@ -68,6 +69,19 @@ def test_memory_that_no_machine_has_is_one_line(make, capsys):
 def test_a_bug_keeps_its_traceback(error):
   with pytest.raises(type(error)):
     cli.run(raising(error), [])
+
+
+@pytest.mark.parametrize(
+  ("body", "code"),
+  [("1 / 0", 1), ("os.kill(os.getpid(), signal.SIGTERM)", 143)],
+)
+def test_codes_that_a_shell_sees(body, code):
+  assert {0, 1, 2, interrupt.GONE, 128 + signal.SIGINT, 128 + signal.SIGTERM} == set(cli.EXIT_CODES)
+  program = f"import os, signal\nfrom hiresmed_jax.runtime import cli\ncli.run(lambda argv: {body})"
+  shell = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, program]
+  done = subprocess.run(shell, capture_output=True, text=True, check=False)
+  assert done.returncode == code
+  assert ("Traceback" in done.stderr) == (code == 1)
 
 
 def test_closed_pipe_is_quiet():

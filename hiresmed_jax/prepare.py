@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -47,10 +48,14 @@ def main(argv: list[str]) -> None:
   out = options.out.absolute()
   records.refuse_to_replace(out, overwrite=options.overwrite or options.dry_run)
   console = Console(soft_wrap=True)
-  if options.kind == "phantom":
-    card = _write_phantom(options, out)
-  else:
-    card = _write_images(options, out, console)
+  with cli.only_json(options.json), Progress(None, "prepare", unit=""):
+    if options.kind == "phantom":
+      card = _write_phantom(options, out)
+    else:
+      card = _write_images(options, out, console)
+  if options.json:
+    print(json.dumps(card | {"out": str(out), "written": not options.dry_run}, indent=2))
+    return
   findings.show(card, console)
   where = "would be" if options.dry_run else "are"
   console.print(f"{card['images']} images {where} in {out}", markup=False, highlight=False)
@@ -91,6 +96,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--split", type=Path, help="CSV with a file or group column and a split column (train, val, "
       "test), in place of the split by group")  # fmt: skip
   add("--allow-unused", action="store_true", help="go on when labels or masks fit no image")
+  add("--json", action="store_true", help="print the card with its audit as one JSON object")
   add("--dry-run", action="store_true", help="read all, print the table, write nothing")
   add("--physics", choices=PHYSICS, help="how a lesion adds up: ct blends, projection adds; DICOM "
       "tells by itself, other images are looked at")  # fmt: skip

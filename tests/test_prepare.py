@@ -300,3 +300,19 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
   with pytest.raises(SystemExit):
     _run("--help")
   assert "python -m hiresmed_jax.prepare --kind dicom --source" in capsys.readouterr().out
+
+
+def test_the_card_alone_is_printed_as_json(
+  tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  _images(tmp_path / "a", 3)
+  given = ["--source", str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--json"]
+  prepare.main([*given, "--dry-run"])
+  looked_at = json.loads(capsys.readouterr().out)
+  assert (looked_at["images"], looked_at["written"]) == (3, False)
+  assert not (tmp_path / "out").exists()
+  prepare.main(given)
+  made = json.loads(capsys.readouterr().out)
+  assert made.pop("written")
+  assert made.pop("out") == str(tmp_path / "out")
+  assert made == json.loads((tmp_path / "out" / "card.json").read_text())

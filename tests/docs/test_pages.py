@@ -1,18 +1,22 @@
 """The docs are short, complete and linked: pages, settings, refusals."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 
 import pytest
 
+from hiresmed_jax.__main__ import COMMANDS
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime import cli
 from tests.docs import settings_table
 from tests.docs.test_commands import PAGES, REPO
 
 PACKAGE = REPO / "hiresmed_jax"
-TOLD = {"UserError", "Unreadable", "BadBoxes"}
+TOLD = {"UserError", "NoLesion", "Unreadable", "BadBoxes"}
 LONG = {"settings", "troubleshooting"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -56,6 +60,13 @@ def test_the_settings_page_is_that_of_the_tables(monkeypatch, tmp_path):
   settings_table.main(["--check"])
 
 
+def test_the_exit_codes_are_those_of_the_commands():
+  page = (PACKAGE / "docs" / "getting_started.md").read_text()
+  table = page.split("| exit code | meaning |")[1].split("\n\n")[0]
+  codes = [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)]
+  assert sorted(codes) == sorted(cli.EXIT_CODES)
+
+
 def messages() -> list[tuple[str, str]]:
   """(where, words by which it is found on the page) of every line that a user can be told."""
   found = []
@@ -85,3 +96,15 @@ def test_every_line_that_a_user_can_be_told_has_its_cure():
   told = messages()
   assert len(told) > 200
   assert [(where, text) for where, text in told if text not in page] == []
+
+
+def test_every_option_that_is_named_exists(capsys):
+  known = {"--fast", "--raw", "--check"}  # of launch/test.sh, of gdcmconv, of the settings table
+  known.add("--diameter")  # --diameter-… of a message
+  for command in [*COMMANDS, *(f"weights {action}" for action in ("list", "fetch", "convert"))]:
+    name, *more = command.split()
+    with pytest.raises(SystemExit):
+      importlib.import_module(f"hiresmed_jax.{name}").main([*more, "--help"])
+    known |= set(OPTION.findall(capsys.readouterr().out))
+  named = {option for page in PAGES for option in OPTION.findall(page.read_text())}
+  assert named - known == set()

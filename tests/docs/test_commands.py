@@ -115,7 +115,7 @@ def smaller(command: str, arguments: list[str]) -> list[str]:
 
 
 def run_command(words: list[str]) -> None:
-  if re.fullmatch(r"export [A-Z_]+=\S+", " ".join(words)):
+  if re.fullmatch(r"export [A-Z_]+=\S+|source \.venv/bin/activate", " ".join(words)):
     return
   command, arguments = called(words)
   main = importlib.import_module(f"hiresmed_jax.{command}").main if command else entry.main

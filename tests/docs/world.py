@@ -121,7 +121,8 @@ def _lidc(root: Path) -> None:
 def _trained(root: Path) -> None:
   shutil.copytree(LEGACY / "dataset", root / "data" / "kub")
   trained = root / "runs" / "kub"
-  shutil.copytree(LEGACY / "run", trained)
+  # Without the routes that every `synthesize` would restore first, which takes most of its time.
+  shutil.copytree(LEGACY / "run", trained, ignore=shutil.ignore_patterns("location", "danger"))
   # What `synthesize` compares with the run; how long it was trained does not matter here.
   of_network = (LEGACY / "make" / "config.sh").read_text().split("trained=(")[0]
   overrides = re.findall(r"\$c\.(\S+)", of_network)

@@ -19,19 +19,24 @@ from hiresmed_jax.routes import settings
 def get_config(arg: str = "all"):
   route, _ = settings.route_and_preset(arg, presets=("best",))
   config = settings.base("demo", route=route, preset="best")
-  config.data.phantom.update({"kind": "kub", "num": 96, "size": 128, "seed": 0})
-  config.data.size = (128, 128)
+  config.data.phantom.update({"kind": "kub", "num": 96, "size": 320, "seed": 0})
+  config.data.phantom.diameter_mm = (12.0, 20.0)  # 9 to 16 px
+  config.data.update({"size": (320, 320), "crop": 128})
   small(config.background)
-  config.background.update({"batch_size": 4, "steps": 400, "log_every": 20, "eval_every": 200})
+  config.background.update({"batch_size": 4, "steps": 600, "log_every": 20, "eval_every": 300})
   config.background.eval_images = 12
   # Two cores spend as long on compiling a level as on training it.
   config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})
-  config.location.update({"size": 128, "batch_size": 8, "steps": 120, "close_mosaic": 5})
-  config.location.update({"log_every": 40, "eval_every": 60})
+  # Nothing is trained again: time is bounded, and `--on-empty copy` fills what a weak bank misses.
+  config.lesion.least_accepted = 0.0
+  # Few steps: whole images, hardly changed, and most of them with their lesions.
+  config.location.update({"size": 256, "batch_size": 4, "steps": 240, "mosaic": 0.0})
+  config.location.update({"log_every": 40, "eval_every": 120, "lesion_free": 0.3})
+  config.location.augment.scale = 0.2
   # With the default, every third stone would lie anywhere in the body, mostly near the skin.
   config.synthesize.floor = 0.05
-  config.danger.update({"size": (128, 128), "width": 4, "batch_size": 8, "steps": 60})
-  config.danger.update({"log_every": 20, "eval_every": 60})
+  config.danger.update({"size": (320, 320), "crop": 128, "width": 4, "batch_size": 4, "steps": 160})
+  config.danger.update({"log_every": 20, "eval_every": 160})
   return config
 
 
@@ -39,7 +44,7 @@ def small(route):
   """A network that two cores can train: one stage, latents of a quarter of the resolution."""
   route.net.update({"stem_channels": 16, "channels": (64,), "strides": (4,)})
   route.net.update({"full_resolution_channels": 8, "encoder_blocks": 1, "remat": False})
-  route.codebook.update({"num_codes": 256})
+  route.codebook.update({"num_codes": 512})
   route.perceptual.net = None
   route.gan.update({"start": 0.5, "features": (16, 32), "scales": 2})
   route.optimizer.update({"learning_rate": 2e-3, "b1": 0.9})

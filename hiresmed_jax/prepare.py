@@ -309,12 +309,10 @@ def _as_most_are(
     return intake
   if found.physics:
     note = f"looks like {found.physics}: physics is {found.physics} (--physics says otherwise)"
-    line = f"the set {note}"
   else:
     note = "does not tell how a lesion adds up: physics is none (--physics ct or projection?)"
-    line = f"no image tells {note.removeprefix('does not tell ')}"
   if intake.kind != "dicom":
-    console.print(line, markup=False, highlight=False)
+    console.print(f"every image {note}", markup=False, highlight=False)
   return dataclasses.replace(intake, physics=found.physics or "none", note=note)
 
 

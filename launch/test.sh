@@ -3,7 +3,8 @@
 #
 #   bash launch/test.sh [--fast] [--newest] [arguments of pytest]
 #
-# --fast leaves out the tests marked slow, and has XLA optimise nothing that it compiles. --newest
+# --fast leaves out the tests marked slow, and has XLA optimise nothing that it compiles. Without
+# arguments those run first, then the slow ones, with programs compiled as users have them. --newest
 # runs the tests alone, with the newest Python that is there, in an environment of its own; where there
 # is none above that of the usual environment it says so and ends. The tests run in as many processes
 # as there are cores, four at most; `-n 0` runs them in one. Tests of one xdist_group share what they
@@ -13,6 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 arguments=()
 newest=
+whole=$([[ $# -eq 0 ]] && echo yes || true)
 for argument in "$@"; do
   case $argument in
     --fast)
@@ -47,4 +49,12 @@ else
   ruff format --check .
   mypy
 fi
-python -m pytest -n logical --maxprocesses 4 --dist loadgroup "${arguments[@]}"
+run() {
+  python -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"
+}
+if [[ $whole ]]; then
+  HIRESMED_QUICK=yes run -m "not slow"
+  run -m slow
+else
+  run "${arguments[@]}"
+fi

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -317,52 +316,3 @@ def test_the_card_alone_is_printed_as_json(
   assert made.pop("written")
   assert made.pop("out") == str(tmp_path / "out")
   assert made == json.loads((tmp_path / "out" / "card.json").read_text())
-
-
-def _with_masks(folder: Path, masks: list[Image.Image]) -> tuple[str, ...]:
-  for name in ("images", "masks"):
-    (folder / name).mkdir(parents=True)
-  for i, mask in enumerate(masks):
-    pixels = np.random.default_rng(i).integers(0, 256, (mask.height, mask.width), dtype=np.uint8)
-    cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels)
-    mask.save(folder / "masks" / f"{i}.png")
-  return ("--kind", "images", "--source", str(folder), "--masks", str(folder / "masks"))
-
-
-def test_masks_of_many_kinds_give_their_lesions(tmp_path: Path) -> None:
-  """Grey edges are no lesions, the index of a palette is one, a picture is refused."""
-  large = np.zeros((160, 240), np.uint8)
-  cv2.circle(large, (60, 60), 26, 255, -1)
-  cv2.circle(large, (170, 100), 30, 255, -1)
-  index = np.zeros((40, 60), np.uint8)
-  for k in range(5):
-    cv2.circle(index, (8 + 11 * k, 20), 4, k + 1, -1)
-  palette = Image.fromarray(index, "P")
-  palette.putpalette([c for k in range(256) for c in (k * 53 % 256, 0, (k & 1) * 99)])
-  soft = Image.fromarray(large).resize((60, 40), Image.Resampling.BILINEAR)
-  picture = Image.fromarray(cv2.GaussianBlur(large, (0, 0), 25)[::4, ::4] // 2 + 60)
-  arguments = _with_masks(tmp_path / "set", [soft, palette, picture])
-  _run(*arguments, "--out", tmp_path / "out")
-  card = records.open_dataset(tmp_path / "out").card
-  assert (card["images"], card["boxes"]) == (2, 7)
-  assert card["audit"]["lesions"]["instances"] == 7
-  assert [reason for reason in card["skipped"] if "picture" in reason]
-  for item in _all(tmp_path / "out"):
-    assert item["lesion_mask"].max() == len(item["boxes"])
-
-
-def test_an_improbable_mask_is_a_question(
-  tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  mask = np.full((40, 60), 255, np.uint8)
-  cv2.circle(mask, (20, 20), 6, 0, -1)
-  arguments = (*_with_masks(tmp_path / "set", [Image.fromarray(mask)]), "--out", tmp_path / "out")
-  with pytest.raises(UserError, match=r"--mask-values inverted .*--odd-masks"):
-    _run(*arguments)
-  assert not (tmp_path / "out").exists()
-  _run(*arguments, "--mask-values", "inverted")
-  (item,) = _all(tmp_path / "out")
-  np.testing.assert_array_equal(item["boxes"], [[14, 14, 27, 27]])
-  _run(*arguments, "--odd-masks", "--overwrite")
-  (item,) = _all(tmp_path / "out")
-  np.testing.assert_array_equal(item["boxes"], [[0, 0, 60, 40]])

@@ -18,6 +18,7 @@ from hiresmed_jax.data.sample import Sample
 KINDS = ("kub", "chest_ct")
 STONES_MM = (2.0, 15.0)
 NODULES_MM = (3.0, 25.0)
+_STONE_MEDIAN_MM, _NODULE_MEDIAN_MM = 5.5, 8.0
 LEAST_SIDE = 32  # pixels: less shows no anatomy
 
 
@@ -74,7 +75,7 @@ def kub(
     count=_count(stones, num_lesions),
     must=num_lesions is not None,
     diameter_mm=diameter_mm,
-    median_mm=5.5,
+    median_mm=_median(diameter_mm, STONES_MM, _STONE_MEDIAN_MM),
     rough=(0.05, 0.25),
     margin=halo,
   )
@@ -124,7 +125,7 @@ def chest_ct(
     count=_count(nodules, num_lesions),
     must=num_lesions is not None,
     diameter_mm=diameter_mm,
-    median_mm=8.0,
+    median_mm=_median(diameter_mm, NODULES_MM, _NODULE_MEDIAN_MM),
     rough=(0.05, 0.3),
     margin=halo,
   )
@@ -150,18 +151,23 @@ def phantoms(
   *,
   seed: int = 0,
   num_lesions: int | None = None,
+  diameter_mm: tuple[float, float] | None = None,
 ) -> Iterator[Phantom]:
   """`count` phantoms of `kind`, one of `KINDS`: patients 0 .. count - 1, each from its own seed.
+
+  `diameter_mm` None: STONES_MM or NODULES_MM.
 
   Raises:
     ValueError: an unknown kind.
   """
   if kind not in KINDS:
     raise ValueError(f"unknown phantom {kind!r}: one of {', '.join(KINDS)}")
-  draw = kub if kind == "kub" else chest_ct
+  draw, usual_mm = (kub, STONES_MM) if kind == "kub" else (chest_ct, NODULES_MM)
   for patient in range(count):
     rng = np.random.default_rng([seed, KINDS.index(kind), patient])
-    yield draw(rng, size, num_lesions=num_lesions, patient=patient)
+    yield draw(
+      rng, size, num_lesions=num_lesions, diameter_mm=diameter_mm or usual_mm, patient=patient
+    )
 
 
 def _begin(
@@ -178,6 +184,13 @@ def _begin(
 def _count(rng: np.random.Generator, num_lesions: int | None) -> int:
   drawn = int(rng.integers(1, 4))
   return drawn if num_lesions is None else num_lesions
+
+
+def _median(
+  diameter_mm: tuple[float, float], usual_mm: tuple[float, float], median_mm: float
+) -> float:
+  """The median of diameters: that of the usual range, moved as the middle of the range is."""
+  return median_mm * float(np.sqrt(np.prod(diameter_mm) / np.prod(usual_mm)))
 
 
 def _nodule(rng: np.random.Generator, filled: np.ndarray, diameter_mm: float) -> np.ndarray:

@@ -34,6 +34,9 @@ def open_or_draw(
       )
     return records.open_dataset(data)
   folder, name = workdir / "data", f"{made.kind} x {made.num}, {made.size} px, seed {made.seed}"
+  diameter_mm = tuple(made.diameter_mm)
+  if diameter_mm:
+    name += ", lesions of {:g} to {:g} mm".format(*diameter_mm)
   there = records.open_dataset(folder) if folder.exists() else None
   if there and there.card["name"] != name and not overwrite:
     raise UserError(
@@ -42,7 +45,9 @@ def open_or_draw(
     )
   meshes.wait_for_all("the phantoms are looked at")
   if jax.process_index() == 0 and (not there or there.card["name"] != name):
-    drawn = phantom.phantoms(made.kind, made.num, made.size, seed=made.seed)
+    drawn = phantom.phantoms(
+      made.kind, made.num, made.size, seed=made.seed, diameter_mm=diameter_mm or None
+    )
     with Progress(made.num, "phantoms", unit="image") as progress:
       samples = _samples(drawn, progress)
       records.write_dataset(samples, folder, kind="phantom", name=name, overwrite=overwrite)

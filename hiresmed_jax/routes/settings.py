@@ -35,6 +35,8 @@ DATA = Table("data", (
   Setting("phantom.num", 0, 0, rules.whole(0, 1_000_000), _PHANTOM),
   Setting("phantom.size", 0, 0, rules.whole(0, 4096, "px"), _PHANTOM),
   Setting("phantom.seed", 0, 0, _SEED, _PHANTOM),
+  Setting("phantom.diameter_mm", (), (), rules.span(0.1, 500, "of lesions; (): as usual"),
+          _PHANTOM, as_it_was=()),
   Setting("size", (1024, 1024), (1024, 1024), rules.rows_columns(8, 16_384),
           "the images' own resolution: enlarging them adds work and no detail"),
   Setting("fit", "stretch", "pad", rules.one_of(*FITS),

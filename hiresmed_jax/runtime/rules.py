@@ -102,6 +102,19 @@ def interval(*words: str) -> Rule:
   )
 
 
+def span(low: float, high: float, note: str = "") -> Rule:
+  """(), or a pair of numbers within bounds of which the first is less than the second."""
+  return Rule(
+    f"() or (least, most) from {low:,} to {high:,}{_noted(note)}",
+    lambda value: (
+      _is_tuple(value, 0)
+      and len(value) in (0, 2)
+      and all(map(_is_number, value))
+      and (not value or low <= value[0] < value[1] <= high)
+    ),
+  )
+
+
 def _noted(note: str) -> str:
   return f" ({note})" if note else ""
 

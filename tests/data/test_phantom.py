@@ -177,6 +177,19 @@ def test_diameters_stay_in_the_range_asked_for(kind):
   assert max(found) < high * 1.05
 
 
+def test_a_series_has_lesions_of_the_diameters_asked_for():
+  def largest_mm(**range_mm):
+    masks = [(p.sample.lesion_mask, p.sample.spacing_mm[0]) for p in
+             phantom.phantoms("kub", 5, 256, seed=1, num_lesions=1, **range_mm)]  # fmt: skip
+    return [2 * np.sqrt((mask > 0).sum() / np.pi) * spacing for mask, spacing in masks]
+
+  large = largest_mm(diameter_mm=(12.0, 14.0))
+  assert min(large) > 11
+  assert max(large) < 15
+  assert largest_mm() == largest_mm(diameter_mm=phantom.STONES_MM)
+  assert np.median(largest_mm()) < 10
+
+
 def test_a_lesion_is_never_too_small_to_see():
   for seed in range(6):
     sample = draw("kub", seed, 64, num_lesions=1).sample

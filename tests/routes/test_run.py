@@ -155,6 +155,8 @@ def test_phantoms_of_another_config_are_not_used_in_silence(tmp_path, compiling)
   assert (tmp_path / "data" / "card.json").stat().st_mtime_ns == stamp
   with pytest.raises(UserError, match=r"other phantoms \(kub x 24, 32 px, seed 0\) than this conf"):
     go("data.phantom.seed=1")
+  with pytest.raises(UserError, match="lesions of 9 to 14 mm"):
+    go("data.phantom.diameter_mm=(9.0,14.0)")
   assert records.open_dataset(tmp_path / "data").card == first
   assert go("data.phantom.seed=1", overwrite=True)["fingerprint"] != first["fingerprint"]
 

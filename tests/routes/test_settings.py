@@ -59,6 +59,10 @@ def test_what_we_ship_is_sound():
     ("data.crop=64", "crops of 64 px do not fit in a view of 32 x 32"),
     ("data.phantom.kind=knee", "data.phantom.kind='knee': use"),
     ("data.phantom.num=0", "use num >= 1 and size >= 32"),
+    (
+      "data.phantom.diameter_mm=(9.0,4.0)",
+      r"diameter_mm=\(9.0, 4.0\): use \(\) or",
+    ),
     ("data.augment.shift=1.5", "data.augment.shift=1.5: use a number from 0 to 1"),
     ("mesh.fsdp=3", "does not divide the 1 device"),
     ("background.net.block=hdbf", r"net.block='hdbf': use 'hdfb' or 'residual'; did you mean"),

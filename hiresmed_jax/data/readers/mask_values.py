@@ -133,15 +133,6 @@ def check_plausible(labels: np.ndarray, name: str) -> None:
 
 
 def _values(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, bool]:
-  """`_numbers`, with reasons that name the mask."""
-  try:
-    return _numbers(path, shape)
-  except Unreadable as reason:
-    text = str(reason)
-    raise Unreadable(text if "mask" in text else f"has a mask that {text}") from None
-
-
-def _numbers(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, bool]:
   """(a number a pixel, int32[H, W]: grey value, palette index or number of the colour; if JPEG)."""
   data = read_file(path)
   if data.startswith(tiff.START):

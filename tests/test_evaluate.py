@@ -222,6 +222,7 @@ def test_a_trained_run_on_its_held_out_images(place, workdir, tmp_path):
   np.testing.assert_array_equal(picture.boxes, item["boxes"])
 
 
+@pytest.mark.slow
 def test_a_workdir_of_other_data_is_refused(place, workdir, tmp_path, capsys):
   scene.dataset(tmp_path / "other", physics="ct")
   line = fails(

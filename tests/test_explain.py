@@ -44,6 +44,7 @@ def alone(spec):
   return json.loads(out.getvalue())["background"] | {"arrays": len(jax.live_arrays()) - before}
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_networks(alone, spec):
   net, disc = task.networks(load_config(spec).background, channels=3, dtype=jnp.float32)
   image = jnp.zeros((1, 32, 32, 3))
@@ -66,6 +67,7 @@ def outermost(rows):
   return [row for row in rows if "/" not in row["path"] or "_middle/" in row["path"]]
 
 
+@pytest.mark.slow
 def test_flops_of_the_parts_are_the_whole(alone):
   parts = sum(row["flops_per_image"] for row in outermost(alone["networks"]["generator"]))
   whole = alone["flops_per_image"]["encoder"] + alone["flops_per_image"]["decoder"]
@@ -73,6 +75,7 @@ def test_flops_of_the_parts_are_the_whole(alone):
   assert alone["flops_per_image"]["training step"] > 3 * whole
 
 
+@pytest.mark.slow
 def test_nothing_is_allocated(alone):
   assert alone["arrays"] <= 1  # the key that shapes are asked with
 
@@ -99,6 +102,7 @@ def test_a_summary_comes_first_and_departures_last_each_once(capsys, spec):
   assert len(reasons) == len(set(reasons))
 
 
+@pytest.mark.slow
 def test_the_text_and_devices_that_are_not_here(alone, capsys, spec):
   overrides = ["--config.mesh.fsdp=2", "--config.background.ema=0.5"]
   explain.main(["--config", f"{spec}:background,best", "--devices", "4", *overrides])
@@ -179,6 +183,7 @@ def test_the_danger_route(capsys, spec):
   assert "danger.width: paper 64; here 32" in told
 
 
+@pytest.mark.slow
 def test_the_lesion_route(capsys, spec):
   explain.main(["--config", f"{spec}:lesion,best", "--config.lesion.width=16", "--json"])
   found = json.loads(capsys.readouterr().out)

@@ -29,6 +29,7 @@ def test_it_trains_and_is_trained_then(fifth, tmp_path, capsys):
     train.main([*command, "--config.bias.rate=0.25"])
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(fifth, tmp_path):
   def outcome(name):
     folder = tmp_path / name / "bias"

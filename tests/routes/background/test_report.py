@@ -121,6 +121,7 @@ def test_the_grid_shows_lesions_first_and_no_padding(tmp_path):
   assert with_lesions.shape[1] > without.shape[1]  # the magnified columns
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_holds_a_few_batches_however_many_images_there_are(folder):
   """Batches are of 1 MB; a copy of all held-out images would be 12 or 60 of them."""
 

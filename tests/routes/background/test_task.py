@@ -69,6 +69,7 @@ def ten() -> Run:
   return run(tiny_run.task(), tiny.STEPS)
 
 
+@pytest.mark.slow
 def test_the_losses_fall_and_are_all_there(ten):
   named = {"reconstruction", "commitment", "codebook", "entropy", "gan_generator"}
   named |= {"gan_discriminator", "gan_weight", "gradient_norm", "revived", "skipped"}
@@ -118,6 +119,7 @@ def test_eight_devices_make_the_steps_of_one_in_bfloat16():
   assert_close(*losses, 5e-3)
 
 
+@pytest.mark.slow
 def test_the_state_is_donated_and_stays_float32():
   program = tiny_run.programs(tiny_run.task())
   held = program.step.memory_analysis()
@@ -129,6 +131,7 @@ def test_the_state_is_donated_and_stays_float32():
   assert {str(kind) for kind in kinds} == {"float32", "int32", "key<fry>"}
 
 
+@pytest.mark.slow
 def test_one_backward_pass_gives_the_gradients_of_the_whole_loss():
   start = 6  # the generator feels the discriminator in full; nothing is revived
   task = tiny_run.task()
@@ -202,6 +205,7 @@ def assert_gradients(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 def test_parameters_move_on_every_second_micro_batch(ten):
   for number, (before, after) in enumerate(zip(ten.states, ten.states[1:])):
     for name in ("kernel", "other"):
@@ -209,6 +213,7 @@ def test_parameters_move_on_every_second_micro_batch(ten):
       assert moved == (number % 2 == 1), (number, name)
 
 
+@pytest.mark.slow
 def test_the_discriminator_waits_and_the_generator_waits_longer(ten):
   weights = [scalars["gan_weight"] for scalars in ten.history]
   np.testing.assert_allclose(weights, [0, 0, 0, 0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1], rtol=1e-6)
@@ -245,6 +250,7 @@ def test_both_schedules_end_with_the_run(preset):
     assert 0 < found[-1] < 1e-4 * peak
 
 
+@pytest.mark.slow
 def test_a_revived_code_begins_anew(ten):
   revivals = [i for i, scalars in enumerate(ten.history) if scalars["revived"]]
   assert revivals == [2, 5, 8]
@@ -264,6 +270,7 @@ def test_a_revived_code_begins_anew(ten):
     np.testing.assert_allclose(after.gen["codebook"][~new], before.gen["codebook"][~new], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_count(ten):
   found = run(tiny_run.task(), 7, broken=(3, 4))
   assert_same(found.states[3], ten.states[3])
@@ -280,6 +287,7 @@ def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_count(ten):
   assert moved.mean() > 0.9  # the accumulator still had its first half
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_weights(ten):
   decay = [min(0.9, (1 + step) / (10 + step)) for step in range(tiny.STEPS)]
   average = pack(ten.states[0].gen)["kernel"]
@@ -288,6 +296,7 @@ def test_the_average_follows_the_weights(ten):
   np.testing.assert_allclose(ten.states[-1].ema["kernel"], average, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_code_counts_are_of_the_last_whole_epoch(ten):
   positions = tiny.BATCH * (tiny.CROP // 4) ** 2
   sums = [state.counts.sum(axis=1).tolist() for state in ten.states]

@@ -169,7 +169,8 @@ def test_a_step_of_the_generator(number):
   jax.tree.map(np.testing.assert_array_equal, players.critic, ours.players.critic)
 
 
-@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_an_iteration(number, monkeypatch):
   ours, key = case(number), jax.random.key(7)
   level, twin = ours.level, ours.twin

@@ -90,6 +90,8 @@ class Matched(NamedTuple):
 def stem_of(name: str) -> str:
   """A file's name or path without the suffix of an image, `.nii.gz` as a whole."""
   lower = name.lower()
+  if not lower.endswith(SUFFIXES):
+    return name
   for suffix in SUFFIXES:
     if lower.endswith(suffix):
       return name[: -len(suffix)]
@@ -130,7 +132,7 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
   for number, image in enumerate(known):
     for level, form in enumerate(image.forms):
       index[level][form].append(number)
-      if level < _STRICT and image.folders:
+      if level < _STRICT:
         index[level][image.folders, form].append(number)
   shared = _shared_folders([image.folders for image in known])
   claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = collections.defaultdict(
@@ -188,10 +190,13 @@ def _fitting(
   shared: tuple[str, ...],
 ) -> tuple[list[int], tuple[int, int]]:
   """(numbers of the images that a name fits equally well, how well: less is better)."""
-  for level, form in enumerate(name.forms):
-    whole = index[level].get((name.folders, form)) if name.folders else None
+  for level, form in enumerate(name.forms[:_STRICT]):
+    whole = index[level].get((name.folders, form))
     if whole and len(whole) == 1:
       return whole, (level, -len(name.folders) - 1)
+  for level, form in enumerate(name.forms):
+    if level in (0, 2) and form == name.forms[level + 1]:
+      continue  # without a suffix, a name fits files with any and without
     best: list[int] = []
     longest = -1
     for number in index[level].get(form, ()):
@@ -201,9 +206,7 @@ def _fitting(
       best = [number] if tail > longest else [*best, number]
       longest = tail
     if best:
-      equal = [n for n in best if known[n].folders == name.folders]
-      best = equal if len(equal) == 1 else best
-      return best, (level, -len(name.folders) - 1 if equal else -longest)
+      return best, (level, -longest)
   return [], (0, 0)
 
 

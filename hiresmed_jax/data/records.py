@@ -6,6 +6,7 @@ layer from 1 GB on. `tfds.builder_from_directory` reads either. Records hold key
 """
 
 import collections
+import copy
 import dataclasses
 import json
 import secrets
@@ -24,6 +25,7 @@ from hiresmed_jax.data.record_format import (
   AS_BYTES,
   CARD,
   CARD_AS_IT_WAS,
+  FIELDS_AS_THEY_WERE,
   SCHEMA_VERSION,
   Encoded,
   SourceReport,
@@ -206,7 +208,9 @@ def source(dataset: Dataset, split: Split) -> "Records":
   if split not in SPLITS:
     raise ValueError(f"split {split!r}")
   length, ranges = int(dataset.card["splits"][split]), ranges_in_use(dataset.card)
-  return Records(dataset.root / _RECORDS, split, length, ranges)
+  found = Records(dataset.root / _RECORDS, split, length, ranges)
+  found._all_labelled = not length or not dataset.card["unknown"]
+  return found
 
 
 class Source(Protocol):
@@ -234,6 +238,8 @@ class Records:
   def __init__(self, folder: Path, split: Split, length: int, ranges: dict | None = None):
     self._folder, self._split, self._length, self._ranges = folder, split, length, ranges
     self._masks = True
+    self._all_labelled = False  # known without a look
+    self._numbers: list[int] | None = None  # of the records that count; None: all
     self._opened: Any = None
 
   @property
@@ -243,8 +249,24 @@ class Records:
 
   def without_masks(self) -> "Records":
     """The same records with masks of (0, 0), which are faster to read."""
-    found = Records(self._folder, self.split, self._length, self._ranges)
+    found = copy.copy(self)
     found._masks = False
+    return found
+
+  def labelled(self) -> "Records":
+    """Those that somebody has labelled; where that is all, the same object.
+
+    The others may show lesions without a box, so that nothing may take them for lesion-free.
+    """
+    if self._all_labelled:
+      return self
+    examples, _ = self._open()
+    numbers = range(self._length) if self._numbers is None else self._numbers
+    known = [n for n in numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
+    if len(known) == self._length:
+      return self
+    found = copy.copy(self)
+    found._numbers, found._length = known, len(known)
     return found
 
   def __len__(self) -> int:
@@ -256,12 +278,17 @@ class Records:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < self._length:
       raise IndexError(index)
+    examples, image = self._open()
+    number = index if self._numbers is None else self._numbers[index]
+    return decode(examples[number], image, masks=self._masks, ranges=self._ranges)
+
+  def _open(self) -> tuple[Any, Any]:
+    """(the examples, the feature of their images)."""
     if self._opened is None:
       builder = tfds.builder_from_directory(self._folder)
       opened = builder.as_data_source(self._split, decoders=AS_BYTES)
       self._opened = opened, builder.info.features["image"]
-    examples, image = self._opened
-    return decode(examples[index], image, masks=self._masks, ranges=self._ranges)
+    return self._opened
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_opened": None}

@@ -50,9 +50,13 @@ def assemble(
   Raises:
     UserError: a route that is not trained, no training images, donors that are held out.
   """
-  source, fingerprint = records.source(dataset, "train"), dataset.card["fingerprint"]
+  fingerprint = dataset.card["fingerprint"]
+  source = records.source(dataset, "train").labelled()
   if not len(source):
-    raise UserError(f"{dataset.root} has no training images to put lesions into")
+    raise UserError(
+      f"{dataset.root} has no training images to put lesions into that somebody has labelled: an "
+      "image without a label file may show lesions; an empty file says that it shows none"
+    )
   if (request.backgrounds or 0) > len(source):
     raise UserError(
       f"--backgrounds {request.backgrounds}: {dataset.root} has {len(source)} training images"

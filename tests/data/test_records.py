@@ -98,6 +98,32 @@ def test_without_masks_all_else_is_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bare[name], whole[name])
 
 
+def test_unknown_images_are_told_from_negative_ones(tmp_path: Path) -> None:
+  boxes = np.array([[1, 1, 5, 5]], np.float32)
+  kinds = [{"boxes": boxes}, {"labelled": True}, {}]
+  samples = [_sample(n, group="patient 0", **kinds[n % 3]) for n in range(6)]
+  card = _write(tmp_path / "out", samples)
+  source = records.source(records.open_dataset(tmp_path / "out"), split_of("patient 0"))
+  assert (card["unknown"], len(source)) == (2, 6)
+  assert [item["labelled"] for item in source] == [True, True, False] * 2
+  known = pickle.loads(pickle.dumps(source.without_masks().labelled()))
+  expected = [KEY.image_id(s.source) for n, s in enumerate(samples) if n % 3 < 2]
+  assert [item["image_id"] for item in known] == expected
+  assert known.labelled().without_masks()[3]["image_id"] == expected[3]
+  with pytest.raises(IndexError):
+    known[4]
+  _write(tmp_path / "all", samples[:2])
+  source = records.source(records.open_dataset(tmp_path / "all"), split_of("patient 0"))
+  assert source.labelled() is source
+
+
+def test_the_users_split_and_host_masks_are_kept(tmp_path: Path) -> None:
+  host = np.ones((20, 24), np.uint8)
+  _write(tmp_path / "out", [_sample(0, split="val", host_mask=host)])
+  ((item,),) = [list(records.source(records.open_dataset(tmp_path / "out"), "val"))]
+  np.testing.assert_array_equal(item["host_mask"], host)
+
+
 def test_a_group_is_in_the_split_of_its_raw_name(tmp_path: Path) -> None:
   samples = [_sample(i) for i in range(30)]
   card = _write(tmp_path / "out", samples)

@@ -40,8 +40,9 @@ def train(
   view = transforms.View(
     size=values.size, fit="pad", window=config.data.window, channels=config.data.channels
   )
-  sources = datasets.sources(dataset)
-  datasets.check_counts(sources, "location", values.batch_size, root=dataset.root, what="images")
+  sources = {split: source.labelled() for split, source in datasets.sources(dataset).items()}
+  what = "labelled images"
+  datasets.check_counts(sources, "location", values.batch_size, root=dataset.root, what=what)
   plain = {split: source.without_masks() for split, source in sources.items()}
   room = max(detection.most_boxes(plain["train"]), *(_most(plain[s]) for s in ("val", "test")))
   who = datasets.identity(config, "location", dataset, folder)

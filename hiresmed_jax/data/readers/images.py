@@ -131,17 +131,18 @@ def opened(data: bytes) -> Image.Image:
 
 def without_texts(data: bytes) -> bytes:
   """A PNG without its texts and its colour profile; one that is damaged, and a JPEG, as it is."""
-  if not data.startswith(_PNG) or not any(kind in data for kind in _TEXTS):
+  if not data.startswith(_PNG):
     return data
-  kept, at = [_PNG], len(_PNG)
+  kept, start, at = [], 0, len(_PNG)  # `start` of what is kept next, `at` of the chunk
   while at + 12 <= len(data):
     end = at + 12 + int.from_bytes(data[at : at + 4], "big")
     if end > len(data):
       return data
-    if data[at + 4 : at + 8] not in _TEXTS:
-      kept.append(data[at:end])
+    if data[at + 4 : at + 8] in _TEXTS:
+      kept.append(data[start:at])
+      start = end
     at = end
-  return b"".join(kept) + data[at:]
+  return b"".join([*kept, data[start:]]) if kept else data
 
 
 def is_jpeg(data: bytes) -> bool:

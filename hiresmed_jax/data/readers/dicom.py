@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
   ExplicitVRBigEndian,
   ExplicitVRLittleEndian,
   ImplicitVRLittleEndian,
+  JPEGBaseline8Bit,
   JPEGExtended12Bit,
-  JPEGLossless,
-  JPEGLosslessSV1,
 )
 
 from hiresmed_jax.data.readers import dicom_header as header
@@ -28,8 +27,8 @@ from hiresmed_jax.data.readers.guard import (
   PIXEL_KEYWORDS,
   check_file,
   check_pixels,
+  mended_jpeg,
   or_unreadable,
-  silent_stderr,
 )
 from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
 from hiresmed_jax.data.stored import (
@@ -45,7 +44,6 @@ from hiresmed_jax.data.stored import (
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom gives RGB of these
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_GDCM_SYNTAXES = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
 
 
@@ -85,9 +83,10 @@ def read(
       try:
         pixels = next(frames, None)
       except Exception:  # whatever a decoder raises
-        if index or many or syntax not in _GDCM_SYNTAXES:
+        if index or syntax not in (JPEGBaseline8Bit, JPEGExtended12Bit):
           raise
-        pixels, frames = _by_gdcm(path, dataset), iter(())
+        frames = _mended(dataset, count)
+        pixels = next(frames)
     if pixels is None:
       break
     name = f"{source}#{index}" if many else source
@@ -115,18 +114,11 @@ def _notes(dataset: Dataset, keep: Collection[str]) -> Iterator[str]:
     yield "taken with a tilted gantry: the slices are sheared"
 
 
-def _by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
-  """Stored grey values [H, W] by GDCM, which reads JPEG that the decoders of pydicom refuse."""
-  reader = sitk.ImageFileReader()
-  reader.SetImageIO("GDCMImageIO")
-  reader.SetFileName(str(path))
-  with silent_stderr():
-    values = sitk.GetArrayFromImage(reader.Execute())
-  slope, intercept = header.rescale_of(dataset, 0)  # GDCM applies them
-  pixels = np.rint((values.squeeze().astype(np.float64) - intercept) / slope)
-  if pixels.shape != (dataset.Rows, dataset.Columns):
-    raise ValueError("another size")
-  return pixels.astype(np.int16 if dataset.PixelRepresentation else np.uint16)
+def _mended(dataset: Dataset, count: int) -> Iterator[np.ndarray]:
+  """The frames of sequential JPEGs whose scan headers are mended first."""
+  frames = generate_frames(dataset.PixelData, number_of_frames=count)
+  dataset.PixelData = encapsulate([mended_jpeg(frame) for frame in frames])
+  return iter_pixels(dataset)
 
 
 def _opened(path: Path) -> Dataset:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import stat
 import struct
 import warnings
@@ -54,19 +53,6 @@ def or_unreadable(reason: str) -> Iterator[None]:
   finally:
     for logger, level in levels:
       logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-  """Closes the process's standard error to a C library that writes on it."""
-  kept = os.dup(2)
-  try:
-    with open(os.devnull, "wb") as nothing:
-      os.dup2(nothing.fileno(), 2)
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
 
 
 def check_regular(path: Path, limit: int = MAX_FILE_BYTES) -> int:
@@ -199,3 +185,21 @@ def jpeg_frame(frame: bytes) -> JpegFrame | None:
       return JpegFrame(marker, *struct.unpack_from(">B2H", frame, at + 4))
     at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
   return None
+
+
+def mended_jpeg(frame: bytes) -> bytes:
+  """A sequential JPEG with the spectral bounds in its scan header that it must have, 0 to 63.
+
+  Some writers leave them 0, and strict decoders refuse that (ITU-T T.81, table B.3). Other streams
+  are given back as they are.
+  """
+  found = jpeg_frame(frame)
+  if found is None or found.marker not in (0xC0, 0xC1):
+    return frame
+  at = 2
+  while at + 4 <= len(frame) and frame[at] == 0xFF:
+    end = at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    if frame[at + 1] == 0xDA:
+      return frame[: end - 3] + b"\0\x3f\0" + frame[end:]
+    at = end if frame[at + 1] != 0xFF else at + 1
+  return frame

@@ -18,6 +18,7 @@ from hiresmed_jax.data.readers.guard import (
   check_growth,
   check_size,
   jpeg_frame,
+  mended_jpeg,
   or_unreadable,
   read_file,
 )
@@ -156,6 +157,8 @@ def _by_dicom_decoders(data: bytes) -> Pixels:
   syntax = _SYNTAXES.get(frame.marker) if frame else None
   if frame is None or syntax is None or (frame.bits == 8 and syntax == JPEGExtended12Bit):
     raise Unreadable(_DAMAGED)
+  if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # no end after the last scan
+    raise Unreadable(_DAMAGED)
   check_size(frame.rows, frame.columns, 2)
   check_growth(frame.rows * frame.columns, len(data))
   facts: dict[str, Any] = {
@@ -169,7 +172,7 @@ def _by_dicom_decoders(data: bytes) -> Pixels:
     "pixel_representation": 0,
     "pixel_keyword": "PixelData",
   }
-  pixels, _ = get_decoder(syntax).as_array(encapsulate([data]), **facts)
+  pixels, _ = get_decoder(syntax).as_array(encapsulate([mended_jpeg(data)]), **facts)
   return Pixels(pixels, "MONOCHROME2", max(frame.bits, 9))
 
 

@@ -310,6 +310,14 @@ def test_jpeg_of_12_bits(tmp_path: Path) -> None:
   sample = only(path)
   np.testing.assert_array_equal(sample.image[..., 0], np.tile(np.repeat(levels, 8), (8, 1)))
   assert (sample.value_range, sample.bits_stored) == ((0.0, 4095.0), 12)
+  whole = path.read_bytes()
+  at = whole.index(b"\xff\xda") + 7  # spectral bounds of the scan: 0 to 63 in every such JPEG
+  assert whole[at : at + 3] == b"\0\x3f\0"
+  path.write_bytes(whole[:at] + bytes(3) + whole[at + 3 :])
+  np.testing.assert_array_equal(only(path).image, sample.image)
+  path.write_bytes(whole[:-6])
+  with pytest.raises(Unreadable):
+    only(path)
 
 
 def test_texts_of_any_length_do_not_matter(tmp_path: Path) -> None:

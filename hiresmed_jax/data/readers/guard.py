@@ -149,6 +149,8 @@ def _check_frames(data: bytes, rows: int, columns: int, frames: int) -> None:
       size = codestream_size(frame)
       if size is not None and size != (rows, columns):
         raise Unreadable("has compressed pixels of another size than its header says")
+      if frame.startswith(b"\xff\xd8") and not ends(frame):
+        raise Unreadable("has compressed pixels that are cut short")
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
@@ -185,6 +187,11 @@ def jpeg_frame(frame: bytes) -> JpegFrame | None:
       return JpegFrame(marker, *struct.unpack_from(">B2H", frame, at + 4))
     at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
   return None
+
+
+def ends(frame: bytes) -> bool:
+  """Whether a JPEG or JPEG-LS stream has its end; decoders fill up what is missing without it."""
+  return b"\xff\xd9" in frame[-64:] or frame.rfind(b"\xff\xd9") > frame.rfind(b"\xff\xda")
 
 
 def mended_jpeg(frame: bytes) -> bytes:

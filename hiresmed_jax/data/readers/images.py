@@ -17,6 +17,7 @@ from hiresmed_jax.data.readers import tiff
 from hiresmed_jax.data.readers.guard import (
   check_growth,
   check_size,
+  ends,
   jpeg_frame,
   mended_jpeg,
   or_unreadable,
@@ -155,9 +156,8 @@ def _by_dicom_decoders(data: bytes) -> Pixels:
   """A grey JPEG of 12 bits or without loss, which Pillow does not read, by pydicom's decoders."""
   frame = jpeg_frame(data)
   syntax = _SYNTAXES.get(frame.marker) if frame else None
-  if frame is None or syntax is None or (frame.bits == 8 and syntax == JPEGExtended12Bit):
-    raise Unreadable(_DAMAGED)
-  if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # no end after the last scan
+  shallow = frame is not None and frame.bits == 8 and syntax == JPEGExtended12Bit
+  if frame is None or syntax is None or shallow or not ends(data):
     raise Unreadable(_DAMAGED)
   check_size(frame.rows, frame.columns, 2)
   check_growth(frame.rows * frame.columns, len(data))

@@ -16,6 +16,7 @@ from pydicom.uid import (
   DeflatedExplicitVRLittleEndian,
   JPEG2000Lossless,
   JPEGBaseline8Bit,
+  JPEGExtended12Bit,
   RLELossless,
 )
 
@@ -31,6 +32,7 @@ from tests.data.readers.dicom_files import (
   only,
   save,
 )
+from tests.data.readers.test_images import jpeg12
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,22 @@ def test_compressed_pixels_that_claim_too_much_are_refused(tmp_path: Path) -> No
   ds.Rows = ds.Columns = 2
   with pytest.raises(Unreadable, match=r"cannot be decoded \(JPEG Baseline"):
     only(save(tmp_path / "b.dcm", ds))
+
+
+def test_jpegs_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+  """Decoders fill up what is missing, without a word."""
+  levels = [2048, 2300, 2020, 2200]
+  ds = dataset(np.zeros((8, 32), np.uint16), BitsStored=12, HighBit=11)
+  ds.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+  for cut, sound in ((None, True), (-2, False), (-8, False)):
+    ds.PixelData = encapsulate([jpeg12(levels)[:cut]])
+    ds["PixelData"].is_undefined_length = True
+    path = save(tmp_path / "a.dcm", ds)
+    if sound:
+      np.testing.assert_array_equal(only(path).image[0, ::8, 0], levels)
+    else:
+      with pytest.raises(Unreadable, match="cut short"):
+        only(path)
 
 
 def test_a_panic_in_a_decoder_is_a_refusal(tmp_path: Path) -> None:

@@ -134,14 +134,14 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
       index[level][form].append(number)
       if level < _STRICT:
         index[level][image.folders, form].append(number)
-  shared = _shared_folders([image.folders for image in known])
+  asked = [_parsed(name) for name in names]
+  shared = _shared_folders(known), _shared_folders(asked)
   claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = collections.defaultdict(
     list
   )
   ambiguous: list[int] = []
   unused: list[int] = []
-  for number, text in enumerate(names):
-    name = _parsed(text)
+  for number, name in enumerate(asked):
     fits, rank = _fitting(name, known, index, shared)
     if len(fits) == 1:
       claims[fits[0], name.page].append((rank, number))
@@ -187,7 +187,7 @@ def _fitting(
   name: _Name,
   known: Sequence[_Name],
   index: Sequence[dict[Any, list[int]]],
-  shared: tuple[str, ...],
+  shared: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> tuple[list[int], tuple[int, int]]:
   """(numbers of the images that a name fits equally well, how well: less is better)."""
   for level, form in enumerate(name.forms[:_STRICT]):
@@ -211,9 +211,17 @@ def _fitting(
 
 
 def _common_tail(
-  name: _Name, folders: tuple[str, ...], shared: tuple[str, ...], *, fold: bool
+  name: _Name,
+  folders: tuple[str, ...],
+  shared: tuple[tuple[str, ...], tuple[str, ...]],
+  *,
+  fold: bool,
 ) -> int | None:
-  """Number of last folders that agree; None where the folders contradict each other."""
+  """Number of last folders that agree; None where the folders contradict each other.
+
+  Folders that all images, or all names, have in common are no contradiction: another machine's,
+  or folders for the kinds of files. Those with a number in them could be a patient's.
+  """
   one, other = name.folders, folders
   if fold:
     one, other = (tuple(part.casefold() for part in parts) for parts in (one, other))
@@ -224,15 +232,19 @@ def _common_tail(
     common += 1
   if common in (len(one), len(other)):
     return common
-  # Folders of another machine do not contradict those that all images have in common.
+  heads = folders[: len(folders) - common], name.folders[: len(one) - common]
+  tell_nothing = heads[0] == shared[0] and (
+    name.is_absolute or (heads[1] == shared[1] and not re.search(r"\d", "".join(sum(heads, ()))))
+  )
   differ = {one[-common - 1].casefold(), other[-common - 1].casefold()}
-  tells_nothing = name.is_absolute and folders[: len(folders) - common] == shared
-  return common if tells_nothing and not differ & SPLIT_FOLDERS else None
+  return common if tell_nothing and not differ & SPLIT_FOLDERS else None
 
 
-def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-  if not paths:
+def _shared_folders(names: Sequence[_Name]) -> tuple[str, ...]:
+  """The first folders that all names have in common."""
+  if not names:
     return ()
+  paths = [name.folders for name in names]
   least, most = min(paths), max(paths)
   length = next((n for n, (a, b) in enumerate(zip(least, most)) if a != b), None)
   return least[:length] if length is not None else least[: min(len(least), len(most))]

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hiresmed_jax.data import stored
-from hiresmed_jax.data.audit import summary
+from hiresmed_jax.data.audit import findings, summary
 from hiresmed_jax.data.identity import SPLITS, Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
 
@@ -224,6 +224,8 @@ def make_card(
     without their ids, independent of salt and order), audit.
   """
   facts = [e.facts for e in encoded]
+  audit = summary.summarise(facts, jpeg_qualities=report.jpeg_qualities)
+  audit["warnings"] += findings.name_warnings(report.source)
   digests = "".join(sorted(e.digest for e in encoded))
   return {
     "schema_version": SCHEMA_VERSION,
@@ -241,7 +243,7 @@ def make_card(
     "notes": _counted(note for e in encoded for note in e.notes),
     "source": report.source,
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),
-    "audit": summary.summarise(facts, jpeg_qualities=report.jpeg_qualities),
+    "audit": audit,
   }
 
 

@@ -38,7 +38,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[str], list[str], list[int | None]]:
       label = label.swapcase()
     label = draw(st.sampled_from(PREFIXES)) + label if how in ("whole", "stem") else label
     if how == "other":
-      label, number = f"elsewhere/{name.rpartition('/')[2]}", None
+      label, number = f"elsewhere 2/{name.rpartition('/')[2]}", None
     if draw(st.booleans()):
       label = label.replace("/", "\\")
     names.append(unicodedata.normalize(draw(st.sampled_from(("NFC", "NFD"))), label))
@@ -86,6 +86,8 @@ def test_whole_paths_are_all_found(stems: list[str], prefix: str, form: str) -> 
     (["p1/IM0001"], ["p0/IM0001.png"], {}, [], [0]),
     (["/data/valid/a.png"], ["train/a.png"], {}, [], [0]),
     (["/data/upload/1/a.png"], ["set/a.png", "set/b.png"], {(0, None): 0}, [], []),
+    (["txt/a", "txt/b"], ["dcm/a.dcm", "dcm/b.dcm"], {(0, None): 0, (1, None): 1}, [], []),
+    (["txt/a", "txt/b"], ["dcm/x/a.dcm", "mr/b.dcm"], {}, [], [0, 1]),
     # Two files of one stem.
     (["a"], ["a.png", "a.jpg"], {}, [0], []),
     (["a.jpg"], ["a.png", "a.jpg"], {(1, None): 0}, [], []),

@@ -192,6 +192,17 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"noted {count}", note
 
 
+def name_warnings(source: Mapping[str, Any]) -> list[str]:
+  """What the names of a source's files say against its groups."""
+  across = source["groups"]["name_families_across_groups"] if source else 0
+  if not across:
+    return []
+  return [
+    f"{across} families of files whose names differ in their last number only lie in several "
+    "groups: if such files are of one patient, say so (--group-pattern or --groups)"
+  ]
+
+
 def _source_rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   """What was found in the source folder, and what was used of it."""
   source = card["source"]

@@ -81,7 +81,7 @@ def _page(data: bytes, page: TiffPage) -> Pixels:
     decoded = _unpacked(page) if bits < 16 else _by_tifffile(page)
     if decoded is not None:
       return Pixels(turned(_coloured(page, decoded, bits), _orientation(page)), photometric, bits)
-    decoded = _by_opencv(data, page.index) if bits == 16 else None
+    decoded = _by_opencv(data, page.index) if bits == 16 and not _is_plain_lzw(page) else None
     if decoded is None:
       decoded = _by_pillow(data, page.index, inverted=inverted)
     elif decoded.dtype == np.uint8:  # OpenCV inverts images of 8 bits and no others
@@ -162,6 +162,15 @@ def _coloured(page: TiffPage, samples: np.ndarray, bits: int) -> np.ndarray:
   if bits < 8:
     return samples * np.uint8(255 // ((1 << bits) - 1))
   return np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
+
+
+def _is_plain_lzw(page: TiffPage) -> bool:
+  """Whether Pillow reads a page of LZW, of which OpenCV fills up what is damaged."""
+  grey = page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel == 1
+  colour = page.photometric == PHOTOMETRIC.RGB and page.samplesperpixel == 3
+  unsigned = page.sampleformat == 1
+  shallow = page.bitspersample == 8 or (grey and page.bitspersample == 16)
+  return page.compression == COMPRESSION.LZW and unsigned and shallow and (grey or colour)
 
 
 def _by_opencv(data: bytes, index: int) -> np.ndarray | None:

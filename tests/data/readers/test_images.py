@@ -141,6 +141,20 @@ def test_tiff_compressions(tmp_path: Path, compression: str) -> None:
     np.testing.assert_array_equal(only(path).image, RGB8)
 
 
+def test_damaged_lzw_is_refused(tmp_path: Path) -> None:
+  path = tmp_path / "a.tif"
+  for array in (GREY8, GREY16, RGB8):
+    Image.fromarray(array).save(path, compression="tiff_lzw")
+    np.testing.assert_array_equal(only(path).image.squeeze(), array)
+    whole = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+      start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    whole[start + size // 2 : start + size] = bytes(size - size // 2)
+    path.write_bytes(bytes(whole))
+    with pytest.raises(Unreadable):
+      only(path)
+
+
 def test_tiff_white_is_zero_under_opencv(tmp_path: Path) -> None:
   path = tmp_path / "a.tif"
   for array, expected in ((GREY8, 255 - GREY8), (GREY16, GREY16)):

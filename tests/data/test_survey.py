@@ -44,13 +44,16 @@ def _archive(folder: Path) -> Path:
   save(folder / "IM5", dataset(GREY, **screen))
   save(folder / "IM6", dataset(np.stack([GREY, GREY // 2, GREY // 3], -1), **screen))
   save(folder / "IM7", dataset(GREY, SOPClassUID=CAPTURE, Modality="OT"))
+  report = dataset(GREY, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR")
+  del report.PixelData, report.Rows, report.SamplesPerPixel, report.PhotometricInterpretation
+  save(folder / "IM8", report)
   return folder
 
 
 def test_an_archive_keeps_its_slices_alone(tmp_path: Path) -> None:
   card, items = _prepare("dicom", _archive(tmp_path / "pacs"))
   assert (card["images"], card["channels"]) == (4, 1)
-  assert sorted(card["left_out"].values()) == [1, 1, 2]
+  assert sorted(card["left_out"].values()) == [1, 1, 1, 2]
   assert card["skipped"] == {}
   assert {item["physics"] for item in items} == {"ct"}
   assert card["audit"]["images"]["bits_used"] == 11  # of -1000 to 399, stored with a shift
@@ -59,7 +62,7 @@ def test_an_archive_keeps_its_slices_alone(tmp_path: Path) -> None:
 def test_what_is_asked_for_is_kept(tmp_path: Path) -> None:
   card, items = _prepare("dicom", _archive(tmp_path / "pacs"), "--keep", "scouts", "captures")
   assert card["images"] == 7
-  assert list(card["left_out"].values()) == [1]  # the colours
+  assert list(card["left_out"].values()) == [1, 1]  # the colours, and the report of doses
   assert sum(item["physics"] == "projection" for item in items) == 1
 
 

@@ -44,6 +44,7 @@ from hiresmed_jax.data.stored import (
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom gives RGB of these
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_WITHOUT_PIXELS = ("SR", "PR", "KO", "DOC", "REG", "AU", "PLAN")
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
 
 
@@ -137,6 +138,8 @@ def _opened(path: Path) -> Dataset:
     raise Unreadable("is a segmentation object: labels, not an image")
   if modality.startswith("RT") or storage_class.startswith(_RADIOTHERAPY):
     raise Unreadable("is a radiotherapy object, not an image")
+  if not keywords and modality in _WITHOUT_PIXELS:
+    raise LeftOut("is a report, a presentation state or a document, not an image")
   if not keywords:
     raise Unreadable("holds no pixels, or ends before them")
   with or_unreadable("does not say how its pixels are coded"):

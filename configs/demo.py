@@ -9,9 +9,10 @@ route. The models are far too small and too briefly trained for anything else.
 Measured on 2026-11-29, 2 cores that were also used otherwise, no programs kept, one seed: 7 min 6 s
 of training and 12 s for eight images, 8 min 30 s of processor time together.
 19 held-out phantoms: PSNR 26.8 dB (floors: training mean 18.9, nearest 21.6). Median of the
-contrast kept: 54 % of stones of 5 to 8 px, 72 % of 8 to 12, 94 % above. Detector: mAP50 0.76. Places: atlas x
-detector 2.89 nats a lesion above uniform, the atlas alone 2.79. The danger mask forbids 0 of 44
-real stones. Body, spine, ribs and pelvis are blurred in reconstructions: no vertebra is sharp.
+contrast kept: 54 % of stones of 5 to 8 px, 72 % of 8 to 12, 94 % above. Detector: mAP50 0.76.
+Places: atlas x detector 2.89 nats a lesion above uniform, the atlas alone 2.79. The danger mask
+forbids 0 of 44 real stones. Body, spine, ribs and pelvis are blurred in reconstructions: no
+vertebra is sharp.
 """
 
 from hiresmed_jax.routes import settings

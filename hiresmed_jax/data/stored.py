@@ -13,6 +13,7 @@ import numpy as np
 
 from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample, Unreadable
 
+_FILL_SHARE = 1e-3  # of the values that a fill value has at least
 LEVELS = 65535  # steps of a quantised image
 CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: the default range to show
 
@@ -53,8 +54,9 @@ def to_stored(raw: np.ndarray) -> tuple[np.ndarray, float, float]:
 def without_fill(raw: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
   """An array without the numbers that stand for "no data" in it.
 
-  Such are what is not finite, what lies beyond `limits`, and a lowest value that is further from
-  the others than ten times their span: each becomes the lowest real value.
+  Such are what is not finite, what lies beyond `limits`, and a lowest or highest value other than
+  0 that many have and that is further from the others than ten times their span: each becomes the
+  lowest real value.
 
   Args:
     raw: integers or floats.
@@ -74,11 +76,15 @@ def without_fill(raw: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarr
       raise Unreadable("holds no values but NaN, infinite or absurd ones")
     least, greatest = float(raw[~filled].min()), float(raw[~filled].max())
   few = raw.ravel()[:: max(1, raw.size >> 16)]
-  others = few[(few > least) & (few <= greatest)]
-  span = greatest - float(others.min()) if others.size else 0.0
-  if span > 0 and greatest - span - least > 10.0 * span:
-    lowest = raw == least
-    filled = lowest | filled if filled.size else lowest
+  few = few[(few >= least) & (few <= greatest)].astype(np.float64)
+  others = few[(few > least) & (few < greatest)]
+  span = float(np.ptp(others)) if others.size else 0.0
+  for end in (least, greatest):
+    # A background of 0 is a value like others.
+    if end == 0 or not span or float((few == end).mean()) < _FILL_SHARE:
+      continue
+    if float(np.abs(others - end).min()) > 10.0 * span:
+      filled = (raw == end) | filled if filled.size else raw == end
   if not filled.size or not filled.any():
     return raw, np.zeros(0, bool)
   return np.where(filled, raw[~filled].min(), raw), filled

@@ -265,13 +265,22 @@ def test_fill_values_cost_the_tissue_nothing(tmp_path: Path, fill: float) -> Non
   assert [len(sample.notes) for sample in samples] == [1, 1, 0, 0, 0, 0]
 
 
-def test_a_fill_value_among_integers_does_not_widen_the_range(tmp_path: Path) -> None:
-  body = np.tile(np.abs(BODY), (3, 4, 4))
-  body[:, :2] = -32768
+@pytest.mark.parametrize("fills", [[-32768], [32767], [-32768, 32767]])
+def test_a_fill_value_among_integers_does_not_widen_the_range(
+  tmp_path: Path, fills: list[int]
+) -> None:
+  tissue = np.random.default_rng(0).integers(10, 900, (6, 12, 16)).astype(np.int16)
+  body = tissue.copy()
+  for row, fill in enumerate(fills):
+    body[:, row] = fill
   (sample, *_) = read(write_nifti(tmp_path / "a.nii", "LPS", body))
-  assert sample.value_range == (np.abs(BODY).min(), np.abs(BODY).max())
-  plain = list(read(write_nifti(tmp_path / "b.nii", "LPS", np.abs(BODY))))
-  assert all(sample.notes == () for sample in plain)
+  kept = tissue[:, len(fills) :]
+  assert sample.value_range == (kept.min(), kept.max())
+  assert sample.notes
+  for plain in (tissue, np.where(tissue > 800, tissue, 0)):  # 0 is a background
+    samples = list(read(write_nifti(tmp_path / "b.nii", "LPS", plain.astype(np.int16))))
+    np.testing.assert_array_equal(values(samples), plain)
+    assert all(sample.notes == () for sample in samples)
 
 
 def test_large_numbers_are_no_fill_values(tmp_path: Path) -> None:

@@ -182,9 +182,9 @@ def _sample(
     possible = increasing(low, high)
     bits = 0 if lut or pixels.dtype.itemsize > 2 else int(dataset.get("BitsStored") or 16)
     shown = CT_RANGE if physics == "ct" else possible
-    window = header.window_of(dataset, index, signed=possible[0] < 0)
-    if window is not None:
-      shown, why = header.shown_by(window, shown, _few(raw) * slope + intercept, physics, bits)
+    windows = header.windows_of(dataset, index, signed=possible[0] < 0)
+    if windows:
+      shown, why = header.shown_by(windows, shown, _few(raw) * slope + intercept, physics, bits)
       notes = (*notes, *why)
   else:
     raw = _colours(dataset, pixels, photometric)

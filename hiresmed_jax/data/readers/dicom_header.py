@@ -7,6 +7,7 @@ C.7.6.16).
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,8 @@ def spacing_of(dataset: Dataset, frame: int) -> tuple[float, float]:
   return math.nan, math.nan
 
 
-def window_of(dataset: Dataset, frame: int, *, signed: bool) -> tuple[float, float] | None:
-  """(low, high) that the header shows: the first VOI LUT's span, else the first window, or None.
+def windows_of(dataset: Dataset, frame: int, *, signed: bool) -> list[tuple[float, float]]:
+  """(low, high) of what the header shows: the first VOI LUT's span, then its windows.
 
   Args:
     dataset: the header.
@@ -107,33 +108,35 @@ def window_of(dataset: Dataset, frame: int, *, signed: bool) -> tuple[float, flo
     signed: whether values can be negative.
   """
   part = _part(dataset, "FrameVOILUTSequence", frame)
-  for found in (_lut_span(part, signed), _window(part)):
-    if found is not None and all(map(math.isfinite, found)) and found[0] < found[1]:
-      return found
-  return None
+  found = [_lut_span(part, signed), *_windows(part)]
+  return [w for w in found if w is not None and all(map(math.isfinite, w)) and w[0] < w[1]]
 
 
 def shown_by(
-  window: tuple[float, float],
+  windows: Sequence[tuple[float, float]],
   possible: tuple[float, float],
   values: np.ndarray,
   physics: str,
   bits: int,
 ) -> tuple[tuple[float, float], tuple[str, ...]]:
-  """(the range to show, notes): a window of the header where it can be of this image.
+  """(the range to show, notes): the first window of the header that can be of this image.
 
   Args:
-    window: (low, high) in rescaled units.
-    possible: (low, high) that pixels can have.
+    windows: (low, high) in rescaled units, at least one.
+    possible: (low, high) that pixels can have; shown where no window can be of them.
     values: a sample of the pixels, rescaled.
     physics: of `physics_of`.
     bits: that the header declares, 0 where `possible` is the range of this image alone.
   """
-  if misses(window, values, physics=physics):
-    return possible, ("its header's window misses the pixels: not used",)
-  if bits and window[1] - window[0] > _FAR_WIDER * (possible[1] - possible[0]):
-    return possible, ("its header's window is far wider than its pixels can be: not used",)
-  return window, ()
+  notes = []
+  for low, high in windows:
+    if misses((low, high), values, physics=physics):
+      notes.append("its header's window misses the pixels: not used")
+    elif bits and high - low > _FAR_WIDER * (possible[1] - possible[0]):
+      notes.append("its header's window is far wider than its pixels can be: not used")
+    else:
+      return (low, high), tuple(notes[:1])
+  return possible, tuple(notes[:1])
 
 
 def misses(window: tuple[float, float], values: np.ndarray, *, physics: str) -> bool:
@@ -195,7 +198,8 @@ def complete(dataset: Dataset, keyword: str) -> list[str]:
     Unreadable: one is missing that has no obvious value.
   """
   frames = 0
-  before = {key for key in _PIXEL_ATTRIBUTES if dataset.get(key) not in (None, "")}
+  with or_unreadable("has a damaged header"):
+    before = {key for key in _PIXEL_ATTRIBUTES if dataset.get(key) not in (None, "")}
   photometric = _text(dataset, "PhotometricInterpretation")
   colour = photometric in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
   with or_unreadable("declares the size of its image in a way that is not understood"):
@@ -270,18 +274,19 @@ def _lut_span(part: Dataset, signed: bool) -> tuple[float, float] | None:
   return float(first + changes[0]), float(first + changes[-1] + 1)
 
 
-def _window(part: Dataset) -> tuple[float, float] | None:
-  """Values that the first window maps to black and white (PS3.3 C.11.2.1.2)."""
+def _windows(part: Dataset) -> list[tuple[float, float]]:
+  """Values that the windows map to black and white (PS3.3 C.11.2.1.2)."""
   centres, widths = _numbers(part, "WindowCenter"), _numbers(part, "WindowWidth")
-  if not centres or not widths:
-    return None
-  centre, width = centres[0], widths[0]
   function = _text(part, "VOILUTFunction").upper()
-  if function == "SIGMOID":  # at centre +- width the curve is within 2 % of its ends
-    return centre - width, centre + width
-  if function == "LINEAR_EXACT" or width <= 1.0:
-    return centre - width / 2, centre + width / 2
-  return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+  found = []
+  for centre, width in zip(centres, widths):
+    if function == "SIGMOID":  # at centre +- width the curve is within 2 % of its ends
+      found.append((centre - width, centre + width))
+    elif function == "LINEAR_EXACT" or width <= 1.0:
+      found.append((centre - width / 2, centre + width / 2))
+    else:
+      found.append((centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2))
+  return found
 
 
 def _part(dataset: Dataset, group: str, frame: int) -> Dataset:

@@ -302,6 +302,9 @@ SCENE = (200 + 4 * np.arange(4096) % 1000).reshape(64, 64).astype(np.uint16)  # 
     # A copy of another radiograph's.
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "3500", "WindowWidth": "500"}, 12, True),
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "-9", "WindowWidth": "9"}, 12, True),
+    # The next window is of this image.
+    ({"Modality": "CR", "BitsStored": 12, "WindowCenter": ["3500", "700"],
+      "WindowWidth": ["500", "500"]}, (450, 949), True),
     # Far wider than pixels can be.
     ({"Modality": "CR", "BitsStored": 12, "WindowCenter": "9000", "WindowWidth": "18000"},
      12, True),

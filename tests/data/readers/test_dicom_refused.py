@@ -182,6 +182,15 @@ def test_a_damaged_file_is_read_or_refused(
       assert isinstance(sample, Sample)
 
 
+def test_a_pixel_attribute_of_no_known_type_is_a_refusal(tmp_path: Path) -> None:
+  path = save(tmp_path / "a.dcm", dataset(SIGNED))
+  whole = path.read_bytes()
+  tag = struct.pack("<HH", 0x28, 0x02)  # SamplesPerPixel
+  path.write_bytes(whole.replace(tag + b"US", tag + b"U\0"))
+  with pytest.raises(Unreadable):
+    list(read(path))
+
+
 def test_written_files_are_what_pydicom_says(tmp_path: Path) -> None:
   path = save(tmp_path / "a.dcm", dataset(SIGNED))
   np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, SIGNED)

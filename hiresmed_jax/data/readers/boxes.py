@@ -6,6 +6,7 @@ counting from 1 make, is clipped.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,25 +67,28 @@ def boxes_of(label: Label, marks: Sequence[Mark], width: int, height: int) -> np
   Raises:
     BadBoxes: NaN, no area, or further outside than rounding makes.
   """
-  scale = np.array((width, height) * 2 if label.in_shares else (1, 1) * 2, np.float64)
   found = []
   for mark in marks:
     corners = mark.corners if mark.corners is not None else _around(mark, height, width)
-    try:
-      found.append(inside(np.asarray(corners, np.float64) * scale, width, height, mark.where))
-    except BadBoxes as error:
-      raise BadBoxes(f"{error}{_hint(corners, label, width, height)}") from None
+    found.append(fitted(corners, width, height, mark.where, in_shares=label.in_shares))
   return np.stack(found) if found else np.zeros((0, 4), np.float32)
 
 
-def _hint(corners: Sequence[float], label: Label, width: int, height: int) -> str:
-  """A word where a box fits once its numbers are read as two corners."""
+def fitted(
+  corners: Sequence[float], width: int, height: int, where: str, *, in_shares: bool = False
+) -> np.ndarray:
+  """One box of a label in its image; see `inside`. Raises BadBoxes, with a word on its order."""
   x1, y1, x2, y2 = corners
-  x, y, w, h = x1, y1, x2 - x1, y2 - y1
-  if label.in_shares:
-    x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, 1, 1
-  fits = math.isfinite(w + h) and 0 <= x < w <= width and 0 <= y < h <= height
-  return "; its numbers fit as two corners: is it xyxy?" if fits else ""
+  scale = (width, height, width, height) if in_shares else (1, 1, 1, 1)
+  try:
+    return inside(np.asarray(corners, np.float64) * scale, width, height, where)
+  except BadBoxes as error:
+    x, y, w, h = x1, y1, x2 - x1, y2 - y1
+    if in_shares:
+      x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, 1, 1
+    if math.isfinite(w + h) and 0 <= x < w <= width and 0 <= y < h <= height:
+      raise BadBoxes(f"{error}; its numbers fit as two corners: is it xyxy?") from None
+    raise
 
 
 def _around(mark: Mark, height: int, width: int) -> tuple[float, float, float, float]:
@@ -107,17 +111,25 @@ def outline_of(mark: Mark, height: int, width: int, scale: tuple[float, float] =
   from pycocotools import mask as coco_masks
 
   shape = mark.outline
+  if isinstance(shape, dict) and list(shape.get("size", ())) != [height, width]:
+    raise BadBoxes(f"{mark.where} has a mask of another size")
   try:
     if isinstance(shape, dict):
-      if list(shape["size"]) != [height, width]:
-        raise BadBoxes(f"{mark.where} has a mask of another size")
       if isinstance(shape["counts"], list):
         shape = coco_masks.frPyObjects(shape, height, width)
-      return coco_masks.decode(shape).astype(bool)
+      return _decoded(shape) > 0
     turned = [(np.reshape(p, (-1, 2)) * scale).ravel().tolist() for p in shape]
-    return coco_masks.decode(coco_masks.frPyObjects(turned, height, width)).any(-1)
+    return _decoded(coco_masks.frPyObjects(turned, height, width)).any(-1)
   except (KeyError, TypeError, ValueError) as error:
     raise BadBoxes(f"{mark.where} has a mask that cannot be read") from error
+
+
+def _decoded(run_lengths: Any) -> np.ndarray:
+  from pycocotools import mask as coco_masks
+
+  with warnings.catch_warnings():  # of NumPy 2, about how pycocotools gives its arrays
+    warnings.simplefilter("ignore", DeprecationWarning)
+    return np.asarray(coco_masks.decode(run_lengths))
 
 
 def tight_boxes(mask: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from hiresmed_jax.data.readers.boxes import (
   BadBoxes,
   Label,
   Mark,
-  inside,
+  fitted,
   number_of,
   parse_xml,
   size_of,
@@ -145,7 +145,7 @@ def coco(path: Path) -> list[Label]:
         raise BadBoxes(f"{where} has no bbox of four numbers")
       x, y, w, h = (number_of(value, where) for value in box)
       corners = (x, y, x + w, y + h)
-      inside(corners, *whole[image], where)
+      fitted(corners, *whole[image], where)
     title = classes.get(category, str(category))
     found[image].append(Mark(title, corners, where, _more_than(corners, outline)))
   _check_pixels(found, whole)

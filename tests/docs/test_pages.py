@@ -14,7 +14,8 @@ from tests.docs import settings_table
 from tests.docs.test_commands import PAGES, REPO
 
 PACKAGE = REPO / "hiresmed_jax"
-TOLD = {"UserError", "NoLesion", "Unreadable", "BadBoxes"}
+# What ends a command or leaves a file out.
+TOLD = {"UserError", "NoLesion", "Unreadable", "LeftOut", "BadBoxes", "or_unreadable", "refuse"}
 LONG = {"settings", "troubleshooting"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -72,8 +73,12 @@ def messages() -> list[tuple[str, str]]:
   found = []
   for path in sorted(PACKAGE.rglob("*.py")):
     for node in ast.walk(ast.parse(path.read_text())):
-      if isinstance(node, ast.Call) and getattr(node.func, "id", "") in TOLD and node.args:
-        parts = [re.split(r"[:;,(]", part.strip(" (),.:;`"))[0] for part in constants(node.args[0])]
+      name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+      if name in TOLD and node.args:
+        message = node.args[-1 if name == "refuse" else 0]
+        parts = [
+          re.split(r"[:;,(]", part.strip(" (),.:;`"))[0] for part in constants(node.args[-1])
+        ]
         words = next((part.split()[:5] for part in parts if len(part.split()) > 1), [])
         if words:
           found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", " ".join(words)))

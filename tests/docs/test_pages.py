@@ -76,9 +76,7 @@ def messages() -> list[tuple[str, str]]:
       name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
       if name in TOLD and node.args:
         message = node.args[-1 if name == "refuse" else 0]
-        parts = [
-          re.split(r"[:;,(]", part.strip(" (),.:;`"))[0] for part in constants(node.args[-1])
-        ]
+        parts = [re.split(r"[:;,(]", part.strip(" (),.:;`"))[0] for part in constants(message)]
         words = next((part.split()[:5] for part in parts if len(part.split()) > 1), [])
         if words:
           found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", " ".join(words)))

@@ -306,6 +306,7 @@ def test_decathlon_and_its_channels(tmp_path):
   card, _ = ready(tmp_path, "--physics", "ct")
   assert card["source"]["layout"] == "nnU-Net"
   assert (card["images"], card["groups"], card["boxes"], card["unknown"]) == (6, 3, 2, 2)
+  assert (card["source"]["files"], card["source"]["read"]) == (3, 3)
   assert card["left_out"]["is another channel of an image (nnU-Net)"] == 1
   assert card["audit"]["lesions"]["mask_diameter_px"][0] == pytest.approx(
     2 * (48 / np.pi) ** 0.5, abs=1e-3
@@ -341,7 +342,12 @@ def test_a_dry_run_writes_nothing_and_a_source_is_left_as_it_was(tmp_path, capsy
   prepare.main(["--source", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--dry-run"])
   assert sorted(tmp_path.rglob("*")) == before
   printed = " ".join(capsys.readouterr().out.split())
-  for words in ("1 used of 1", "1 images that nobody has labelled", "would be in"):
+  for words in (
+    "1 used of 1",
+    "2 image files found, 2 used, YOLO",
+    "1 images that nobody has labelled",
+    "would be in",
+  ):
     assert words in printed
   ready(tmp_path)
   there = {path for path in tmp_path.iterdir() if path not in before}

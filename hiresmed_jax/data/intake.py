@@ -53,7 +53,7 @@ class Intake:
     Args:
       files: below `root`; the readers' XML of `lidc` may lie elsewhere.
       report: gets the files that cannot be read or are left out, the JPEG qualities, and, last,
-        how groups were found.
+        the number of files that gave images and how groups were found.
       advance: called after every file.
 
     Raises:
@@ -79,7 +79,7 @@ class Intake:
         if quality is not None:
           report.jpeg_qualities[quality] += 1
       advance()
-    report.source["groups"] = self._group_facts()
+    report.source |= {"read": len(self.groups), "groups": self._group_facts()}
 
   def _read_lidc(
     self, files: Sequence[Path], refuse: lidc.Refuse, advance: lidc.Advance

@@ -209,10 +209,8 @@ def _source_rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   yield "unknown", f"{card['unknown']} images that nobody has labelled: never taken as lesion-free"
   if not source:
     return
-  yield (
-    "source",
-    f"{source['files']} image files{' of ' * bool(source['layout'])}{source['layout']}",
-  )
+  layout = f", {source['layout']}" if source["layout"] else ""
+  yield "source", f"{source['files']} image files found, {source['read']} used{layout}"
   for what, use in source["uses"].items():
     form = f" ({source['labels_format']})" if what == "labels" else ""
     yield (

@@ -37,7 +37,9 @@ def layouts(draw: st.DrawFn) -> tuple[list[str], list[str], list[int | None]]:
     if how == "case":
       label = label.swapcase()
     label = draw(st.sampled_from(PREFIXES)) + label if how in ("whole", "stem") else label
-    if how == "other":
+    # A path of elsewhere may end in an image that lies in no folder: then it means that one.
+    last = name.rpartition("/")[2]
+    if how == "other" and last.casefold() not in {one.casefold() for one in plain}:
       label, number = f"elsewhere 2/{name.rpartition('/')[2]}", None
     if draw(st.booleans()):
       label = label.replace("/", "\\")

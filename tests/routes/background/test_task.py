@@ -16,7 +16,8 @@ from hiresmed_jax.runtime import optim
 from tests import tiny, tiny_run
 from tests.reference.background_loss import adaptive_ratio, whole_loss
 
-pytestmark = pytest.mark.xdist_group("tiny run")  # its programs are compiled once
+# Its programs are compiled once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny run")]
 LOSSES = "reconstruction commitment codebook entropy gan_generator gan_discriminator".split()
 EPOCH = 3  # batches that differ
 
@@ -69,7 +70,6 @@ def ten() -> Run:
   return run(tiny_run.task(), tiny.STEPS)
 
 
-@pytest.mark.slow
 def test_the_losses_fall_and_are_all_there(ten):
   named = {"reconstruction", "commitment", "codebook", "entropy", "gan_generator"}
   named |= {"gan_discriminator", "gan_weight", "gradient_norm", "revived", "skipped"}
@@ -84,7 +84,6 @@ def test_the_losses_fall_and_are_all_there(ten):
     assert after < share * before, name
 
 
-@pytest.mark.slow
 def test_eight_devices_make_the_steps_of_one(ten):
   assert sum(scalars["revived"] for scalars in ten.history[:5]) > 0
   assert_close(ten.history, run(tiny_run.task(), tiny.STEPS, data=8).history, 1e-5)
@@ -97,7 +96,6 @@ def shards_at_64(monkeypatch):
   monkeypatch.setattr(optim, "MIN_SHARDED_ELEMENTS", 64)
 
 
-@pytest.mark.slow
 def test_parameters_split_over_two_devices_make_the_steps_of_one(ten, shards_at_64):
   task = tiny_run.task(("ema", 0.9))  # a task of its own: the rule is read while tracing
   program = tiny_run.programs(task, 4, 2)
@@ -108,7 +106,6 @@ def test_parameters_split_over_two_devices_make_the_steps_of_one(ten, shards_at_
   assert_close(ten.history, run(task, tiny.STEPS, data=4, fsdp=2).history, 1e-5)
 
 
-@pytest.mark.slow
 def test_eight_devices_make_the_steps_of_one_in_bfloat16():
   # Weights that differ in the last bit of float32 may differ in the last of bfloat16: a loss is as
   # sure as the mean of many pixels.
@@ -119,7 +116,6 @@ def test_eight_devices_make_the_steps_of_one_in_bfloat16():
   assert_close(*losses, 5e-3)
 
 
-@pytest.mark.slow
 def test_the_state_is_donated_and_stays_float32():
   program = tiny_run.programs(tiny_run.task())
   held = program.step.memory_analysis()
@@ -131,7 +127,6 @@ def test_the_state_is_donated_and_stays_float32():
   assert {str(kind) for kind in kinds} == {"float32", "int32", "key<fry>"}
 
 
-@pytest.mark.slow
 def test_one_backward_pass_gives_the_gradients_of_the_whole_loss():
   start = 6  # the generator feels the discriminator in full; nothing is revived
   task = tiny_run.task()
@@ -156,7 +151,6 @@ def test_one_backward_pass_gives_the_gradients_of_the_whole_loss():
   assert_gradients(moment, jax.tree.map(lambda g: 0.5 * g, clipped))
 
 
-@pytest.mark.slow
 def test_the_adaptive_weight_balances_the_gradients_at_the_last_convolution():
   def distance(weights, prediction, target):
     return jnp.sum(weights["scale"] * (prediction - target) ** 2, axis=(1, 2, 3))
@@ -205,7 +199,6 @@ def assert_gradients(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.slow
 def test_parameters_move_on_every_second_micro_batch(ten):
   for number, (before, after) in enumerate(zip(ten.states, ten.states[1:])):
     for name in ("kernel", "other"):
@@ -213,7 +206,6 @@ def test_parameters_move_on_every_second_micro_batch(ten):
       assert moved == (number % 2 == 1), (number, name)
 
 
-@pytest.mark.slow
 def test_the_discriminator_waits_and_the_generator_waits_longer(ten):
   weights = [scalars["gan_weight"] for scalars in ten.history]
   np.testing.assert_allclose(weights, [0, 0, 0, 0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1], rtol=1e-6)
@@ -250,7 +242,6 @@ def test_both_schedules_end_with_the_run(preset):
     assert 0 < found[-1] < 1e-4 * peak
 
 
-@pytest.mark.slow
 def test_a_revived_code_begins_anew(ten):
   revivals = [i for i, scalars in enumerate(ten.history) if scalars["revived"]]
   assert revivals == [2, 5, 8]
@@ -270,7 +261,6 @@ def test_a_revived_code_begins_anew(ten):
     np.testing.assert_allclose(after.gen["codebook"][~new], before.gen["codebook"][~new], atol=5e-3)
 
 
-@pytest.mark.slow
 def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_count(ten):
   found = run(tiny_run.task(), 7, broken=(3, 4))
   assert_same(found.states[3], ten.states[3])
@@ -287,7 +277,6 @@ def test_a_batch_that_is_not_finite_leaves_no_trace_but_a_count(ten):
   assert moved.mean() > 0.9  # the accumulator still had its first half
 
 
-@pytest.mark.slow
 def test_the_average_follows_the_weights(ten):
   decay = [min(0.9, (1 + step) / (10 + step)) for step in range(tiny.STEPS)]
   average = pack(ten.states[0].gen)["kernel"]
@@ -296,7 +285,6 @@ def test_the_average_follows_the_weights(ten):
   np.testing.assert_allclose(ten.states[-1].ema["kernel"], average, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_code_counts_are_of_the_last_whole_epoch(ten):
   positions = tiny.BATCH * (tiny.CROP // 4) ** 2
   sums = [state.counts.sum(axis=1).tolist() for state in ten.states]
@@ -388,7 +376,6 @@ def test_the_evaluation_uses_the_averaged_weights():
 PLAIN = (("gan.weight", 0.0), ("net.block", "residual"), ("optimizer.accumulate", 1), ("ema", 0.0))
 
 
-@pytest.mark.slow
 def test_a_grey_batch_is_three_equal_channels():
   task = tiny_run.task(*PLAIN, channels=3)
   step = jax.jit(task.train_step, compiler_options=tiny_run.quick())

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from hiresmed_jax import files
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import workdir
@@ -46,10 +47,11 @@ def main(argv: list[str]) -> None:
     setting, identity = run.assemble(
       values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
     )
-    folder.claim(options.out, identity, overwrite=options.overwrite)
-    failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
-    records = folder.gather(options.out)
-    sheet = folder.draw_contact_sheet(options.out, records).absolute() if records else None
+    with files.locked(options.out, shared=shards > 1):
+      folder.claim(options.out, identity, overwrite=options.overwrite)
+      failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
+      records = folder.gather(options.out)
+      sheet = folder.draw_contact_sheet(options.out, records).absolute() if records else None
   substituted, lesions = folder.substitutes(records)
   if options.json:
     summary = {"out": str(options.out.absolute()), "images": len(records), "asked": count}

@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import resource
+import subprocess
 
 import numpy as np
 import pytest
@@ -48,3 +49,80 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
   (tmp_path / "a").write_text("a file")
   with pytest.raises(UserError, match="cannot write"):
     files.write(tmp_path / "a" / "b", b"")
+
+
+def stray(folder) -> None:
+  """What a killed process leaves of a file that it was writing."""
+  with subprocess.Popen(["true"]) as gone:
+    pass
+  (folder / f".x.json.{gone.pid}-1.partial").write_bytes(b"half")
+
+
+def test_a_folder_is_held_by_one_process_or_shared(tmp_path):
+  folder = tmp_path / "a" / "b"
+  with files.locked(folder):
+    for shared in (False, True):
+      with pytest.raises(UserError, match=f"another process writes {folder} now"):
+        files.locked(folder, shared=shared).__enter__()
+  assert not folder.exists()  # nothing was put into it
+  folder.mkdir()
+  stray(folder)
+  with files.locked(folder, shared=True), files.locked(folder, shared=True):
+    assert not list(folder.iterdir())
+    (folder / "x").write_text("")
+    with pytest.raises(UserError, match="another process"):
+      files.locked(folder).__enter__()
+  with files.locked(folder):
+    assert (folder / "x").is_file()
+
+
+def test_one_process_makes_a_folder_and_what_a_killed_one_left_is_removed(tmp_path):
+  out = tmp_path / "out"
+  (tmp_path / ".out.partial" / "records").mkdir(parents=True)
+  (tmp_path / ".out.old").mkdir()  # killed while the old and the new one were swapped
+  (tmp_path / ".out.old" / "old").write_text("")
+  with files.whole_folder(out) as folder:
+    assert not list(folder.iterdir())
+    assert (out / "old").is_file()
+    (folder / "new").write_text("")
+    with pytest.raises(UserError, match=f"another process writes {out} now"):
+      files.whole_folder(out).__enter__()
+  assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_digests_find_a_bit_a_missing_byte_and_a_missing_file(tmp_path, capsys):
+  for name in ("small", "large"):
+    files.write(tmp_path / name, b"\0" * 100)
+
+  def damage(name: str, content: bytes | None) -> str:
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if content is not None:
+      (tmp_path / name).write_bytes(content)
+    try:
+      files.check_digests(tmp_path, "make it again", whole=lambda name: name == "small")
+    except UserError as error:
+      return str(error)
+    finally:
+      (tmp_path / name).write_bytes(before)
+    return ""
+
+  assert not damage("small", b"\1" * 100)
+  assert "older version" in capsys.readouterr().err
+  files.write_digests(tmp_path, ["small", "large"])
+  assert damage("small", b"\0" * 99 + b"\1").endswith(
+    "small is damaged, for it is not what was written: make it again"
+  )
+  assert "damaged" in damage("large", b"\0" * 99)
+  assert not damage("large", b"\0" * 99 + b"\1")  # whoever reads it looks
+  assert "cannot be read" in damage("large", None)
+  assert "damaged" in damage(files.DIGESTS, b'{"small": [100')
+  assert "damaged" in damage(files.DIGESTS, b'{"small": 100}')
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"a": "1"}', b"\xff", b"[" * 100_000])
+def test_json_is_checked_before_it_is_believed(tmp_path, content):
+  (tmp_path / "x.json").write_bytes(content)
+  with pytest.raises(UserError, match=r"x.json is damaged, or no file of this program: make it"):
+    files.read_json(tmp_path / "x.json", {"a": int}, cure="make it again")

@@ -21,6 +21,14 @@ SCHEMA_VERSION = 2  # 2: labelled, host_mask
 # What records and cards of lower versions lack, with the values that mean "as it was".
 FIELDS_AS_THEY_WERE: dict[str, Any] = {"labelled": True, "host_mask": b""}
 CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}, "source": {}}
+# What every card has.
+CARD_KINDS: dict[str, type] = {
+  **dict.fromkeys(("images", "groups", "boxes", "channels", "bits"), int),
+  "name": str,
+  "fingerprint": str,
+  "splits": dict,
+  "audit": dict,
+}
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 

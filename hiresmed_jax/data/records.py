@@ -6,9 +6,9 @@ layer from 1 GB on. `tfds.builder_from_directory` reads either. Records hold key
 """
 
 import collections
+import contextlib
 import copy
 import dataclasses
-import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
+from hiresmed_jax import files
 from hiresmed_jax.data import stored
 from hiresmed_jax.data.identity import PHANTOM, SPLITS, Identity, Split
 from hiresmed_jax.data.listing import prepare_command
@@ -25,6 +26,7 @@ from hiresmed_jax.data.record_format import (
   AS_BYTES,
   CARD,
   CARD_AS_IT_WAS,
+  CARD_KINDS,
   FIELDS_AS_THEY_WERE,
   SCHEMA_VERSION,
   Encoded,
@@ -38,11 +40,11 @@ from hiresmed_jax.data.record_format import (
 )
 from hiresmed_jax.data.sample import Sample
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.files import whole_folder, write_json
 
 _RECORDS = "records"
 _SHARD_IMAGES = 2048
 _WRITE_TOGETHER = 16
+_CURE = "prepare the dataset again"
 _TABLE_HEADER = ("image_id", "path", "group_id", "group", "split")
 
 
@@ -80,12 +82,15 @@ def write_dataset(
     identity = PHANTOM
   out = Path(out).absolute()
   refuse_to_replace(out, overwrite=overwrite)
-  with whole_folder(out) as folder:
+  with files.whole_folder(out) as folder:
+    refuse_to_replace(out, overwrite=overwrite)  # another process may have made it meanwhile
     encoded = _write_records(samples, folder / _RECORDS, identity, workers)
     if not encoded:
       raise UserError(f"nothing to write to {out}: {_why_none(report)}")
     card = make_card(encoded, name=name or out.name, kind=kind, report=report or SourceReport())
-    write_json(folder / CARD, card, indent=1, allow_nan=False)
+    files.write_json(folder / CARD, card, indent=1, allow_nan=False)
+    written = (path for path in folder.rglob("*") if path.is_file())
+    files.write_digests(folder, (path.relative_to(folder).as_posix() for path in written))
     identity.write_table(out.name, _TABLE_HEADER, [e.names for e in encoded])
   return card
 
@@ -178,9 +183,12 @@ class Dataset:
 def open_dataset(root: Path | str) -> Dataset:
   """Opens a prepared dataset.
 
+  Its small files are compared with their digests, of records the sizes: these have checksums of
+  their own, which are compared as they are read.
+
   Raises:
-    UserError: the folder is missing, empty, of a newer version, or not prepared; then the message
-      holds the command that prepares it.
+    UserError: the folder is missing, empty, damaged, of a newer version, or not prepared; then the
+      message holds the command that prepares it.
   """
   root = Path(root).absolute()
   if not root.is_dir():
@@ -190,17 +198,15 @@ def open_dataset(root: Path | str) -> Dataset:
   path = root / CARD
   if not path.is_file():
     raise UserError(f"{root} is not prepared; run: {prepare_command(root)}")
-  try:
-    card = json.loads(path.read_text())
-    version = int(card["schema_version"])
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} is damaged: prepare the dataset again") from error
+  card = files.read_json(path, {"schema_version": int}, cure=_CURE)
+  version = card["schema_version"]
   if version > SCHEMA_VERSION:
     raise UserError(
       f"{root} has records of version {version}, this program reads up to {SCHEMA_VERSION}: "
       "prepare again, or use the newer program"
     )
-  return Dataset(root=root, card=CARD_AS_IT_WAS | card)
+  files.check_digests(root, _CURE, whole=lambda name: ".array_record" not in name)
+  return Dataset(root=root, card=CARD_AS_IT_WAS | files.read_json(path, CARD_KINDS, cure=_CURE))
 
 
 def source(dataset: Dataset, split: Split) -> "Records":
@@ -262,7 +268,8 @@ class Records:
       return self
     examples, _ = self._open()
     numbers = range(self._length) if self._numbers is None else self._numbers
-    known = [n for n in numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
+    with self._or_damaged():
+      known = [n for n in numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
     if len(known) == self._length:
       return self
     found = copy.copy(self)
@@ -280,15 +287,25 @@ class Records:
       raise IndexError(index)
     examples, image = self._open()
     number = index if self._numbers is None else self._numbers[index]
-    return decode(examples[number], image, masks=self._masks, ranges=self._ranges)
+    with self._or_damaged():
+      return decode(examples[number], image, masks=self._masks, ranges=self._ranges)
 
   def _open(self) -> tuple[Any, Any]:
     """(the examples, the feature of their images)."""
     if self._opened is None:
-      builder = tfds.builder_from_directory(self._folder)
-      opened = builder.as_data_source(self._split, decoders=AS_BYTES)
-      self._opened = opened, builder.info.features["image"]
+      with self._or_damaged():
+        builder = tfds.builder_from_directory(self._folder)
+        opened = builder.as_data_source(self._split, decoders=AS_BYTES)
+        self._opened = opened, builder.info.features["image"]
     return self._opened
+
+  @contextlib.contextmanager
+  def _or_damaged(self) -> Iterator[None]:
+    """What the libraries raise for damaged records becomes one line."""
+    try:
+      yield
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+      raise UserError(f"{self._folder} is damaged ({self._split}): {_CURE}") from error
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_opened": None}

@@ -21,7 +21,7 @@ from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.routes.danger import task as danger
 from hiresmed_jax.routes.location import task as location
 from hiresmed_jax.routes.task import Task
-from hiresmed_jax.runtime import checkpoint, compilation, config, mesh
+from hiresmed_jax.runtime import checkpoint, compilation, config, mesh, run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
 
 # (images_m11 f32[S, T, 1 or C], device) -> what the network gives for the image, on the host.
@@ -103,7 +103,7 @@ def note(workdir: Path, dataset: records.Dataset, synthesize: dict[str, Any]) ->
   }
   if ranges := dataset.card["audit"]["images"].get("ranges"):
     noted["ranges"] = ranges
-  if _read(workdir / _DATA, ()) != json.loads(json.dumps(noted)):
+  if _noted(workdir) != json.loads(json.dumps(noted)):
     files.write_json(workdir / _DATA, noted)
 
 
@@ -113,7 +113,7 @@ def fingerprint_of(workdir: Path) -> str:
   Raises:
     UserError: it is not a workdir, or no route in it is trained.
   """
-  noted = _read(workdir / _DATA, ("fingerprint",))
+  noted = _noted(workdir)
   if noted is None:
     raise UserError(f"{workdir} holds no trained run: {_DATA} is not there")
   return str(noted["fingerprint"])
@@ -121,7 +121,7 @@ def fingerprint_of(workdir: Path) -> str:
 
 def ranges_of(workdir: Path) -> dict[tuple[float, float], tuple[float, float]]:
   """The range in use by the declared one, where the run's images leave bits unused."""
-  noted = _read(workdir / _DATA, ()) or {}
+  noted = _noted(workdir) or {}
   return {tuple(pair["declared"]): tuple(pair["in_use"]) for pair in noted.get("ranges", [])}
 
 
@@ -131,7 +131,7 @@ def synthesize_of(workdir: Path) -> dict[str, Any]:
   Raises:
     UserError: see `settings.stored`.
   """
-  noted = _read(workdir / _DATA, ()) or {}
+  noted = _noted(workdir) or {}
   if "synthesize" not in noted:
     return settings.values("synthesize", "best").to_dict()
   return settings.stored({"synthesize": noted["synthesize"]}, workdir)["synthesize"]
@@ -145,7 +145,7 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   Raises:
     UserError: it is not known where the dataset is, or another one is there.
   """
-  noted = _read(workdir / _DATA, ("root", "fingerprint"))
+  noted = _noted(workdir)
   own = workdir / "data"  # phantoms that `train` drew; they move with the workdir
   if data is not None:
     root = data
@@ -170,8 +170,7 @@ def finished(workdir: Path, route: str, fingerprint: str, *, instead: str = "") 
     UserError: the route is not trained, or on other data than those of `fingerprint`.
   """
   folder = workdir / route
-  made = _read(folder / "config.json", ("config", "config_hash", "data"))
-  done = _read(folder / "DONE.json", ("best_step", "results"))
+  made, done = run_folder.made_with(folder), run_folder.done_with(folder)
   if made is None or done is None:
     state = "is not finished" if made else "is not there"
     raise UserError(
@@ -288,12 +287,8 @@ def _tuples(value: Any) -> Any:
   return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
-  """A JSON file that has at least these keys; None where there is none."""
-  if not path.is_file():
-    return None
-  try:
-    content = json.loads(path.read_text())
-    return {key: content[key] for key in keys} | content
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} is damaged, or no file of this program") from error
+def _noted(workdir: Path) -> dict[str, Any] | None:
+  """What `note` wrote; None where it wrote nothing."""
+  path, kinds = workdir / _DATA, {"root": str, "fingerprint": str}
+  cure = "delete it, and the same train command writes it again"
+  return files.read_json(path, kinds, cure=cure) if path.is_file() else None

@@ -225,15 +225,17 @@ def save(
 ) -> None:
   """Writes a bank into a folder, which is made; an older bank there is replaced.
 
-  The JSON file is removed first and written last, so that an incomplete bank has none.
+  The JSON file is removed first and written after the weights, so that an incomplete bank has
+  none.
 
   Args:
-    folder: of the two files.
+    folder: of the two files and their digests.
     groups: arrays of the host or of devices.
     start: see `Bank`.
     left_out: facts of lesions whose SinGANs were dropped, for a reader of the JSON file.
   """
-  (folder / FACTS).unlink(missing_ok=True)
+  for name in (FACTS, files.DIGESTS):
+    (folder / name).unlink(missing_ok=True)
   arrays: dict[str, np.ndarray] = {}
   facts: list[dict[str, Any]] = []
   for number, group in enumerate(groups):
@@ -254,6 +256,7 @@ def save(
   content = {"version": _VERSION, "start": start, "groups": facts}
   content["left_out"] = [_to_json(member) for member in left_out]
   files.write_json(folder / FACTS, content, indent=1)
+  files.write_digests(folder, (WEIGHTS, FACTS))
 
 
 def load(folder: Path) -> Bank:
@@ -268,6 +271,7 @@ def load(folder: Path) -> Bank:
     facts = json.loads((folder / FACTS).read_text())
     version = int(facts["version"])
     if version <= _VERSION:
+      files.check_digests(folder, "train the lesion route again")
       arrays = safetensors.numpy.load_file(folder / WEIGHTS)
       groups = [_group(number, one, arrays) for number, one in enumerate(facts["groups"])]
       return Bank(groups, start=int(facts["start"]))

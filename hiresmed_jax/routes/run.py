@@ -1,5 +1,6 @@
 """From a config to trained routes, one after another, in one workdir."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax
 
-from hiresmed_jax import routes
+from hiresmed_jax import files, routes
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import survey
@@ -31,30 +32,39 @@ def train(
     {route: content of its DONE.json}.
 
   Raises:
-    UserError: no data, another run's folder.
+    UserError: no data, another run's folder, or one that another process holds.
   """
   wanted = settings.wanted(config)
   settings.check(config, wanted, devices=jax.device_count())
   _check_workdir(workdir, wanted)
-  if overwrite:
-    meshes.wait_for_all("before an earlier run is removed")
-    for route in wanted if jax.process_index() == 0 else ():
-      run_folder.clear(workdir / route)
-    meshes.wait_for_all("an earlier run is removed")
-  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
-  results = {}
-  for route in wanted:
-    reason = _module(route).skip(config, dataset)
-    if reason and config.route != "all":
-      raise UserError(f"{dataset.root} has {reason}")
-    if reason:
-      if jax.process_index() == 0:
-        print(f"the route {route} is left out: {dataset.root} has {reason}")
-      continue
-    results[route] = _module(route).train(config, dataset, workdir / route, mesh)
-    _note(config, dataset, workdir)
+  # Other routes may be trained there at the same time, but not while a run is removed.
+  with _held(workdir, shared=not overwrite):
+    if overwrite:
+      meshes.wait_for_all("before an earlier run is removed")
+      for route in wanted if jax.process_index() == 0 else ():
+        run_folder.clear(workdir / route)
+      meshes.wait_for_all("an earlier run is removed")
+    mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
+    results = {}
+    for route in wanted:
+      reason = _module(route).skip(config, dataset)
+      if reason and config.route != "all":
+        raise UserError(f"{dataset.root} has {reason}")
+      if reason:
+        if jax.process_index() == 0:
+          print(f"the route {route} is left out: {dataset.root} has {reason}")
+        continue
+      with _held(workdir / route):
+        results[route] = _module(route).train(config, dataset, workdir / route, mesh)
+      _note(config, dataset, workdir)
   return results
+
+
+def _held(folder: pathlib.Path, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+  """Held by the first process, for all of the run."""
+  first = jax.process_index() == 0
+  return files.locked(folder, shared=shared) if first else contextlib.nullcontext()
 
 
 def _module(route: str) -> Any:

@@ -23,6 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime.mesh import wait_for_all
 
@@ -63,10 +64,16 @@ def open(
       keep_checkpoints_without_metrics=False,
     )
     policy = preserve.AnyPreservationPolicy([latest, ranked])
+  directory = pathlib.Path(directory).absolute()
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=policy, best_fn=value, best_mode=best_mode, cleanup_tmp_directories=True
+    preservation_policy=policy,
+    best_fn=value,
+    best_mode=best_mode,
+    cleanup_tmp_directories=True,
+    # Before a checkpoint gets its name, so that every whole one has digests.
+    async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
   )
-  manager = Manager(pathlib.Path(directory).absolute(), options=options)
+  manager = Manager(directory, options=options)
   _put_in_order(manager)
   try:
     yield manager
@@ -119,6 +126,14 @@ def save(
     if old:
       manager.wait_until_finished()
       _put_in_order(manager)
+
+
+def _write_digests(directory: pathlib.Path) -> None:
+  """Of the checkpoint that is being written, the only one without its name."""
+  for folder in directory.glob("*.orbax-checkpoint-tmp*") if jax.process_index() == 0 else ():
+    # orbax still writes files beside these folders.
+    found = (path for path in folder.glob("*/**/*") if path.is_file())
+    files.write_digests(folder, (path.relative_to(folder).as_posix() for path in found))
 
 
 def _move(manager: Manager, name: str, to: str) -> None:
@@ -179,6 +194,9 @@ def restore(
   if step not in manager.all_steps():
     which = "" if step is None else f"of step {step} "
     raise UserError(f"no checkpoint {which}in {manager.directory}")
+  folder = pathlib.Path(manager.directory, str(step))
+  if jax.process_index() == 0 and folder.is_dir():
+    files.check_digests(folder, f"delete the folder {folder} to go on from an earlier checkpoint")
   about = _about(manager, step)
   data_state, metadata, outline = about["data"], about["metadata"], about["tree"]
   here = dict.fromkeys(outline, "missing") | _outline(abstract_state)
@@ -192,10 +210,7 @@ def restore(
   try:
     state = manager.restore(step, args=args).state
   except (ValueError, OSError) as error:
-    folder = f"{manager.directory}/{step}"
-    raise UserError(
-      f"{folder} is damaged: delete that folder to go on from an earlier checkpoint"
-    ) from error
+    raise _damaged(manager, step) from error
   if isinstance(data_state, dict) and set(data_state) == {"base64"}:
     data_state = base64.b64decode(data_state["base64"])
   return state, data_state, metadata
@@ -206,8 +221,14 @@ def _about(manager: Manager, step: int) -> dict[str, Any]:
     about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
     return {key: about[key] for key in ("data", "metadata", "tree")}
   except (KeyError, TypeError, ValueError, OSError) as error:
-    folder = f"{manager.directory}/{step}"
-    raise UserError(f"{folder} is not a whole checkpoint of hiresmed_jax") from error
+    raise _damaged(manager, step) from error
+
+
+def _damaged(manager: Manager, step: int) -> UserError:
+  return UserError(
+    f"{manager.directory}/{step} is damaged, or not a whole checkpoint of hiresmed_jax: delete "
+    "that folder to go on from an earlier checkpoint"
+  )
 
 
 def _outline(tree: Any) -> dict[str, str]:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,20 @@ def made_with(folder: pathlib.Path) -> dict[str, Any] | None:
     UserError: the file is damaged.
   """
   path = folder / "config.json"
-  return _read_json(path, ("config", "data")) if path.is_file() else None
+  kinds = {"config": dict, "config_hash": str, "data": str}
+  return files.read_json(path, kinds) if path.is_file() else None
+
+
+def done_with(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Content of DONE.json; None where the run is not finished.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = folder / "DONE.json"
+  kinds = {"best_step": int, "results": dict}
+  cure = "delete it, and the same train command writes it again"
+  return files.read_json(path, kinds, cure=cure) if path.is_file() else None
 
 
 def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -76,21 +89,12 @@ def _look(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] |
       raise UserError(f"{folder} holds a run of another config ({changed[0]}{more}): {remedy}")
     if there["data"] != identity["data"]:
       raise UserError(f"{folder} holds a run on other data: {remedy}")
-    done = folder / "DONE.json"
-    return _read_json(done, ("best_step", "results")) if done.is_file() else None
+    return done_with(folder)
   if folder.is_dir() and any(folder.iterdir()):
     raise UserError(
       f"{folder} is not empty and holds no run of this program: use another --workdir"
     )
   return None
-
-
-def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text())
-    return {key: content[key] for key in keys} | content
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} is damaged, or no file of this program") from error
 
 
 _log = logging.getLogger("hiresmed_jax")

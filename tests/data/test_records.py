@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hiresmed_jax import files
 from hiresmed_jax.data import record_format, records, stored
 from hiresmed_jax.data.identity import SPLITS, Identity, split_of
 from hiresmed_jax.data.sample import Sample
@@ -337,8 +338,28 @@ def test_open_refuses_newer_schemas_and_damage(tmp_path: Path) -> None:
   path.write_text(json.dumps({**card, "schema_version": 99}))
   with pytest.raises(UserError, match="version 99"):
     records.open_dataset(tmp_path / "out")
-  path.write_text('{"schema_ver')
-  with pytest.raises(UserError, match="damaged"):
+  for damage in ('{"schema_ver', json.dumps({**card, "boxes": card["boxes"] + 1})):
+    path.write_text(damage)
+    with pytest.raises(UserError, match=r"card.json is damaged.*prepare the dataset again"):
+      records.open_dataset(tmp_path / "out")
+  (tmp_path / "out" / files.DIGESTS).unlink()
+  path.write_text(json.dumps({**card, "splits": []}))
+  with pytest.raises(UserError, match=r"card.json is damaged.*prepare the dataset again"):
+    records.open_dataset(tmp_path / "out")
+
+
+def test_damaged_records_are_one_line_where_they_are_read(tmp_path: Path) -> None:
+  _write(tmp_path / "out", [_sample(i) for i in range(12)])
+  (shard,) = (tmp_path / "out" / "records").glob("images-train*")
+  content = bytearray(shard.read_bytes())
+  written = np.flatnonzero(np.frombuffer(content, np.uint8))
+  content[written[len(written) // 3]] ^= 1
+  shard.write_bytes(content)
+  dataset = records.open_dataset(tmp_path / "out")
+  with pytest.raises(UserError, match=r"records is damaged .train.: prepare the dataset again"):
+    list(records.source(dataset, "train"))
+  shard.write_bytes(content[:-1])
+  with pytest.raises(UserError, match=f"{shard.name} is damaged"):
     records.open_dataset(tmp_path / "out")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import bank, sampling
 from hiresmed_jax.lesions.patch import centroid
@@ -119,7 +120,11 @@ def test_a_bank_comes_back_from_its_folder_with_the_same_bytes(repeating, tmp_pa
   for wanted in (None, 6.5):
     made = [b.draw(np.random.default_rng(5), wanted) for b in (repeating, repeating, opened)]
     assert len({m.values.tobytes() + m.alpha.tobytes() for m in made}) == 1
-  assert {p.name for p in (tmp_path / "lesion").iterdir()} == {bank.WEIGHTS, bank.FACTS}
+  assert {p.name for p in (tmp_path / "lesion").iterdir()} == {
+    bank.WEIGHTS,
+    bank.FACTS,
+    files.DIGESTS,
+  }
 
 
 def test_sampling_is_compiled_once_for_a_window_size(repeating):
@@ -149,6 +154,11 @@ def test_no_bank_and_a_damaged_one_are_one_line(groups, tmp_path):
   bank.save(tmp_path, groups, start=0)
   facts = json.loads((tmp_path / bank.FACTS).read_text())
   weights = (tmp_path / bank.WEIGHTS).read_bytes()
+  (tmp_path / bank.WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+  with pytest.raises(UserError, match=r"bank.safetensors is damaged.*train the lesion route again"):
+    bank.load(tmp_path)
+  (tmp_path / bank.WEIGHTS).write_bytes(weights)
+  (tmp_path / files.DIGESTS).unlink()
   for damage in (
     {**facts, "groups": [{}]},
     {**facts, "groups": [{**facts["groups"][0], "members": []}]},

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import checkpoint, mesh
 
@@ -172,18 +173,51 @@ def test_nothing_to_restore_is_one_clear_line(tmp_path):
       checkpoint.restore(manager, abstract)
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+def arrays(folder):
+  """The files of a checkpoint that hold arrays."""
+  return [path for path in (folder / "state").rglob("*") if path.parent.name == "d"]
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_truncated_checkpoint_is_one_line_and_without_its_folder_the_one_before_opens(
+  tmp_path, digests, capsys
+):
   state, abstract = make_state(1)
   with checkpoint.open(tmp_path) as manager:
-    checkpoint.save(manager, 0, state)
-  for file in (tmp_path / "0" / "state").rglob("*"):
-    if file.is_file() and file.parent.name == "d":
-      file.write_bytes(file.read_bytes()[:50])
+    for step in range(2):
+      checkpoint.save(manager, step, state)
+  for file in arrays(tmp_path / "1"):
+    file.write_bytes(file.read_bytes()[:50])
+  if not digests:  # of an older version
+    for step in range(2):
+      (tmp_path / f"{step}" / files.DIGESTS).unlink()
   with (
     checkpoint.open(tmp_path) as manager,
-    pytest.raises(UserError, match=r"0 is damaged: delete that folder"),
+    pytest.raises(UserError, match=r"1.* is damaged.*: delete .*folder.* to go on from an earlier"),
   ):
     checkpoint.restore(manager, abstract)
+  shutil.rmtree(tmp_path / "1")
+  with checkpoint.open(tmp_path) as manager:
+    assert_same(checkpoint.restore(manager, abstract)[0], state)
+  assert ("has no digests" in capsys.readouterr().err) != digests
+
+
+def test_a_changed_bit_anywhere_in_a_checkpoint_is_seen(tmp_path):
+  state, abstract = make_state(1)
+  with checkpoint.open(tmp_path) as manager:
+    checkpoint.save(manager, 0, state, metrics={"psnr": 1.0})
+  for file in [*arrays(tmp_path / "0"), tmp_path / "0" / "about" / "metadata"]:
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    file.write_bytes(whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :])
+    with (
+      checkpoint.open(tmp_path) as manager,
+      pytest.raises(UserError, match=rf"{file.name} is damaged.*: delete the folder {tmp_path}/0 "),
+    ):
+      checkpoint.restore(manager, abstract)
+    file.write_bytes(whole)
+  with checkpoint.open(tmp_path) as manager:
+    assert_same(checkpoint.restore(manager, abstract)[0], state)
 
 
 def test_a_foreign_folder_is_one_clear_line(tmp_path):

@@ -1,5 +1,26 @@
-"""The one exception that is meant for the user's eyes."""
+"""What is meant for the user's eyes: a mistake, a stop, and text that a terminal can show."""
 
 
 class UserError(Exception):
   """A mistake of the user's: one line that says what to do. Commands print it and exit with 2."""
+
+
+class Stopped(KeyboardInterrupt):
+  """The command was asked to stop.
+
+  Attributes:
+    code: the exit status, 128 + the signal's number, as a shell reports it.
+    agreed: whether all processes of the run stop here.
+  """
+
+  def __init__(self, code: int, *, step: int = 0, agreed: bool = False):
+    """`step`: of the checkpoint that was saved; 0: there is none."""
+    saved = f"; saved at step {step}" if step else ""
+    super().__init__(f"stopped{saved}: the same command goes on from there")
+    self.code, self.agreed = code, agreed
+
+
+def printable(text: str) -> str:
+  """Text of others, such as a file's name, without what steers a terminal or is not UTF-8."""
+  text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

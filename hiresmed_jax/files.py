@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import UserError, printable
 
 DIGESTS = "digests.json"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -185,7 +185,7 @@ def _sweep(folder: Path) -> None:
 
 def tell(line: str) -> None:
   """Writes a line to standard error."""
-  print(line, file=sys.stderr, flush=True)
+  print(printable(line), file=sys.stderr, flush=True)
 
 
 def write_digests(folder: Path, names: Iterable[str]) -> None:

@@ -26,8 +26,8 @@ from hiresmed_jax.data.readers import dicom_header, layouts, lidc, mask_values, 
 from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import PHYSICS, Sample
 from hiresmed_jax.data.survey import survey
-from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import cli
+from hiresmed_jax.errors import UserError, printable
+from hiresmed_jax.runtime import cli, interrupt
 from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\
@@ -48,7 +48,11 @@ def main(argv: list[str]) -> None:
   out = options.out.absolute()
   records.refuse_to_replace(out, overwrite=options.overwrite or options.dry_run)
   console = Console(soft_wrap=True)
-  with cli.only_json(options.json), Progress(None, "prepare", unit=""):
+  with (
+    interrupt.stops_at_once(),
+    cli.only_json(options.json),
+    Progress(None, "prepare", unit=""),
+  ):
     if options.kind == "phantom":
       card = _write_phantom(options, out)
     else:
@@ -337,7 +341,7 @@ def _list_skipped(
   if not skipped:
     return
   for path, reason in skipped[:_SHOWN]:
-    progress.print(f"skipped: {matching.printable(path)} {reason}")
+    progress.print(f"skipped: {printable(path)} {reason}")
   if len(skipped) > _SHOWN:
     progress.print(f"... and {len(skipped) - _SHOWN} more")
   if key is None:

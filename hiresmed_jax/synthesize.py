@@ -14,7 +14,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import workdir
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.routes import settings
-from hiresmed_jax.runtime import cli, compilation, config
+from hiresmed_jax.runtime import cli, compilation, config, interrupt
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.synthesis import folder, request, run
@@ -43,7 +43,11 @@ def main(argv: list[str]) -> None:
     workdir.require_same_network(run_folder, dataset.card["fingerprint"], values)
   workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
   dtype = compute_dtype(values.background.dtype)
-  with cli.only_json(options.json), Progress(None, "synthesize", unit=""):
+  with (
+    interrupt.stops_at_once(),
+    cli.only_json(options.json),
+    Progress(None, "synthesize", unit=""),
+  ):
     setting, identity = run.assemble(
       values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
     )

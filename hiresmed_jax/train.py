@@ -4,10 +4,9 @@ import pathlib
 import sys
 
 from hiresmed_jax.convert.arrays import cache_folder
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 from hiresmed_jax.routes import run
 from hiresmed_jax.runtime import cli, compilation, config, interrupt, mesh
-from hiresmed_jax.runtime.interrupt import Stopped
 from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\

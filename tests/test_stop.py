@@ -95,6 +95,16 @@ def test_a_run_stops_while_phantoms_are_drawn(tmp_path):
   assert not list(tmp_path.glob("**/*.partial"))
 
 
+def test_prepare_stops_and_leaves_nothing(tmp_path):
+  command = [sys.executable, "-m", "hiresmed_jax.prepare", "--kind", "phantom", "--num", "5000"]
+  process = subprocess.Popen(
+    [*command, "--out", str(tmp_path / "out")], env=environment(), stderr=subprocess.PIPE, text=True
+  )
+  wait_for(process, lambda: (tmp_path / ".out.partial").exists())
+  stop(process)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_run_stops_while_lesions_are_taken_out(tmp_path):
   overrides = ["--config.data.phantom.num=200", "--config.data.phantom.size=256"]
   emptied = tmp_path / "location" / "bare"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hiresmed_jax.data.matching import ByImage, printable
+from hiresmed_jax.data.matching import ByImage
 from hiresmed_jax.data.readers import layouts, mask_values, masks, volumes
 from hiresmed_jax.data.readers.boxes import (
   BadBoxes,
@@ -23,7 +23,7 @@ from hiresmed_jax.data.readers.boxes import (
   overlap,
 )
 from hiresmed_jax.data.sample import Sample, Unreadable
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import UserError, printable
 
 _EXIF_ORIENTATION = 0x0112
 

@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from hiresmed_jax.errors import UserError
 
@@ -48,11 +48,8 @@ class Identity:
     """Writes `<folder>/<name>.csv`, readable by its owner only; nothing when there is no folder."""
     if self.folder is None:
       return
-    path = self.folder / f"{name}.csv"
-    path.unlink(missing_ok=True)  # an old file could have wider rights
-    descriptor = _create_private(path)
     # A file name need not be UTF-8.
-    with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with _private_file(self.folder / f"{name}.csv", replace=True) as file:
       writer = csv.writer(file)
       writer.writerow(header)
       writer.writerows(rows)
@@ -107,20 +104,15 @@ def _open(folder: Path, salt: str = "") -> Identity:
   """Opens a private folder; one without a salt gets this one, or a new one."""
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   path = folder / _SALT_FILE
-  try:
-    descriptor = _create_private(path)
-  except FileExistsError:
-    path.chmod(0o600)
-  else:
-    with os.fdopen(descriptor, "w") as file:
+  if not path.exists():
+    with _private_file(path) as file:
       file.write(salt or secrets.token_hex(32))
+  path.chmod(0o600)
   if not os.access(folder, os.W_OK):
     raise PermissionError(13, "Permission denied")
-  with (
-    contextlib.suppress(FileExistsError),
-    os.fdopen(_create_private(folder / _IGNORE), "w") as file,
-  ):
-    file.write("*\n")
+  if not (folder / _IGNORE).exists():
+    with _private_file(folder / _IGNORE) as file:
+      file.write("*\n")
   salt = path.read_text().strip()
   if not salt:
     raise UserError(
@@ -129,8 +121,26 @@ def _open(folder: Path, salt: str = "") -> Identity:
   return Identity(salt=salt.encode(), folder=folder)
 
 
-def _create_private(path: Path) -> int:
-  return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+@contextlib.contextmanager
+def _private_file(path: Path, *, replace: bool = False) -> Iterator[TextIO]:
+  """Writes a file of the owner's alone, whole or not at all; one that is there stays: `replace`."""
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial.unlink(missing_ok=True)
+  descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+  try:
+    with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+      yield file
+    try:
+      if not replace:
+        os.link(partial, path)
+    except FileExistsError:  # of another process, which was first
+      return
+    except OSError:  # a file system without links
+      replace = not path.exists()
+    if replace:
+      partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def split_of(group: str) -> Split:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiresmed_jax.data.readers import images, volumes
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import UserError, printable
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SUFFIXES = (*volumes.SUFFIXES, *images.SUFFIXES, *DICOM_SUFFIXES, ".bmp")
@@ -254,8 +254,3 @@ def _some(names: Sequence[str]) -> str:
   """Some names, printable, for the terminal."""
   shown = ", ".join(printable(name) for name in names[:_SHOWN])
   return f" ({shown}{', ...' if len(names) > _SHOWN else ''})"
-
-
-def printable(name: str) -> str:
-  """A file's name that need not be UTF-8, for the terminal."""
-  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

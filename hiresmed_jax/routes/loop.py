@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import jax
 import numpy as np
 
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 from hiresmed_jax.routes.programs import (
   Programs,
   abstract_state,
@@ -35,7 +35,6 @@ from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import checkpoint, interrupt, run_folder
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.cost import Rate
-from hiresmed_jax.runtime.interrupt import Stopped
 from hiresmed_jax.runtime.progress import Progress, duration
 from hiresmed_jax.runtime.run_folder import Writer, truncate_metrics
 

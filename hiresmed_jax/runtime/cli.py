@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import difflib
 import errno
+import io
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError, printable
 
 OVERRIDE = "--config."
 CONFIG = "FILE.py[:ROUTE[,PRESET]]"  # how a config is named on a command line
@@ -123,11 +124,15 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     SystemExit: always, but for an exception that is neither the user's nor one of a full disk or
       memory: that one passes through with its traceback, since it is a bug.
   """
+  _open_streams()
   try:
     code = main(list(sys.argv[1:] if argv is None else argv)) or 0
     sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows here, not at shutdown
   except UserError as mistake:
     code = _fail(" ".join(str(mistake).split()))
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr, flush=True)
+    code = stopped.code
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr, flush=True)
     code = 130
@@ -136,10 +141,13 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 0
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-      raise
     where = f" for {error.filename}" if error.filename else ""
-    code = _fail(f"no space left on the disk{where}: free some and run the same command again")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      code = _fail(f"no space left on the disk{where}: free some and run the same command again")
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and where:
+      code = _fail(f"{error.filename}: {error.strerror}: it must be possible to read and write it")
+    else:
+      raise
   except Exception as error:
     if not any(sign in f"{type(error).__mro__} {error}" for sign in _OUT_OF_MEMORY):
       raise
@@ -155,6 +163,42 @@ def only_json(asked: bool) -> Iterator[None]:
     yield
 
 
+class _Output(io.FileIO):
+  """A stream whose reader may leave, as `| head` does: the work goes on, into nothing."""
+
+  def write(self, data: Any) -> int:
+    """Writes, or drops it when nobody reads."""
+    try:
+      return super().write(data)
+    except BrokenPipeError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+      return len(data)
+
+
+def _open_streams() -> None:
+  """Standard output and error that stay open, whatever their reader does; closed ones are nothing.
+
+  Another program's or a test's own streams are left as they are.
+  """
+  for number, name in ((1, "stdout"), (2, "stderr")):
+    stream = getattr(sys, name)
+    if stream is None:
+      try:
+        os.fstat(number)
+      except OSError:  # else the next file that is opened would get what is printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+      setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    elif stream is getattr(sys, f"__{name}__") and stream.fileno() == number:
+      stream.flush()
+      raw = _Output(number, "w", closefd=False)
+      whole_lines = number == 2 or raw.isatty()
+      # A file name need not be UTF-8.
+      patient = io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=whole_lines
+      )
+      setattr(sys, name, patient)
+
+
 def _fail(line: str) -> int:
-  print(f"error: {line}", file=sys.stderr, flush=True)
+  print(f"error: {printable(line)}", file=sys.stderr, flush=True)
   return 2

@@ -21,25 +21,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CALL_SECONDS = 1.0  # aimed at, of a call and between two questions to the other processes
-
-
-class Stopped(Exception):
-  """The run was asked to stop.
-
-  Attributes:
-    code: the exit status, 128 + the signal's number, as a shell reports it.
-    agreed: whether all processes of the run stop here.
-  """
-
-  def __init__(self, code: int, *, step: int = 0, agreed: bool = False):
-    """`step`: of the checkpoint that was saved; 0: there is none."""
-    saved = f"; saved at step {step}" if step else ""
-    super().__init__(f"stopped{saved}: the same command goes on from there")
-    self.code, self.agreed = code, agreed
 
 
 @contextlib.contextmanager

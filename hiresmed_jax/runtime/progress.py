@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from hiresmed_jax.errors import printable
+
 _SECONDS_BETWEEN_LINES = 9.0
 _TICK = 0.5  # seconds after which a thread looks whether a line is due, whatever the work does
 
@@ -132,7 +134,7 @@ class Progress:
   def print(self, line: str) -> None:
     """Writes a line of its own, above the bar when there is one."""
     if self._speaks:
-      self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+      self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
   def _speak(self) -> None:
     """Keeps the line alive while the work is silent; runs in a thread of its own."""

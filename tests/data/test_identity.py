@@ -1,4 +1,5 @@
 import csv
+import resource
 import stat
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_no_place_for_the_key_is_one_line(tmp_path: Path) -> None:
   for private in (None, tmp_path / "out.private"):
     with pytest.raises(UserError, match="--private DIR"):
       identity.open_identity(tmp_path / "kub", tmp_path / "out", private)
+
+
+def test_where_the_salt_cannot_be_written_whole_it_is_not_there(tmp_path: Path) -> None:
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+  try:
+    with pytest.raises(UserError, match="cannot be written"):
+      identity.open_identity(tmp_path / "kub", tmp_path / "out")
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not list((tmp_path / "out.private").iterdir())
+  assert len(identity.open_identity(tmp_path / "kub", tmp_path / "out").salt) == 64
 
 
 def test_an_empty_salt_is_never_used(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from hiresmed_jax import files
 from hiresmed_jax.data import record_format, records, stored
 from hiresmed_jax.data.identity import SPLITS, Identity, split_of
+from hiresmed_jax.data.readers import guard
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 
 KEY = Identity(b"key", None)
 
@@ -385,3 +386,14 @@ def test_tensorflow_is_never_imported(tmp_path: Path) -> None:
   _write(tmp_path / "out", [_sample(0)])
   _read_all(tmp_path / "out")
   assert "tensorflow" not in sys.modules
+
+
+def test_a_stop_is_not_taken_for_an_unreadable_file_and_leaves_nothing(tmp_path: Path) -> None:
+  def samples():
+    yield _sample(0)
+    with guard.or_unreadable("cannot be read"):
+      raise Stopped(143)
+
+  with pytest.raises(Stopped):
+    _write(tmp_path / "out", samples())
+  assert not [path for path in tmp_path.rglob("*") if path.name.startswith((".out", "out."))]

@@ -13,6 +13,7 @@ import pytest
 from hiresmed_jax import prepare, train
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.files import locked
 from hiresmed_jax.inference import survey
 from hiresmed_jax.routes import ROUTES, loop, run
 from hiresmed_jax.routes.background import task as background
@@ -272,7 +273,7 @@ class Route:
 
   def train(self, config, dataset, folder, mesh):
     self.calls.append(self.name)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return {"results": self.name}
 
 
@@ -294,5 +295,15 @@ def test_all_routes_in_order_and_none_for_lesions_where_there_are_none(
   found = run.train(config, data=place / "data", workdir=tmp_path / "no_lesions")
   assert "lesion" not in found
   assert "danger" not in found
+  with (
+    locked(tmp_path / "no_lesions" / "background"),
+    pytest.raises(UserError, match=r"another process writes .*no_lesions/background now"),
+  ):
+    run.train(config, data=place / "data", workdir=tmp_path / "no_lesions")
+  with (
+    locked(tmp_path / "no_lesions", shared=True),
+    pytest.raises(UserError, match=r"another process writes .*no_lesions now"),
+  ):
+    run.train(config, data=place / "data", workdir=tmp_path / "no_lesions", overwrite=True)
   assert not list((tmp_path / "no_lesions").glob("survey-*"))
   assert "the route lesion is left out: " in capsys.readouterr().out

@@ -1,4 +1,5 @@
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 from hiresmed_jax.runtime import cli, interrupt
 
 
@@ -49,6 +50,23 @@ def test_interrupt(capsys):
   assert ends_with(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
 
 
+def test_names_cannot_steer_the_terminal(capsys):
+  name = os.fsdecode(b"a\x1b]0;b\x07\xff \xe2\x80\xaec")
+  told = ends_with(raising(UserError(f"no {name}")), capsys)[1]
+  assert told == "error: no a\\x1b]0;b\\x07\ufffd \\u202ec\n"
+
+
+def test_a_stop_is_one_line_and_the_signal_s_code(capsys):
+  code, text = ends_with(raising(Stopped(143)), capsys)
+  assert (code, text) == (143, "stopped: the same command goes on from there\n")
+
+
+def test_a_file_system_that_cannot_be_written_is_one_line(capsys):
+  code, text = ends_with(raising(OSError(errno.EROFS, "Read-only", "runs/a")), capsys)
+  assert (code, text.count("\n")) == (2, 1)
+  assert text.startswith("error: runs/a: Read-only")
+
+
 def test_full_disk_is_one_line(capsys):
   code, text = ends_with(raising(OSError(errno.ENOSPC, "full", "runs/a.npz")), capsys)
   assert code == 2
@@ -82,6 +100,34 @@ def test_codes_that_a_shell_sees(body, code):
   done = subprocess.run(shell, capture_output=True, text=True, check=False)
   assert done.returncode == code
   assert ("Traceback" in done.stderr) == (code == 1)
+
+
+@pytest.mark.parametrize("shell", ["| head -1", ">&-", ">&- 2>&-"])
+def test_work_goes_on_when_nobody_reads(shell, tmp_path):
+  program = """
+import pathlib, sys
+from rich.console import Console
+from hiresmed_jax.runtime import cli
+def main(argv):
+  for _ in range(1000):
+    print("x" * 1000)
+    Console().print("y" * 100)
+  file = open("file", "wb")
+  print("z", flush=True)
+  file.write(b"done")
+  file.close()
+cli.run(main)
+"""
+  command = f'set -o pipefail; "$0" -c "$1" {shell}'
+  done = subprocess.run(
+    ["bash", "-c", command, sys.executable, program],
+    cwd=tmp_path,
+    capture_output=True,
+    env=os.environ | {"PYTHONPATH": os.getcwd()},
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (0, b"")
+  assert (tmp_path / "file").read_bytes() == b"done"
 
 
 def test_closed_pipe_is_quiet():

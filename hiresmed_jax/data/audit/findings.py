@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from hiresmed_jax.errors import printable
 
 
 def warnings(audit: Mapping[str, Any]) -> list[str]:
@@ -127,11 +130,13 @@ def _lesions(lesions: Mapping[str, Any], images: Mapping[str, Any]) -> list[str]
 
 def show(card: Mapping[str, Any], console: Console) -> None:
   """Prints the audit of a dataset card: the table, then the warnings."""
-  table = Table(title=f"{card['name']}: {card['images']} images", title_justify="left")
+  table = Table(
+    title=escape(printable(f"{card['name']}: {card['images']} images")), title_justify="left"
+  )
   table.add_column("what", style="bold", no_wrap=True)
   table.add_column("found")
   for name, text in rows(card):
-    table.add_row(name, text)
+    table.add_row(name, escape(printable(text)))
   console.print(table)
   for line in card["audit"]["warnings"]:
     console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)

@@ -26,7 +26,8 @@ from hiresmed_jax.runtime import settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
 from hiresmed_jax.synthesis import image, request, run
 
-_OPTIONS = [name for name in request.Request._fields if name not in ("num", "format", "shard")]
+_OF_FILES = ("num", "format", "shard", "depth", "window", "layout")
+_OPTIONS = [name for name in request.Request._fields if name not in _OF_FILES]
 
 
 class Synthetic(NamedTuple):
@@ -275,7 +276,7 @@ def _request(num: int, options: Mapping[str, Any]) -> request.Request:
     plain["at"] = tuple((float(x), float(y)) for x, y in plain.get("at", ()))
     if plain.get("mask") is not None:
       plain["mask"] = Path(plain["mask"][0]).absolute(), plain["mask"][1]
-    return request.checked(request.Request(num, **plain))
+    return request.checked(request.Request(num, window="own", **plain))
   except (TypeError, ValueError, IndexError) as error:
     raise UserError(f"an option of synthesize is not of its type ({error})") from error
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -205,7 +206,7 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
       }
       for use in uses
     },
-    "classes": classes,
+    **classes,
   }
   with Progress(len(files), "preparing", unit="file") as progress:
     samples = intake.read(files, report, progress.advance)
@@ -230,8 +231,8 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
 
 def _intake(
   options: argparse.Namespace, found: recognise.Source
-) -> tuple[Intake, list[matching.Use], dict[str, int]]:
-  """(how the images are read, what becomes of labels, masks and tables, marks by class)."""
+) -> tuple[Intake, list[matching.Use], dict[str, Any]]:
+  """(how the images are read, what becomes of labels, masks and tables, classes for the card)."""
   names = [path.relative_to(found.root).as_posix() for path in found.files]
   uses: list[matching.Use] = []
 
@@ -278,7 +279,12 @@ def _intake(
     agree=options.agree,
     nodule_free=options.nodule_free,
   )
-  return intake, uses, counts
+  told = {
+    "classes": counts,
+    "class_numbers": annotations.class_numbers(labels),
+    "lesion_classes": [name for name in counts if classes.is_lesion(name)],
+  }
+  return intake, uses, told
 
 
 def _grouping(

@@ -10,14 +10,16 @@ from typing import Any
 
 from hiresmed_jax import files
 from hiresmed_jax.convert.arrays import cache_folder
+from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import workdir
+from hiresmed_jax.lesions import crops
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cli, compilation, config, interrupt
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
-from hiresmed_jax.synthesis import folder, request, run
+from hiresmed_jax.synthesis import export, folder, request, run
 
 _EXAMPLE = """\
   python -m hiresmed_jax.synthesize --config demo.py --workdir runs/demo --num 20 --out out
@@ -26,6 +28,8 @@ _EXAMPLE = """\
   python -m hiresmed_jax.synthesize --config stones_ct.py --data data/stones_ct --num 20 \\
     --background real --lesion-source parametric --at 120,150 --out out"""
 
+_WITH_REAL = (("png", "ultralytics"), ("png", "coco"))
+
 
 def main(argv: list[str]) -> None:
   """Makes the images that are missing; the same command again goes on."""
@@ -33,6 +37,13 @@ def main(argv: list[str]) -> None:
   values = config.load_config(options.config, overrides)
   settings.check(values)
   asked = request.checked(_request(options))
+  if options.box:
+    values.synthesize.labels.box = options.box
+  if options.with_real and (asked.format, asked.layout) not in _WITH_REAL:
+    raise UserError(
+      "--with-real is for PNG in the layouts ultralytics and coco: nnU-Net takes validation images "
+      "from imagesTr by itself, and DICOM files have no list of them"
+    )
   count, shards = options.num, asked.shard[1]
   if options.overwrite and shards > 1:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
@@ -51,18 +62,24 @@ def main(argv: list[str]) -> None:
     setting, identity = run.assemble(
       values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
     )
+    real = None
+    if options.with_real:
+      real = export.real_images(options.with_real, setting.survey.groups)
+      identity |= {"real": records.open_dataset(options.with_real).card["fingerprint"]}
     with files.locked(options.out, shared=shards > 1):
       folder.claim(options.out, identity, overwrite=options.overwrite)
+      if real is not None:
+        export.write_real(options.out, real, setting.look, setting.classes, layout=asked.layout)
       failures = run.write_missing(setting, options.out, token=run.token(identity), workers=workers)
-      records = folder.gather(options.out)
-      sheet = folder.draw_contact_sheet(options.out, records).absolute() if records else None
-  substituted, lesions = folder.substitutes(records)
+      made = folder.gather(options.out, setting, has_real=real is not None)
+      sheet = folder.draw_contact_sheet(options.out, made).absolute() if made else None
+  substituted, lesions = folder.substitutes(made)
   if options.json:
-    summary = {"out": str(options.out.absolute()), "images": len(records), "asked": count}
+    summary = {"out": str(options.out.absolute()), "images": len(made), "asked": count}
     summary |= {"lesions": lesions, "substituted": substituted, "failed": failures}
     print(json.dumps(summary | {"contact_sheet": sheet and str(sheet)}, indent=2))
-  elif records:
-    print(f"{len(records)} of {count} images are in {options.out}")
+  elif made:
+    print(f"{len(made)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet}")
     if substituted:
       print(
@@ -103,6 +120,17 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     "--blend", choices=insertion.MODES, help="how lesions are put in (the images' physics decide)"
   )
   add("--format", choices=request.FORMATS, default="png", help="of images and twins (png)")
+  add("--depth", type=int, choices=request.DEPTHS, default=8, help="bits of PNG; programs that "
+      "read 8 bits show 16 wrongly (8)")  # fmt: skip
+  add("--window", metavar="LOW,HIGH", help="values that PNG show from black to white, in HU or "
+      "what rescaled values are; 'own': the display range of each image (one window that holds "
+      "those of all)")  # fmt: skip
+  add("--layout", choices=request.LAYOUTS, default="ultralytics",
+      help="whose folder it is; ultralytics has COCO's file too (ultralytics)")  # fmt: skip
+  add("--with-real", type=pathlib.Path, metavar="DATASET", help="prepared dataset whose real "
+      "images of group 1 (validation split) are written as validation images")  # fmt: skip
+  add("--box", choices=crops.BOXES, help="of labels: around the lesion's mask, or padded as the "
+      "dataset's own boxes are (what the config says: tight)")  # fmt: skip
   add("--paper", action="store_true", help="placement and insertion as in the paper")
   add("--shard", default="0/1", metavar="i/n", help="make every n-th image, from image i on")
   add("--shams", type=int, default=0, help="unlabelled lesion-free insertions in an image (0)")
@@ -145,6 +173,9 @@ def _request(options: argparse.Namespace) -> request.Request:
     source=options.lesion_source,
     backgrounds=options.backgrounds,
     on_empty=options.on_empty,
+    depth=options.depth,
+    window=_window(options.window) if options.window else None,
+    layout=options.layout,
   )
 
 
@@ -174,6 +205,17 @@ def _point(text: str) -> tuple[float, float]:
   except ValueError:
     pass
   raise UserError(f"--at {text}: write X,Y in pixels of the output")
+
+
+def _window(text: str) -> tuple[float, float] | str:
+  """Reads "own" or "LOW,HIGH"."""
+  if text == "own":
+    return text
+  try:
+    low, high = map(float, text.split(","))
+  except ValueError:
+    raise UserError(f"--window {text}: write LOW,HIGH, or own") from None
+  return low, high
 
 
 def _shard(text: str) -> tuple[int, int]:

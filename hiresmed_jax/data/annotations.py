@@ -96,6 +96,24 @@ def class_counts(labels: Iterable[Label]) -> dict[str, int]:
   return dict(sorted(counts.items()))
 
 
+def class_numbers(labels: Iterable[Label]) -> dict[str, int]:
+  """The number of each class, as the label files say.
+
+  Where they have none, or do not agree: the place in the alphabet, from 0.
+  """
+  found: dict[str, int] = {}
+  names: set[str] = set()
+  agree = True
+  for label in labels:
+    names.update(mark.name for mark in label.marks)
+    for name, number in label.numbers.items():
+      agree &= found.setdefault(name, number) == number
+  agree &= len(set(found.values())) == len(found) and names <= found.keys()
+  return (
+    found if agree else {name: number for number, name in enumerate(sorted(names | found.keys()))}
+  )
+
+
 def choose(
   counts: Mapping[str, int],
   lesion: Sequence[str] = (),

@@ -290,6 +290,14 @@ class Records:
     with self._or_damaged():
       return decode(examples[number], image, masks=self._masks, ranges=self._ranges)
 
+  def display_ranges(self) -> set[tuple[float, float]]:
+    """The (low, high) that occur as `value_range` of the items; no image is decoded."""
+    examples, _ = self._open()
+    numbers = range(self._length) if self._numbers is None else self._numbers
+    declared = {tuple(examples[number]["value_range"]) for number in numbers}
+    shown = [(self._ranges or {}).get(ends, ends) for ends in declared]
+    return {(float(low), float(high)) for low, high in shown}
+
   def _open(self) -> tuple[Any, Any]:
     """(the examples, the feature of their images)."""
     if self._opened is None:

@@ -1,4 +1,4 @@
-"""Synthetic images and their labels as bytes of files: DICOM, YOLO, COCO, lines of JSON.
+"""Synthetic images and their labels as bytes of files: DICOM, YOLO, COCO, nnU-Net, lines of JSON.
 
 The DICOM files are Secondary Capture with a fixed list of attributes. No dataset of a source is
 used, so no attribute of a patient can be left in one.
@@ -91,13 +91,12 @@ def _describe(dataset: Dataset, facts: DicomFacts) -> None:
   dataset.ConversionType = "SYN"  # synthetic image
   dataset.InstanceNumber = 1
   dataset.PatientOrientation = ""
-  dataset.BurnedInAnnotation = "NO"
 
 
 def _contributing_equipment() -> Dataset:
   purpose = Dataset()
-  purpose.CodeValue, purpose.CodingSchemeDesignator = "109102", "DCM"
-  purpose.CodeMeaning = "Processing Equipment"
+  purpose.CodeValue, purpose.CodingSchemeDesignator = "109100", "DCM"
+  purpose.CodeMeaning = "Synthesizing Equipment"
   equipment = Dataset()
   equipment.PurposeOfReferenceCodeSequence = [purpose]
   equipment.Manufacturer = _MAKER
@@ -115,7 +114,7 @@ def _add_pixels(dataset: Dataset, image: np.ndarray, facts: DicomFacts) -> None:
   dataset.BitsAllocated = dataset.BitsStored = bits
   dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
   if all(math.isfinite(side) for side in facts.spacing_mm):
-    dataset.PixelSpacing = [_decimal(side) for side in facts.spacing_mm]
+    dataset.PixelSpacing = [f"{side:.6g}" for side in facts.spacing_mm]
   if grey:
     dataset.RescaleSlope = _decimal(facts.rescale_slope)
     dataset.RescaleIntercept = _decimal(facts.rescale_intercept)
@@ -160,40 +159,101 @@ def _finite(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def yolo_labels(boxes: Iterable[Sequence[float]], *, height: int, width: int) -> bytes:
-  """A YOLO label file: one line a box, `0 cx cy w h` in shares of the image.
+class Classes(NamedTuple):
+  """The classes of labels.
+
+  Attributes:
+    numbers: of the user's classes, by name.
+    lesion: the class of the lesions.
+    coco: whether the numbers are ids of COCO categories; else they count from 0.
+  """
+
+  numbers: Mapping[str, int]
+  lesion: str
+  coco: bool = False
+
+  def yolo(self) -> dict[str, int]:
+    """Numbers from 0 without gaps; a number that no class has gets a name of its own."""
+    ordered = sorted(self.numbers, key=lambda name: self.numbers[name])
+    if self.coco:
+      return {name: number for number, name in enumerate(ordered)}
+    of_number = {number: name for name, number in self.numbers.items()}
+    return {
+      of_number.get(number, f"class {number}"): number for number in range(max(of_number) + 1)
+    }
+
+  def categories(self) -> dict[str, int]:
+    """COCO's ids, which count from 1 where they are not the user's own."""
+    return {name: number + (not self.coco) for name, number in self.numbers.items()}
+
+
+ONE_CLASS = Classes({CATEGORY: 0}, CATEGORY)
+
+
+def yolo_labels(
+  boxes: Iterable[Sequence[float]], *, height: int, width: int, number: int = 0
+) -> bytes:
+  """A YOLO label file: one line a box, `number cx cy w h` in shares of the image.
 
   Args:
     boxes: xyxy pixels.
     height: of the image, pixels.
     width: of the image, pixels.
+    number: of the class.
   """
   lines = []
   for x1, y1, x2, y2 in boxes:
     shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-    lines.append("0 " + " ".join(f"{share:.8f}" for share in shares) + "\n")
+    lines.append(f"{number} " + " ".join(f"{share:.8f}" for share in shares) + "\n")
   return "".join(lines).encode()
 
 
-def yolo_dataset(*, name: str) -> bytes:
-  """`data.yaml` of a folder with `images/` and `labels/` and one class, `name`."""
+def yolo_dataset(classes: Classes, *, val: str | None) -> bytes:
+  """`data.yaml` of a folder with `images/` and `labels/`.
+
+  Args:
+    classes: of the labels.
+    val: folder of real images; None leaves the entry out.
+  """
+  head = "# SYNTHETIC images made by hiresmed_jax, for training.\n"
+  head += "# `twins` are the same images without the new lesions.\n"
+  if val is None:
+    head += "# No `val`: name a folder of REAL images there, or synthesize with --with-real.\n"
+  names = sorted(classes.yolo().items(), key=lambda pair: pair[1])
   return (
-    "# SYNTHETIC images made by hiresmed_jax, for training alone. `val` stands here because the\n"
-    "# format asks for it: name a folder of real images there, or the numbers mean nothing.\n"
-    "# `twins` are the same images without lesions: add them to `train` as negatives.\n"
-    "train: images\n"
-    "val: images\n"
-    f"names:\n  0: {json.dumps(name)}\n"
+    head
+    + "train: images\n"
+    + (f"val: {val}\n" if val else "")
+    + "names:\n"
+    + "".join(f"  {number}: {json.dumps(name)}\n" for name, number in names)
   ).encode()
 
 
-def coco(images: Iterable[Mapping[str, Any]]) -> bytes:
+def nnunet_dataset(classes: Classes, *, channels: int, images: int) -> bytes:
+  """`dataset.json` of nnU-Net for PNG files in `imagesTr/` and `labelsTr/`."""
+  names = ("grey",) if channels == 1 else ("red", "green", "blue")
+  content = {
+    "channel_names": {str(number): name for number, name in enumerate(names)},
+    "labels": {"background": 0, classes.lesion: 1},
+    "numTraining": images,
+    "file_ending": ".png",
+  }
+  return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def coco(
+  images: Iterable[Mapping[str, Any]], classes: Classes = ONE_CLASS, *, made: bool = True
+) -> bytes:
   """A COCO annotation file. Ids of annotations run from 1 in the order given.
 
   Args:
-    images: of each `id` int, `file_name` (relative), `height`, `width`, and `lesions`: of each
-      `box` (xyxy pixels), `area` (pixels) and `counts` (see `run_lengths`).
+    images: of each `id` int, `file_name` (relative to the folder of the images), `height`, `width`,
+      and `lesions`: of each `box` (xyxy pixels), and where its mask is known `area` (pixels) and
+      `counts` (see `run_lengths`).
+    classes: of the lesions.
+    made: whether the images are synthetic.
   """
+  numbers = classes.categories()
   entries: list[dict[str, Any]] = []
   annotations: list[dict[str, Any]] = []
   for image in images:
@@ -201,30 +261,43 @@ def coco(images: Iterable[Mapping[str, Any]]) -> bytes:
     entries.append({key: image[key] for key in ("id", "file_name", "height", "width")})
     for lesion in image["lesions"]:
       x1, y1, x2, y2 = lesion["box"]
-      annotations.append(
-        {
-          "id": len(annotations) + 1,
-          "image_id": image["id"],
-          "category_id": 1,
-          "bbox": [x1, y1, x2 - x1, y2 - y1],
-          "area": lesion["area"],
-          "iscrowd": 0,
-          "segmentation": {"size": size, "counts": lesion["counts"]},
-        }
-      )
+      annotation = {
+        "id": len(annotations) + 1,
+        "image_id": image["id"],
+        "category_id": numbers[classes.lesion],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": lesion.get("area", (x2 - x1) * (y2 - y1)),
+        "iscrowd": 0,
+      }
+      if "counts" in lesion:
+        annotation["segmentation"] = {"size": size, "counts": lesion["counts"]}
+      annotations.append(annotation)
   content = {
-    "info": {"description": "SYNTHETIC images made by hiresmed_jax"},
+    "info": {"description": f"{'SYNTHETIC' if made else 'Real'} images, hiresmed_jax"},
     "images": entries,
     "annotations": annotations,
-    "categories": [{"id": 1, "name": CATEGORY}],
+    "categories": [{"id": number, "name": name} for name, number in numbers.items()],
   }
   return (json.dumps(content, allow_nan=False) + "\n").encode()
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-  """COCO's uncompressed run lengths of bool[H, W]: down the columns, zeros first."""
+def run_lengths(mask: np.ndarray) -> str:
+  """COCO's compressed run lengths of bool[H, W]: down the columns, zeros first.
+
+  From the fourth on, a length is less the one of the same colour before it. A number is written in
+  groups of five bits, lowest first, as a character from "0" on: 32 is added where more follow, and
+  the last group holds the sign.
+  """
   flat = mask.ravel(order="F")
   changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-  ends = np.concatenate([[0], changes, [flat.size]])
-  runs = np.diff(ends).tolist()
-  return [0, *runs] if flat.size and flat[0] else runs
+  runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+  if flat.size and flat[0]:
+    runs = [0, *runs]
+  text = []
+  for place, run in enumerate(runs):
+    rest = run - runs[place - 2] if place > 2 else run
+    while not -16 <= rest < 16:
+      text.append(chr(48 + 32 + (rest & 31)))
+      rest >>= 5
+    text.append(chr(48 + (rest & 31)))
+  return "".join(text)

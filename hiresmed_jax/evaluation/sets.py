@@ -218,7 +218,10 @@ def _load_file(path: Path, key: str, real: Real) -> Picture:
 def _load_synthetic(path: Path, line: Mapping[str, Any], real: Real) -> Picture:
   item = real.item(line["background"]["image"])
   scale = None if item is None else scale_of(item, real.window)
-  image = show_sample(read(path / line["image"]), scale)
+  written, pixels = scale, line.get("pixels")
+  if scale is not None and pixels:  # grey levels: the record's own slope is of stored values
+    written = scale._replace(slope=pixels["slope"], intercept=pixels["intercept"])
+  image = show_sample(read(path / line["image"]), written)
   try:
     mask = stored.decode_mask((path / line["mask"]).read_bytes(), np.uint16)
   except (OSError, ValueError) as error:

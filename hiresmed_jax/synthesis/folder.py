@@ -3,9 +3,13 @@
 images/ twins/   <number>.png or .dcm
 masks/           <number>.png, uint16 instance ids, id = line in labels/
 shams/           <number>.png, where lesion-free content was put
-labels/          <number>.txt, YOLO; data.yaml beside it
+labels/          <number>.txt, YOLO; data.yaml beside it where images are PNG
 records/         <number>.json, written last: the image is made
 annotations.json manifest.jsonl contact_sheet.png request.json
+
+The layout "coco" has no labels/ and no data.yaml. The layout "nnunet" has in place of images/,
+labels/ and annotations.json: imagesTr/<number>_0000.png, labelsTr/<number>.png (1: lesion) and
+dataset.json. real/ holds images and labels for validation.
 """
 
 import json
@@ -14,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from hiresmed_jax import files
@@ -23,13 +28,14 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.runtime.config import differences
 from hiresmed_jax.runtime.figures import image_grid
-from hiresmed_jax.synthesis.image import Made
+from hiresmed_jax.synthesis import export
+from hiresmed_jax.synthesis.image import Made, Setting
 
 REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
 _CONTACT_SHEET = "contact_sheet.png"
 _SHEET_ROWS = 8
-_FOLDERS = ("images", "twins", "masks", "shams", "labels", "records")
-_SUFFIX = {"png": "png", "dicom": "dcm"}
+_VERSION = 2  # 2: PNG as a person sees them, compressed run lengths
+_FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real".split())
 
 
 def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -38,17 +44,23 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   Raises:
     UserError: it holds images of another request, or something else.
   """
-  path = out / REQUEST
+  path, identity = out / REQUEST, {"version": _VERSION} | dict(identity)
   if overwrite and path.is_file():
     for name in _FOLDERS:
       shutil.rmtree(out / name, ignore_errors=True)
-    for name in (REQUEST, MANIFEST, COCO, _CONTACT_SHEET, "data.yaml"):
+    for name in (REQUEST, MANIFEST, COCO, _CONTACT_SHEET, "data.yaml", "dataset.json"):
       (out / name).unlink(missing_ok=True)
   if path.is_file():
     try:
-      changed = differences(json.loads(path.read_text()), identity)
+      before = json.loads(path.read_text())
+      changed, version = differences(before, identity), before.get("version", 1)
     except (ValueError, TypeError, AttributeError) as error:
       raise UserError(f"{path} is damaged: use another --out") from error
+    if version != _VERSION:
+      raise UserError(
+        f"{out} was made by another version of this program, whose files differ (version "
+        f"{version}, this one writes {_VERSION}): use another --out, or --overwrite"
+      )
     if changed:
       raise UserError(
         f"{out} holds images of another request ({changed[0]}): use another --out, or --overwrite"
@@ -64,49 +76,92 @@ def is_made(out: Path, index: int) -> bool:
   return (out / "records" / f"{index:06d}.json").is_file()
 
 
-def write(out: Path, made: Made, *, form: str, token: str) -> None:
+def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
   """Writes the files of one image, its record last.
 
   Args:
     out: the folder.
     made: the image.
-    form: "png" or "dicom".
+    setting: what it is made of: its request, look and classes.
     token: what the UIDs of DICOM are derived from.
+
+  Raises:
+    UserError: a lesion that cannot be seen in the file, which its label must not name.
   """
-  facts = dict(made.facts)
+  form, layout, facts = setting.request.format, setting.request.layout, dict(made.facts)
   index = facts["index"]
   name = f"{index:06d}"
-  paths = {"image": f"images/{name}.{_SUFFIX[form]}", "twin": f"twins/{name}.{_SUFFIX[form]}"}
+  suffix = "png" if form == "png" else "dcm"
+  paths = {"image": f"images/{name}.{suffix}", "twin": f"twins/{name}.{suffix}"}
   paths["mask"] = f"masks/{name}.png"
-  for series, (key, pixels) in enumerate({"image": made.image, "twin": made.twin}.items(), 1):
+  if layout == "nnunet":
+    paths["image"] = f"imagesTr/{name}_0000.png"
+    files.write(out / f"labelsTr/{name}.png", stored.encode_png((made.mask > 0).astype(np.uint8)))
+  shown = {key: export.levels(getattr(made, key), made.item, setting.look)
+           for key in ("image", "twin")}  # fmt: skip
+  if form == "png":
+    _check_seen(shown["image"], shown["twin"], made)
+    facts["pixels"] = export.units(made.item, setting.look)
+  for series, (key, pixels) in enumerate(shown.items(), 1):
     if form == "png":
       content = stored.encode_png(pixels)
     else:
-      content = writers.dicom(pixels, _about(made, token, series))
+      content = writers.dicom(getattr(made, key), _about(made, token, series))
     files.write(out / paths[key], content)
   files.write(out / paths["mask"], stored.encode_png(made.mask))
   if made.sham_mask is not None:
     paths["shams"] = f"shams/{name}.png"
     files.write(out / paths["shams"], stored.encode_png(made.sham_mask))
-  text = writers.yolo_labels(made.boxes, height=facts["height"], width=facts["width"])
-  files.write(out / "labels" / f"{name}.txt", text)
+  if layout == "ultralytics":
+    text = writers.yolo_labels(
+      made.boxes,
+      height=facts["height"],
+      width=facts["width"],
+      number=setting.classes.yolo()[setting.classes.lesion],
+    )
+    files.write(out / "labels" / f"{name}.txt", text)
   runs = [writers.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
-  record = {"manifest": facts | paths, "runs": runs, "shown": _shown(made)}
+  record = {"manifest": facts | paths, "runs": runs, "channels": made.image.shape[-1]}
   files.write(out / "records" / f"{name}.json", writers.json_line(record))
 
 
-def gather(out: Path) -> list[dict[str, Any]]:
+def _check_seen(image: np.ndarray, twin: np.ndarray, made: Made) -> None:
+  """Raises UserError where a new lesion is less than one of 255 grey levels in a written image."""
+  top = np.iinfo(image.dtype).max
+  differ = np.abs(image.astype(np.float32) - twin).max(axis=-1) * (255 / top)
+  for fact in made.facts["lesions"]:
+    if fact["kind"] != "own" and differ[made.mask == fact["id"]].mean() < 1.0:
+      raise UserError(
+        f"lesion {fact['id']} is less than one grey level in the window that is shown: choose "
+        "--window LOW,HIGH, or another --seed"
+      )
+
+
+def gather(out: Path, setting: Setting, *, has_real: bool = False) -> list[dict[str, Any]]:
   """Writes what is about all images that are there, and returns their records, in order.
 
   Several shards may do it at a time: images that appear meanwhile are included.
+
+  Args:
+    out: the folder.
+    setting: of the images; its request, look and classes are used.
+    has_real: whether real images for validation lie in it.
   """
-  files.write(out / "data.yaml", writers.yolo_dataset(name=writers.CATEGORY))
+  request, classes = setting.request, setting.classes
+  if request.layout == "ultralytics" and request.format == "png":
+    val = "real/images" if has_real else None
+    files.write(out / "data.yaml", writers.yolo_dataset(classes, val=val))
   while True:
     paths = _records(out)
     records = [json.loads(path.read_text()) for path in paths]
     lines = [writers.json_line(record["manifest"]) for record in records]
     files.write(out / MANIFEST, b"".join(lines))
-    files.write(out / COCO, writers.coco([_coco(record) for record in records]))
+    if request.layout == "nnunet":
+      channels = max((record["channels"] for record in records), default=1)
+      about = writers.nnunet_dataset(classes, channels=channels, images=len(records))
+      files.write(out / "dataset.json", about)
+    else:
+      files.write(out / COCO, writers.coco([_coco(record) for record in records], classes))
     if _records(out) == paths:
       return records
 
@@ -130,21 +185,10 @@ def _coco(record: Mapping[str, Any]) -> dict[str, Any]:
   ]
   return {
     "id": facts["index"],
-    "file_name": facts["image"],
+    "file_name": Path(facts["image"]).name,
     "height": facts["height"],
     "width": facts["width"],
     "lesions": lesions,
-  }
-
-
-def _shown(made: Made) -> dict[str, Any]:
-  """How a viewer shows the stored values, for the contact sheet."""
-  return {
-    "value_range": list(made.canvas.value_range),
-    "slope": float(made.item["rescale_slope"]),
-    "intercept": float(made.item["rescale_intercept"]),
-    "inverted": made.item["photometric"] == "MONOCHROME1",
-    "channels": made.image.shape[-1],
   }
 
 
@@ -160,7 +204,7 @@ def _about(made: Made, token: str, series: int) -> writers.DicomFacts:
     f"anonymous; insertion {facts['blend']}",
     rescale_slope=float(item["rescale_slope"]),
     rescale_intercept=float(item["rescale_intercept"]),
-    hounsfield=item["physics"] == "ct" and not np.isclose(item["rescale_intercept"], 0.0),
+    hounsfield=export.is_hounsfield(item),
     value_range=made.canvas.value_range,
     photometric=item["photometric"],
     spacing_mm=made.canvas.spacing_mm,
@@ -182,7 +226,7 @@ def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
   rows, boxes = [], []
   for record in chosen:
     facts = record["manifest"]
-    rows.append([_picture_in_01(out / facts[key], record["shown"]) for key in ("image", "twin")])
+    rows.append([_picture_in_01(out / facts[key]) for key in ("image", "twin")])
     boxes.append(np.asarray([lesion["tight_box"] for lesion in facts["lesions"]]))
   path = out / _CONTACT_SHEET
   image_grid(
@@ -197,19 +241,17 @@ def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
   return path
 
 
-def _picture_in_01(path: Path, scale: dict[str, Any]) -> np.ndarray:
-  low, high = scale["value_range"]
-  return canvas.shown(
-    _pixels(path, scale["channels"]),
-    (low, high),
-    slope=scale["slope"],
-    intercept=scale["intercept"],
-    inverted=scale["inverted"],
-  )
-
-
-def _pixels(path: Path, channels: int) -> np.ndarray:
+def _picture_in_01(path: Path) -> np.ndarray:
+  """A written image as a viewer shows it, f32[H, W, C] in [0, 1]."""
   if path.suffix == ".dcm":
     (sample,) = reader.read(path)
-    return sample.image
-  return stored.decode_image(path.read_bytes(), dtype=np.uint16, channels=channels)
+    return canvas.shown(
+      sample.image,
+      sample.value_range,
+      slope=sample.rescale_slope,
+      intercept=sample.rescale_intercept,
+      inverted=sample.photometric == "MONOCHROME1",
+    )
+  levels = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+  colour = levels[..., ::-1] if levels.ndim == 3 else levels[..., None]
+  return colour.astype(np.float32) / np.iinfo(levels.dtype).max

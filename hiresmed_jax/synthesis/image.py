@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hiresmed_jax.data import writers
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas, places
@@ -20,7 +21,7 @@ from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import NoLesion
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import body, candidates, paper
-from hiresmed_jax.synthesis import fitting, insert
+from hiresmed_jax.synthesis import export, fitting, insert
 from hiresmed_jax.synthesis.background import Background, Maker
 from hiresmed_jax.synthesis.request import Request
 
@@ -46,6 +47,8 @@ class Setting(NamedTuple):
     user_mask: bool[H, W], True where the user forbids lesions; None: nowhere.
     clock: times the stages.
     substitute: gives a lesion where `lesions` has none; None: that image cannot be made.
+    look: how PNG show the images.
+    classes: of the labels.
   """
 
   request: Request
@@ -59,6 +62,8 @@ class Setting(NamedTuple):
   user_mask: np.ndarray | None
   clock: Clock = nullcontext
   substitute: fitting.Source | None = None
+  look: export.Look = export.Look()
+  classes: writers.Classes = writers.ONE_CLASS
 
 
 class Made(NamedTuple):

@@ -9,6 +9,8 @@ from hiresmed_jax.ops import insertion
 
 BACKGROUNDS = ("reconstruction", "real")
 FORMATS = ("png", "dicom")
+DEPTHS = (8, 16)
+LAYOUTS = ("ultralytics", "coco", "nnunet")
 MASKS = ("forbidden", "allowed")
 SOURCES = ("singan", "copy", "parametric")
 ON_EMPTY = ("fail", "copy", "parametric")
@@ -42,6 +44,10 @@ class Request(NamedTuple):
       fitted to them ("parametric").
     backgrounds: image i is made on background i modulo this; None: each draws its own.
     on_empty: where the bank gives no lesion: "fail", or take one of another source.
+    depth: bits of PNG.
+    window: (low, high) in rescaled units that PNG show, "own": each image's own display range;
+      None: one window that holds those of all.
+    layout: whose folder it is: of "ultralytics", "coco", "nnunet".
   """
 
   num: int
@@ -59,6 +65,9 @@ class Request(NamedTuple):
   source: str = "singan"
   backgrounds: int | None = None
   on_empty: str = "fail"
+  depth: int = 8
+  window: tuple[float, float] | str | None = None
+  layout: str = "ultralytics"
 
   def identity(self) -> dict[str, Any]:
     """What images already made must agree on, for JSON."""
@@ -90,8 +99,13 @@ def checked(request: Request) -> Request:
   """
   points, (low, high) = len(request.at), request.lesion_counts()
   blends = (None, *insertion.MODES)
-  known = {"background": BACKGROUNDS, "source": SOURCES, "format": FORMATS, "blend": blends}
-  known["on_empty"] = ON_EMPTY
+  known: dict[str, Any] = {
+    "background": BACKGROUNDS,
+    "source": SOURCES,
+    "format": FORMATS,
+    "blend": blends,
+  }
+  known |= {"on_empty": ON_EMPTY, "depth": DEPTHS, "layout": LAYOUTS}
   for name, words in known.items():
     if getattr(request, name) not in words:
       raise UserError(f"{name}={getattr(request, name)!r}: use {', '.join(map(repr, words))}")
@@ -129,6 +143,15 @@ def checked(request: Request) -> Request:
     raise UserError(f"--mask: its pixels are {' or '.join(MASKS)}, not {request.mask[1]!r}")
   if request.mask and not request.mask[0].is_file():
     raise UserError(f"--mask {request.mask[0]} is not a file")
+  if request.window not in (None, "own"):
+    ends = request.window
+    if isinstance(ends, str) or not -math.inf < ends[0] < ends[1] < math.inf:
+      raise UserError(f"--window {ends}: use LOW,HIGH with LOW below HIGH, or own")
+  if request.format == "dicom":
+    if request.depth != 8 or request.window is not None:
+      raise UserError("--depth and --window are for PNG: DICOM files keep the stored values")
+    if request.layout == "nnunet":
+      raise UserError("--layout nnunet is of PNG files: leave out --format dicom")
   if request.blend and request.paper and request.blend != "paper":
     raise UserError(f"--paper blends as the paper does: leave out --blend {request.blend}")
   return request._replace(lesions=(low, high))

@@ -18,7 +18,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.runtime import config
 from hiresmed_jax.runtime.progress import Progress
-from hiresmed_jax.synthesis import background, fitting, folder, image
+from hiresmed_jax.synthesis import background, export, fitting, folder, image
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
 
@@ -73,6 +73,10 @@ def assemble(
   prior, prior_label = places.open_prior(values.prior, run, fingerprint, dtype=dtype)
   danger, danger_label = places.open_danger(values.danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
+  look = export.look_of(request, source)
+  classes, joined = export.classes_of(dataset.card)
+  if joined:
+    say(joined)
   identity = {
     "request": request.identity() | {"mask": digest},
     "config": {key: value for key, value in values.to_dict().items() if key != "workers"},
@@ -81,10 +85,13 @@ def assemble(
     "lesions": lesions_label,
     "places": prior_label,
     "forbidden": danger_label,
+    "window": look.window,
+    "classes": [classes.numbers, classes.lesion],
   }
   setting = Setting(
-    request, values, source, found, maker, lesions, prior, danger, mask, substitute=substitute
-  )
+    request, values, source, found, maker, lesions, prior, danger, mask,
+    substitute=substitute, look=look, classes=classes,
+  )  # fmt: skip
   return setting, identity
 
 
@@ -164,10 +171,10 @@ def write_missing(
     turn, index = turn_and_index
     try:
       made = make(setting, index, devices[turn % len(devices)])
+      with setting.clock("write"):
+        folder.write(out, made, setting, token=token)
     except UserError as mistake:
       return f"image {index}: {mistake}"
-    with setting.clock("write"):
-      folder.write(out, made, form=setting.request.format, token=token)
     return None
 
   done = len(wanted) - len(missing)

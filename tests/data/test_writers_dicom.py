@@ -66,6 +66,11 @@ def test_our_reader_takes_it_back(tmp_path):
   assert sample.spacing_mm == (0.7, 0.9)
 
 
+def test_spacing_has_the_digits_that_it_was_given_with(tmp_path):
+  path = save(tmp_path, pixels(), spacing_mm=tuple(np.float32([0.3, 0.139]).tolist()))
+  assert [str(side) for side in pydicom.dcmread(path).PixelSpacing] == ["0.3", "0.139"]
+
+
 @pytest.mark.parametrize(
   ("image", "changes"),
   [
@@ -91,7 +96,10 @@ def test_it_says_that_it_is_synthetic_and_nothing_of_anyone(tmp_path):
   assert dataset.SOPClassUID.name == "Secondary Capture Image Storage"
   assert (str(dataset.PatientName), dataset.PatientID) == ("SYNTHETIC^000003", "SYNTHETIC-000003")
   assert dataset.DerivationDescription == ABOUT.derivation
-  assert dataset.ContributingEquipmentSequence[0].Manufacturer == "hiresmed_jax"
+  (equipment,) = dataset.ContributingEquipmentSequence
+  assert equipment.Manufacturer == "hiresmed_jax"
+  assert equipment.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Synthesizing Equipment"
+  assert "BurnedInAnnotation" not in dataset  # nobody has looked
   elements = list(dataset.iterall())
   assert not any(element.tag.is_private for element in elements)
   assert not any(element.value for element in elements if element.VR in ("DA", "DT", "TM"))

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools import mask as coco_masks
 
 from hiresmed_jax import files
 from hiresmed_jax.data import writers
@@ -17,12 +18,13 @@ from tests.data.readers.label_files import boxes as boxes_in
 BOXES = [(3.0, 4.0, 9.0, 8.0), (0.0, 0.0, 1.0, 2.0)]
 
 
-@given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_run_lengths_undone_are_the_mask(mask):
-  counts = writers.run_lengths(mask)
-  values = np.arange(len(counts)) % 2 == 1
-  np.testing.assert_array_equal(np.repeat(values, counts).reshape(mask.shape, order="F"), mask)
-  assert all(count > 0 for count in counts[1:])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=90)))
+def test_run_lengths_are_those_of_pycocotools(mask):
+  given_back = {"size": list(mask.shape), "counts": writers.run_lengths(mask)}
+  np.testing.assert_array_equal(coco_masks.decode(given_back), mask)
+  encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+  assert encoded["counts"].decode() == given_back["counts"]
 
 
 def test_coco_is_read_back(tmp_path):
@@ -49,16 +51,27 @@ def test_our_own_readers_of_boxes_agree(tmp_path, form):
     files.write(labels / "a.txt", writers.yolo_labels(BOXES, height=20, width=30))
   else:
     labels = tmp_path / "annotations.json"
-    lesions = [{"box": box, "area": 1, "counts": [600]} for box in BOXES]
+    lesions = [
+      {"box": box, "area": 1, "counts": writers.run_lengths(np.zeros((20, 30), bool))}
+      for box in BOXES
+    ]
     entry = {"id": 1, "file_name": "a.png", "height": 20, "width": 30, "lesions": lesions}
     labels.write_bytes(writers.coco([entry]))
   found = boxes_in(labels / "a.txt" if form == "yolo" else labels, form, 30, 20)
   np.testing.assert_allclose(found, BOXES, atol=1e-5)
 
 
-def test_data_yaml_can_be_read():
-  content = yaml.safe_load(writers.yolo_dataset(name="kidney: stone"))
-  assert content == {"train": "images", "val": "images", "names": {0: "kidney: stone"}}
+def test_data_yaml_has_the_users_classes_and_real_images_alone_validate():
+  classes = writers.Classes({"kidney": 0, "kidney: stone": 2}, "kidney: stone")
+  plain, with_real = (
+    yaml.safe_load(writers.yolo_dataset(classes, val=val)) for val in (None, "real/images")
+  )
+  names = {0: "kidney", 1: "class 1", 2: "kidney: stone"}
+  assert plain == {"train": "images", "names": names}
+  assert with_real == {"train": "images", "val": "real/images", "names": names}
+  assert classes.categories() == {"kidney": 1, "kidney: stone": 3}
+  own = writers.Classes({"bone": 7, "stone": 3}, "stone", coco=True)
+  assert (own.yolo(), own.categories()) == ({"stone": 0, "bone": 1}, {"bone": 7, "stone": 3})
 
 
 def test_a_manifest_is_json_whatever_is_in_it():

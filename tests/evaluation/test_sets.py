@@ -193,7 +193,7 @@ def test_what_synthesize_writes_is_understood(tmp_path, data, base):
   folder.claim(tmp_path, {"request": {"seed": 0}})
   setting = drawn.setting(data, num=2, maker=Untouched())
   assert run.write_missing(setting, tmp_path, token="token", workers=1) == []
-  folder.gather(tmp_path)
+  folder.gather(tmp_path, setting)
   found = sets.open_set("s", tmp_path, base, option="--synthetic")
   assert found.kind == "synthetic, backgrounds: real"
   assert found.longest == max(drawn.SHAPE)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK
+from pycocotools import mask as coco_masks
 
 from hiresmed_jax.data import transforms
 from hiresmed_jax.errors import UserError
@@ -27,7 +28,7 @@ IDENTITY = {"request": {"seed": 0}, "data": "a fingerprint"}
 def make(setting, out: Path, **options) -> list[str]:
   folder.claim(out, IDENTITY)
   failures = run.write_missing(setting, out, token="token", **{"workers": 1, **options})
-  folder.gather(out)
+  folder.gather(out, setting)
   return failures
 
 
@@ -65,6 +66,7 @@ def test_the_same_bytes_on_one_device_and_on_three(prepared, by_a_network, tmp_p
   assert len(contents(one)) == 4 * 6 + 4
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_what_is_written_belongs_together(prepared, tmp_path):
   assert make(drawn.setting(*prepared["none"]), tmp_path / "out") == []
   out = tmp_path / "out"
@@ -76,14 +78,13 @@ def test_what_is_written_belongs_together(prepared, tmp_path):
     twin = cv2.imread(str(out / facts["twin"]), cv2.IMREAD_UNCHANGED)
     mask = cv2.imread(str(out / facts["mask"]), cv2.IMREAD_UNCHANGED)
     assert picture.shape == twin.shape == mask.shape == drawn.SHAPE
-    assert (entry["file_name"], mask.dtype) == (facts["image"], np.uint16)
+    assert (f"images/{entry['file_name']}", mask.dtype) == (facts["image"], np.uint16)
     lines = (out / "labels" / f"{facts['index']:06d}.txt").read_text().splitlines()
     annotations = [a for a in coco["annotations"] if a["image_id"] == entry["id"]]
     assert len(lines) == len(annotations) == len(facts["lesions"]) == mask.max()
     for annotation, lesion in zip(annotations, facts["lesions"]):
-      counts = annotation["segmentation"]["counts"]
-      runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-      np.testing.assert_array_equal(runs.reshape(drawn.SHAPE, order="F"), mask == lesion["id"])
+      decoded = coco_masks.decode(annotation["segmentation"])
+      np.testing.assert_array_equal(decoded, mask == lesion["id"])
       assert annotation["area"] == (mask == lesion["id"]).sum()
       x, y, width, height = annotation["bbox"]
       assert lesion["box"] == [x, y, x + width, y + height]
@@ -136,12 +137,12 @@ def test_an_image_that_cannot_be_made_is_a_line_and_the_others_are_made(prepared
 
 
 def test_dicom_is_read_by_another_reader(prepared, tmp_path):
-  plain, out = tmp_path / "plain", tmp_path / "out"
-  make(drawn.setting(*prepared["ct"], num=1), plain)
-  make(drawn.setting(*prepared["ct"], num=1, format="dicom"), out)
+  out, setting = tmp_path / "out", drawn.setting(*prepared["ct"], num=1, format="dicom")
+  make(setting, out)
   read = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "images" / "000000.dcm")))[0]
-  stored = cv2.imread(str(plain / "images" / "000000.png"), cv2.IMREAD_UNCHANGED)
-  np.testing.assert_array_equal(read, stored.astype(np.float64) - 32768)
+  made = run.make(setting, 0, jax.devices()[0])
+  np.testing.assert_array_equal(read, made.image[..., 0].astype(np.float64) - 32768)
+  assert not (out / "data.yaml").exists()
 
 
 def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeypatch):
@@ -149,7 +150,7 @@ def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeyp
   monkeypatch.setattr(folder, "image_grid", lambda path, rows, **more: said.update(more))
   for form in ("png", "dicom"):
     make(drawn.setting(*prepared["none"], format=form), tmp_path / form)
-    records = folder.gather(tmp_path / form)
+    records = folder.gather(tmp_path / form, drawn.setting(*prepared["none"], format=form))
     assert folder.draw_contact_sheet(tmp_path / form, records).parent == tmp_path / form
     assert all("SYNTHETIC" in title for title in said["columns"])
     assert "SYNTHETIC" in said["footer"]
@@ -170,6 +171,9 @@ def test_a_folder_belongs_to_one_request(tmp_path):
   (mine / "thesis.txt").write_text("years of work")
   with pytest.raises(UserError, match="holds no images of this program"):
     folder.claim(mine, IDENTITY, overwrite=True)
+  (out / "request.json").write_text(json.dumps({**IDENTITY, "version": 1}))
+  with pytest.raises(UserError, match=r"another version .* --out, or --overwrite"):
+    folder.claim(out, IDENTITY)
   (out / "request.json").write_text("{")
   with pytest.raises(UserError, match="damaged"):
     folder.claim(out, IDENTITY)

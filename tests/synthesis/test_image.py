@@ -229,8 +229,8 @@ def test_where_the_bank_gives_none_another_source_does_and_it_is_labelled(prepar
   assert np.abs(made.image - made.twin.astype(float))[mine].mean() > 10
   assert made.boxes[1] == tuple(facts[1]["tight_box"])
   folder.claim(tmp_path / "out", {})
-  folder.write(tmp_path / "out", made, form="png", token="token")
-  assert folder.substitutes(folder.gather(tmp_path / "out")) == (1, 3)
+  folder.write(tmp_path / "out", made, setting, token="token")
+  assert folder.substitutes(folder.gather(tmp_path / "out", setting)) == (1, 3)
 
   with pytest.raises(NoLesion, match="the bank gave no lesion: do something else"):
     make(setting._replace(lesions=Empty(found), substitute=None), 0)

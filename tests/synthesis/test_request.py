@@ -55,6 +55,10 @@ def test_flags_become_plain_values(tmp_path):
     ("--shams -1", "--shams -1: use 0 or more"),
     ("--seed 4294967296", "--seed 4294967296: use 0 to"),
     ("--paper --blend ct", "leave out --blend ct"),
+    ("--window 3", "--window 3: write LOW,HIGH, or own"),
+    ("--window 9,3", "LOW below HIGH"),
+    ("--depth 16 --format dicom", "are for PNG"),
+    ("--layout nnunet --format dicom", "is of PNG files"),
     ("--lesion-source copy --on-empty copy", "--on-empty copy is for --lesion-source singan"),
   ],
 )

@@ -7,7 +7,7 @@ counting from 1 make, is clipped.
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -51,6 +51,7 @@ class Label:
     size: (width, height) of the image that was labelled; None when it is not told.
     in_shares: positions are shares of the image's width and height, not pixels.
     refused: why the label cannot be used; "" when it can.
+    numbers: of the classes, by name, where the format has numbers.
   """
 
   name: str
@@ -59,6 +60,7 @@ class Label:
   size: tuple[int, int] | None = None
   in_shares: bool = False
   refused: str = ""
+  numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def boxes_of(label: Label, marks: Sequence[Mark], width: int, height: int) -> np.ndarray:

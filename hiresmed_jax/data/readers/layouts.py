@@ -47,7 +47,7 @@ def yolo(path: Path, name: str, classes: Sequence[str]) -> list[Label]:
     name: of the image.
     classes: names of the classes; a number beyond them is its own name.
   """
-  marks = []
+  marks, numbers = [], {title: number for number, title in enumerate(classes)}
   for line_number, line in enumerate(text_of(path).splitlines(), start=1):
     fields = line.split()
     if not fields:
@@ -62,12 +62,13 @@ def yolo(path: Path, name: str, classes: Sequence[str]) -> list[Label]:
     if max(map(abs, shares if is_outline else shares[:4])) > 2.0:
       raise BadBoxes(f"{where} is not in shares of the image (0 to 1); are these pixels?")
     title = classes[int(label)] if label < len(classes) else str(int(label))
+    numbers[title] = int(label)
     if is_outline:
       marks.append(Mark(title, None, where, [shares]))
     else:
       cx, cy, w, h = shares[:4]
       marks.append(Mark(title, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), where))
-  return [Label(name, path, tuple(marks), in_shares=True)]
+  return [Label(name, path, tuple(marks), in_shares=True, numbers=numbers)]
 
 
 def voc(path: Path, name: str) -> list[Label]:
@@ -149,7 +150,10 @@ def coco(path: Path) -> list[Label]:
     title = classes.get(category, str(category))
     found[image].append(Mark(title, corners, where, _more_than(corners, outline)))
   _check_pixels(found, whole)
-  return [Label(name, path, tuple(found[key]), whole[key]) for key, name in names.items()]
+  numbers = {name: number for number, name in classes.items() if isinstance(number, int)}
+  return [
+    Label(name, path, tuple(found[key]), whole[key], numbers=numbers) for key, name in names.items()
+  ]
 
 
 def _more_than(corners: Sequence[float] | None, outline: Any) -> Any:

@@ -77,7 +77,11 @@ def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Lab
 
 
 def _check_order(labels: Sequence[Label]) -> None:
-  """Raises UserError where YOLO's numbers, in all labels, are two corners."""
+  """Raises UserError where YOLO's numbers are two corners, or other labels' are shares."""
+  in_pixels = [label for label in labels if not label.in_shares]
+  pixels = np.array([mark.corners for label in in_pixels for mark in label.marks if mark.corners])
+  if pixels.size and pixels.max() <= 1.0 and (pixels != np.rint(pixels)).any():
+    raise UserError("the labels give boxes in shares of the image (0 to 1): write them in pixels")
   corners = np.array(
     [mark.corners for label in labels if label.in_shares for mark in label.marks if mark.corners]
   ).reshape(-1, 4)
@@ -203,6 +207,11 @@ class Annotations:
     if not np.isfinite(sample.spacing_mm).all():
       found["spacing_mm"] = self.spacing_mm
     return dataclasses.replace(sample, **found)
+
+  def goes_beyond(self, image: str, pages: int) -> bool:
+    """Whether a label or a mask is of a page, frame or slice that an image does not hold."""
+    own = (self.labels, self.lesion_masks, self.host_masks, self.forbidden_masks)
+    return any((page or 0) >= pages for items in own for page in items.get(image, {}))
 
   def _of_label(self, label: Label, sample: Sample, image: str) -> dict[str, Any]:
     height, width = sample.image.shape[:2]

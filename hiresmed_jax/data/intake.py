@@ -69,9 +69,13 @@ class Intake:
       yield from self._read_lidc(files, refuse, advance)
       files = ()
     for path in files:
+      image, pages = path.relative_to(self.root).as_posix(), 0
       try:
         for sample in map(self._fitting, self._open(path)):
-          yield self._known(sample, path.relative_to(self.root).as_posix())
+          yield self._known(sample, image)
+          pages += 1
+        if self.annotations.goes_beyond(image, pages):
+          refuse(path, "has labels or masks of pages, frames or slices that it does not hold")
       except Unreadable as reason:
         refuse(path, reason)
       else:

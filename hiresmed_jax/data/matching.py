@@ -126,7 +126,7 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
       third page, frame or slice of `stack`.
     paths: relative paths of the images, all different.
   """
-  known = [_parsed(image, of_image=True) for image in paths]
+  known = [_parsed(image) for image in paths]
   # By the last part, and by the whole path, which spares a search among equal last parts.
   index: tuple[dict[Any, list[int]], ...] = tuple(collections.defaultdict(list) for _ in range(5))
   for number, image in enumerate(known):
@@ -134,7 +134,8 @@ def match(names: Sequence[str], paths: Sequence[str]) -> Matched:
       index[level][form].append(number)
       if level < _STRICT:
         index[level][image.folders, form].append(number)
-  asked = [_parsed(name) for name in names]
+  hashed = frozenset(form for image in known for form in image.forms[:_STRICT] if "#" in form)
+  asked = [_parsed(name, hashed) for name in names]
   shared = _shared_folders(known), _shared_folders(asked)
   claims: dict[tuple[int, int | None], list[tuple[tuple[int, int], int]]] = collections.defaultdict(
     list
@@ -170,12 +171,15 @@ def attach(
   return found, Use(what, len(items), *lost)
 
 
-def _parsed(text: str, *, of_image: bool = False) -> _Name:
+def _parsed(text: str, hashed: frozenset[str] | None = None) -> _Name:
+  """A name; of an image where `hashed`, names of images with a # that tells no page, is None."""
+  of_image = hashed is None
   text = unicodedata.normalize("NFC", text).replace("\\", "/")
   parts = [part for part in text.split("/") if part not in ("", ".", "..")] or [""]
   folders = tuple(part for part in parts[:-1] if part.casefold() not in ROLES)
   last, page = parts[-1], None
-  if not of_image and (of_page := _PAGE.fullmatch(stem_of(last))):
+  own = hashed is None or not hashed.isdisjoint((last, stem_of(last)))
+  if not own and (of_page := _PAGE.fullmatch(stem_of(last))):
     last, page = of_page.group(1), int(of_page.group(2))
   stem = stem_of(last)
   loose = _CHANNEL.sub("", stem) if of_image else MASK_ENDING.sub("", _HASH.sub("", stem))

@@ -121,6 +121,8 @@ def outline_of(mark: Mark, height: int, width: int, scale: tuple[float, float] =
         shape = coco_masks.frPyObjects(shape, height, width)
       return _decoded(shape) > 0
     turned = [(np.reshape(p, (-1, 2)) * scale).ravel().tolist() for p in shape]
+    if min(map(len, turned), default=0) < 6:
+      raise ValueError
     return _decoded(coco_masks.frPyObjects(turned, height, width)).any(-1)
   except (KeyError, TypeError, ValueError) as error:
     raise BadBoxes(f"{mark.where} has a mask that cannot be read") from error

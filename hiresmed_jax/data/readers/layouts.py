@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -191,8 +192,9 @@ def labelstudio(path: Path) -> list[Label]:
   labels = []
   for task in json.loads(text_of(path)):
     data = task["data"] if isinstance(task.get("data"), dict) else {}
-    name = next((v for v in data.values() if isinstance(v, str) and "/" in v), "")
-    name = (name or str(task.get("file_upload", ""))).rpartition("?d=")[2]
+    texts = [text for text in data.values() if isinstance(text, str)]
+    name = next((text for text in texts if "/" in text), "") or str(task.get("file_upload") or "")
+    name = unquote((name or "".join(texts[:1])).rpartition("?d=")[2])
     done = [one for one in task.get("annotations", ()) if not one.get("was_cancelled")]
     if not done:
       continue
@@ -237,7 +239,7 @@ def labelme(path: Path, name: str) -> list[Label]:
 
 
 _COLUMNS = {
-  "image": ("image_id", "patientid", "image", "file_name", "filename", "path"),
+  "image": ("image_id", "patientid", "image", "file_name", "filename", "img_name", "path"),
   "class": ("class_name", "label", "class", "target"),
   "x1": ("x_min", "xmin", "x1", "x"), "y1": ("y_min", "ymin", "y1", "y"),
   "x2": ("x_max", "xmax", "x2"), "y2": ("y_max", "ymax", "y2"),
@@ -248,22 +250,31 @@ _COLUMNS = {
 def table(path: Path) -> list[Label]:
   """A CSV with a row a box, as VinDr-CXR (x_min ... y_max) and RSNA (x, y, width, height).
 
-  A row without numbers, such as `No finding`, says that the image is negative.
+  A row without numbers, such as `No finding`, or with zeros alone, says that the image is negative.
+  Width and height beside two corners are those of the image, where they are not the box's.
   """
   rows = csv.DictReader(io.StringIO(text_of(path)))
   column = _columns(rows.fieldnames or ())
   has_ends = "x2" in column
   found: dict[str, list[Mark]] = defaultdict(list)
+  sizes: dict[str, tuple[int, int]] = {}
   for line, row in enumerate(rows, start=2):
-    where, marks = f"line {line}", found[(row[column["image"]] or "").strip()]
+    name = (row[column["image"]] or "").strip()
+    where, marks = f"line {line}", found[name]
     keys = ("x1", "y1", "x2", "y2") if has_ends else ("x1", "y1", "w", "h")
     texts = [(row[column[key]] or "").strip() for key in keys]
     if not any(texts) or {text.lower() for text in texts} == {"nan"}:
       continue
     x, y, a, b = (number_of(text, where) for text in texts)
+    if not any((x, y, a, b)):
+      continue
+    if has_ends and {"w", "h"} <= column.keys():
+      w, h = (number_of(row[column[key]], where) for key in ("w", "h"))
+      if abs(w - (a - x)) > 1 or abs(h - (b - y)) > 1:
+        sizes[name] = size_of(w, "width"), size_of(h, "height")
     title = (row[column["class"]] or "").strip() if "class" in column else "lesion"
     marks.append(Mark(title, (x, y, a, b) if has_ends else (x, y, x + a, y + b), where))
-  return [Label(name, path, tuple(dict.fromkeys(marks))) for name, marks in found.items()]
+  return [Label(n, path, tuple(dict.fromkeys(m)), sizes.get(n)) for n, m in found.items()]
 
 
 def _columns(header: Iterable[str]) -> dict[str, str]:
@@ -353,7 +364,8 @@ def class_names(folders: Sequence[Path]) -> list[str]:
   for folder in folders:
     for path in (folder / "classes.txt", *sorted(folder.glob("*.names"))):
       if path.is_file():
-        return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+        lines = text_of(path).rstrip().splitlines()
+        return [line.strip() or str(number) for number, line in enumerate(lines)]
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
       try:
         names = (yaml.safe_load(text_of(path)) or {}).get("names")

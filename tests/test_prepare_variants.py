@@ -1,0 +1,87 @@
+"""Variants of labels, masks and tables that tools write: read right, or refused by a line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hiresmed_jax.errors import UserError
+from tests.test_prepare_sources import BOX, YOLO, H, W, check, coco, draw, ready, write
+
+X1, Y1, X2, Y2 = BOX
+
+
+def pictures(root: Path, *names: str) -> None:
+  draw(*(root / "images" / f"{name}.png" for name in names))
+
+
+def test_hash_in_a_name(tmp_path):
+  """`a#1` is the image of that name where there is one, else the second page of `a`."""
+  pictures(tmp_path / "in", "a", "a#1", "b#7")
+  for name in ("a", "a#1", "b#7"):
+    write(tmp_path / "in/labels" / f"{name}.txt", YOLO)
+  check(ready(tmp_path), 3)
+  for name in ("a", "b"):
+    (tmp_path / f"in/images/{name}.png").write_bytes((tmp_path / "in/images/b#7.png").read_bytes())
+  (tmp_path / "in/images/b#7.png").unlink()
+  card, _ = ready(tmp_path)
+  assert (card["unknown"], sum(card["skipped"].values())) == (1, 1)
+
+
+def test_class_lines_keep_their_numbers(tmp_path):
+  pictures(tmp_path / "in", "a")
+  write(tmp_path / "in/labels/a.txt", "2" + YOLO[1:])
+  write(tmp_path / "in/classes.txt", "kidney\n\nstone\n\n")
+  assert check(ready(tmp_path), 1)["source"]["classes"] == {"stone": 1}
+
+
+@pytest.mark.parametrize(
+  ("header", "row"),
+  [
+    ("img_name,x,y,width,height,label", f"a.png,{X1},{Y1},{X2 - X1},{Y2 - Y1},1"),
+    ("filename,width,height,class,xmin,ymin,xmax,ymax", f"a.png,{W},{H},s,{X1},{Y1},{X2},{Y2}"),
+    ("image,xmin,ymin,xmax,ymax,w,h", f"a,{X1},{Y1},{X2},{Y2},{X2 - X1},{Y2 - Y1}"),
+  ],
+)
+def test_tables_of_boxes(tmp_path, header, row):
+  pictures(tmp_path / "in", "a")
+  write(tmp_path / "in/boxes.csv", f"{header}\n{row}\n")
+  check(ready(tmp_path), 1)
+
+
+def test_zeros_in_a_table_are_negative(tmp_path):
+  pictures(tmp_path / "in", "a", "b")
+  rows = f"a.png,{X1},{Y1},{X2 - X1},{Y2 - Y1},1\nb.png,0,0,0,0,0\n"
+  write(tmp_path / "in/boxes.csv", f"img_name,x,y,width,height,label\n{rows}")
+  card, _ = ready(tmp_path)
+  assert (card["boxes"], card["unknown"], card["images"]) == (1, 0, 2)
+
+
+def test_labels_in_wrong_units_are_refused(tmp_path):
+  pictures(tmp_path / "in", "a")
+  shares = ",".join(str(n) for n in (X1 / W, Y1 / H, X2 / W, Y2 / H))
+  for text, words in (
+    (f"image,xmin,ymin,xmax,ymax\na,{shares}\n", "shares of the image"),
+    (f"image,xmin,ymin,xmax,ymax,width,height\na,{X1},{Y1},{X2},{Y2},64,48\n", "resized"),
+  ):
+    write(tmp_path / "in/boxes.csv", text)
+    with pytest.raises(UserError, match=words):
+      ready(tmp_path)
+
+
+def test_empty_outline_is_refused(tmp_path):
+  pictures(tmp_path / "in", "a")
+  coco(tmp_path / "in/annotations.json", "a.png", segmentation=[[]])
+  with pytest.raises(UserError, match="cannot be read"):
+    ready(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a b.png", "/data/local-files/?d=my%20set%2Fa%20b.png"])
+def test_names_of_label_studio(tmp_path, name):
+  pictures(tmp_path / "in", "a b")
+  value = {"x": 100 * X1 / W, "y": 100 * Y1 / H, "width": 100 * (X2 - X1) / W}
+  value |= {"height": 100 * (Y2 - Y1) / H, "rectanglelabels": ["stone"]}
+  result = {"type": "rectanglelabels", "value": value}
+  task = {"data": {"image": name}, "annotations": [{"result": [result]}]}
+  write(tmp_path / "in/export.json", json.dumps([task]))
+  check(ready(tmp_path), 1)

@@ -232,20 +232,26 @@ def _digest(path: Path) -> list[int]:
   return [size, checksum]
 
 
-def read_json(
-  path: Path, kinds: Mapping[str, type | tuple[type, ...]], *, cure: str = ""
-) -> dict[str, Any]:
-  """The object in a JSON file, in which the keys of `kinds` are there and of these types.
+def read_json(path: Path, kinds: Mapping[str, Any], *, cure: str = "") -> dict[str, Any]:
+  """The object in a JSON file, in which the keys of `kinds` are there.
+
+  Their values are of these types; of an object, the kinds of its keys may be given instead.
 
   Raises:
     UserError: it is damaged, or some other file; `cure` is what the user does about it.
   """
   try:
     content = json.loads(path.read_bytes())
-    if isinstance(content, dict) and all(
-      isinstance(content.get(key), kind) for key, kind in kinds.items()
-    ):
+    if _fits(content, kinds):
       return content
   except (ValueError, RecursionError):
     pass
   raise UserError(f"{path} is damaged, or no file of this program" + (f": {cure}" if cure else ""))
+
+
+def _fits(content: Any, kinds: Any) -> bool:
+  if not isinstance(kinds, Mapping):
+    return isinstance(content, kinds)
+  return isinstance(content, dict) and all(
+    key in content and _fits(content[key], kind) for key, kind in kinds.items()
+  )

@@ -22,13 +22,9 @@ SCHEMA_VERSION = 2  # 2: labelled, host_mask
 FIELDS_AS_THEY_WERE: dict[str, Any] = {"labelled": True, "host_mask": b""}
 CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}, "source": {}}
 # What every card has.
-CARD_KINDS: dict[str, type] = {
-  **dict.fromkeys(("images", "groups", "boxes", "channels", "bits"), int),
-  "name": str,
-  "fingerprint": str,
-  "splits": dict,
-  "audit": dict,
-}
+CARD_KINDS: dict[str, Any] = dict.fromkeys(("images", "groups", "boxes", "channels", "bits"), int)
+CARD_KINDS |= {"name": str, "fingerprint": str}
+CARD_KINDS |= {"splits": dict.fromkeys(SPLITS, int), "audit": {"images": dict}}
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 

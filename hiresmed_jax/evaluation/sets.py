@@ -106,7 +106,7 @@ def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
       for lesion in line["lesions"]
       if lesion.get("donor_group")
     }
-  except (ValueError, KeyError, TypeError, OSError) as error:
+  except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
     raise UserError(f"{path / MANIFEST} is damaged, or no file of this program") from error
   if not lines:
     raise UserError(f"{path} has no images yet: {MANIFEST} is empty")

@@ -158,9 +158,12 @@ def stored(values: Mapping[str, Any], where: Any = "it") -> dict[str, Any]:
   """A run's values by group as this version understands them; see `runtime.settings.upgraded`.
 
   Raises:
-    UserError: they have settings that this version does not know.
+    UserError: they have settings that this version does not know, or are no groups of values.
   """
-  upgraded = settings.upgraded(tables(), values)
+  try:
+    upgraded = settings.upgraded(tables(), values)
+  except (AttributeError, TypeError) as error:
+    raise UserError(f"the config in {where} is damaged, or of another program") from error
   unknown = sorted(dict(leaves(upgraded)).keys() - settings.keyed(tables()).keys())
   if unknown:
     raise UserError(f"{where} was made with a setting that this version lacks: {unknown[0]}")

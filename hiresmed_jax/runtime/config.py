@@ -83,7 +83,9 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 def _split(spec: str) -> tuple[str, str]:
-  name, _, argument = spec.partition(":")
+  name, colon, argument = spec.rpartition(":")
+  if not colon or "/" in argument or argument.endswith(".py"):  # the colon is of the path
+    return spec, "all"
   return name, argument.strip() or "all"
 
 

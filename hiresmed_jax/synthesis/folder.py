@@ -36,6 +36,10 @@ _CONTACT_SHEET = "contact_sheet.png"
 _SHEET_ROWS = 8
 _VERSION = 2  # 2: PNG as a person sees them, compressed run lengths
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real".split())
+# What every record has.
+_FACTS = {"index": int, "height": int, "width": int, "lesions": list}
+_KINDS = {"runs": list, "channels": int, "manifest": _FACTS}
+_CURE = "delete it, and the same command makes that image again"
 
 
 def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -153,7 +157,7 @@ def gather(out: Path, setting: Setting, *, has_real: bool = False) -> list[dict[
     files.write(out / "data.yaml", writers.yolo_dataset(classes, val=val))
   while True:
     paths = _records(out)
-    records = [json.loads(path.read_text()) for path in paths]
+    records = [files.read_json(path, _KINDS, cure=_CURE) for path in paths]
     lines = [writers.json_line(record["manifest"]) for record in records]
     files.write(out / MANIFEST, b"".join(lines))
     if request.layout == "nnunet":

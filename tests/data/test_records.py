@@ -344,9 +344,10 @@ def test_open_refuses_newer_schemas_and_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"card.json is damaged.*prepare the dataset again"):
       records.open_dataset(tmp_path / "out")
   (tmp_path / "out" / files.DIGESTS).unlink()
-  path.write_text(json.dumps({**card, "splits": []}))
-  with pytest.raises(UserError, match=r"card.json is damaged.*prepare the dataset again"):
-    records.open_dataset(tmp_path / "out")
+  for change in ({"splits": []}, {"splits": {"train": "1"}}, {"audit": {}}, {"images": None}):
+    path.write_text(json.dumps({**card, **change}))
+    with pytest.raises(UserError, match=r"card.json is damaged.*prepare the dataset again"):
+      records.open_dataset(tmp_path / "out")
 
 
 def test_damaged_records_are_one_line_where_they_are_read(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_loads_locks_and_makes_tuples(spec):
 def test_what_follows_the_colon_is_the_argument(spec):
   assert load_config(f"{spec}:danger,best").route == "danger,best"
   assert load_config(f"{spec}:").route == "all"
+
+
+def test_a_colon_in_a_folder_is_of_the_path(spec, tmp_path):
+  (tmp_path / "a:b").mkdir()
+  shutil.copy(spec, tmp_path / "a:b" / "toy.py")
+  assert load_config(f"{tmp_path}/a:b/toy.py").route == "all"
+  assert load_config(f"{tmp_path}/a:b/toy.py:danger").route == "danger"
 
 
 def test_overrides_in_order(spec):

@@ -115,6 +115,10 @@ def test_a_rerun_makes_only_what_is_missing(prepared, tmp_path):
   assert contents(out) == whole
   kept = [path for path, time in times.items() if path.stat().st_mtime_ns == time]
   assert sorted(path.name for path in kept) == ["000000.png", "000002.png"]
+  for damage in ("", "[]", '{"manifest": {}, "runs": [], "channels": 1}'):
+    (out / "records" / "000001.json").write_text(damage)
+    with pytest.raises(UserError, match=r"000001.json is damaged.*: delete it, and the same com"):
+      folder.gather(out, setting)
 
 
 def test_shards_make_the_whole_without_overlap(prepared, tmp_path):

@@ -173,6 +173,7 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
     labels=None if options.kind == "lidc" else options.labels,
     masks_folder=options.masks,
     leave_out=[folder for folder in (options.hosts, options.forbidden) if folder],
+    not_labels=[table for table in (options.groups, options.split) if table],
   )
   if found.kind == "lidc":
     _check_lidc(options)
@@ -180,6 +181,12 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
   if not options.allow_unused:
     for use in uses:
       use.check()
+    if found.unread:
+      shown = ", ".join(printable(path.name) for path in found.unread[:3])
+      raise UserError(
+        f"labels of no format that is read, as it looks: {len(found.unread)} ({shown}, ...). "
+        "--boxes FORMAT tells why, --allow-unused goes on without them"
+      )
   files = found.files
   if found.kind == "lidc" and options.labels:
     readings = listing.list_files(options.labels, "lidc")
@@ -187,6 +194,9 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
   intake = _as_most_are(intake, files, options, console)
   report = SourceReport()
   report.left_out += [(_below(path, source), why) for path, why in found.passed_over]
+  report.skipped += [
+    (_below(path, source), "looks like labels of no format that is read") for path in found.unread
+  ]
   report.skipped += [
     (name, f"is one of the {use.what} and {why}")
     for use in uses
@@ -239,10 +249,11 @@ def _intake(
   def masks_of(folder: Path | None, what: str) -> matching.ByImage:
     if folder is None:
       return {}
-    files = recognise.mask_files(folder, found.files)
+    files, other = recognise.mask_files(folder, found.files)
     own = [path.relative_to(folder).as_posix() for path in files]
     by_image, use = matching.attach(files, own, names, what)
-    uses.append(use)
+    lost = tuple(path.relative_to(folder).as_posix() for path in other)
+    uses.append(use._replace(found=use.found + len(lost), unused=use.unused + lost))
     return by_image
 
   labels = annotations.read_labels(found.labels, found.boxes, found.label_root)

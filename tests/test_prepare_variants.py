@@ -85,3 +85,71 @@ def test_names_of_label_studio(tmp_path, name):
   task = {"data": {"image": name}, "annotations": [{"result": [result]}]}
   write(tmp_path / "in/export.json", json.dumps([task]))
   check(ready(tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    ("labels/a.txt", YOLO.replace(" ", ",")),
+    ("labels/a.txt", YOLO.replace("0", "stone", 1)),
+    ("labels/a.png.json", '{"size": {}, "objects": []}'),
+    ("a.xml", "<drawing/>"),
+    ("boxes.csv", f"Image;x_min;y_min;x_max;y_max\na;{X1};{Y1};{X2};{Y2}\n"),
+    ("boxes.csv", f"Image Index,Finding,Bbox [x,y,w,h],,,\na.png,Mass,{X1},{Y1},3,3\n"),
+    ("boxes.csv", f"images/a.png,{X1},{Y1},{X2},{Y2},stone\n"),
+    ("via.json", '{"a.png9": {"regions": [{"shape_attributes": {"x": 3}}]}}'),
+    ("coco.json", '{"images": [], "annotations": [{"bbox": [3, '),
+  ],
+)
+def test_labels_that_are_not_understood_are_no_silence(tmp_path, name, text):
+  pictures(tmp_path / "in", "a")
+  write(tmp_path / "in" / name, text)
+  with pytest.raises(UserError, match="no format that is read"):
+    ready(tmp_path)
+  card, _ = ready(tmp_path, "--allow-unused")
+  assert (card["unknown"], sum(card["skipped"].values())) == (1, 1)
+
+
+def test_other_tables_are_no_labels(tmp_path):
+  pictures(tmp_path / "in", "a")
+  write(tmp_path / "in/groups.csv", "file,group,bbox\na,p,1\n")
+  write(tmp_path / "in/findings.csv", "image,finding,age\na.png,stone,50\n")
+  write(tmp_path / "in/about.json", '{"name": "stones", "images": 1}'.replace("images", "count"))
+  write(tmp_path / "in/notes.txt", "seen by two readers")
+  assert ready(tmp_path, "--groups", tmp_path / "in/groups.csv")[0]["unknown"] == 1
+
+
+def test_one_damaged_label_costs_its_image(tmp_path):
+  pictures(tmp_path / "in", "a", "b")
+  write(tmp_path / "in/labels/a.txt", YOLO)
+  write(tmp_path / "in/labels/b.txt", "damaged")
+  card = check(ready(tmp_path), 1)
+  assert sum(card["skipped"].values()) == 1
+
+
+def test_source_inside_the_folder_of_images(tmp_path):
+  draw(tmp_path / "in/images/train/a.png", tmp_path / "in/images/val/a.png")
+  write(tmp_path / "in/labels/train/a.txt", YOLO)
+  write(tmp_path / "in/labels/val/a.txt", "")
+  check(ready(tmp_path, source="in/images/train"), 1)
+
+
+@pytest.mark.parametrize("name", ["lesion_masks/a.png", "gt 2/a.png", "scans/mask_a.png"])
+def test_masks_are_no_images(tmp_path, name):
+  draw(tmp_path / "in/scans/a.png", tmp_path / "in" / name)
+  card, _ = ready(tmp_path)
+  assert (card["images"], sum(card["left_out"].values())) == (1, 1)
+
+
+def test_masks_of_other_suffixes_are_unused(tmp_path):
+  pictures(tmp_path / "in", "a", "b")
+  draw(tmp_path / "masks/a.png", tmp_path / "masks/b.bmp")
+  with pytest.raises(UserError, match="1 of 2 lesion masks"):
+    ready(tmp_path, "--masks", tmp_path / "masks")
+
+
+def test_a_split_names_a_group_without_images(tmp_path):
+  pictures(tmp_path / "in", "a", "b")
+  write(tmp_path / "split.csv", "group,split\na,train\nb,test\nbee,val\n")
+  card, _ = ready(tmp_path, "--split", tmp_path / "split.csv")
+  assert (card["images"], sum(card["skipped"].values())) == (2, 1)

@@ -202,6 +202,9 @@ class Annotations:
       found = other | found
       found["lesion_mask"], found["boxes"] = masks.match(mask, boxes)
       found["labelled"] = True
+      if label is not None and len(found["boxes"]) > len(boxes):
+        notes = found.get("notes", sample.notes)
+        found["notes"] = (*notes, "has lesions in its mask that its label lacks: each gets a box")
     if self.physics:
       found["physics"] = self.physics
     if not np.isfinite(sample.spacing_mm).all():

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -89,6 +89,10 @@ class Grouping:
     if found is None:
       raise Unreadable("has no row in the split file")
     return found
+
+  def without_images(self, groups: Iterable[str]) -> int:
+    """Number of the groups of a split by group that are none of `groups`."""
+    return len(set(self.split or ()) - set(groups)) if self.split_by_group else 0
 
 
 def default_group(image: str) -> Group:

@@ -83,6 +83,8 @@ class Intake:
         if quality is not None:
           report.jpeg_qualities[quality] += 1
       advance()
+    unseen = self.grouping.without_images(group for group, _, _ in self.groups.values())
+    report.skipped += [("--split", "names a group that has no image")] * unseen
     report.source |= {"read": len(self.groups), "groups": self._group_facts()}
 
   def _read_lidc(

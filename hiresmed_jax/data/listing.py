@@ -29,6 +29,7 @@ _BY_PRODUCTS = frozenset(
   "thumbs.db desktop.ini dicomdir ehthumbs.db picasa.ini lockfile version".split()
 )
 _PRIVATE = ".private"
+_MASK_START = re.compile(r"^(masks?|seg|segmentation|gt)[ _.-]", re.IGNORECASE)
 
 
 class Listing(NamedTuple):
@@ -117,13 +118,16 @@ def _why_not(name: str, kind: str) -> str:
 
 
 def _apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
-  """(images, masks): `a_mask.png` beside `a.png` or `a.jpg` is a mask."""
+  """(images, masks): `a_mask.png` or `mask_a.png` beside `a.png` or `a.jpg` is a mask."""
   stems = {(path.parent, matching.stem_of(path.name)) for path in files}
   masks = []
   for path in files:
     stem = matching.stem_of(path.name)
-    bare = matching.MASK_ENDING.sub("", re.sub(r"_\d+$", "", stem))
-    if bare != re.sub(r"_\d+$", "", stem) and (path.parent, bare) in stems:
+    numberless = re.sub(r"_\d+$", "", stem)
+    ends, starts = matching.MASK_ENDING.sub("", numberless), _MASK_START.sub("", stem)
+    if (ends != numberless and (path.parent, ends) in stems) or (
+      starts != stem and (path.parent, starts) in stems
+    ):
       masks.append(path)
   apart = set(masks)
   return [path for path in files if path not in apart], masks

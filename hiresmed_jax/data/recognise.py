@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,14 @@ _LABEL_SUFFIX = {
   "coco": ".json", "labelstudio": ".json", "labelme": ".json",
 }  # fmt: skip
 _LABEL_FOLDERS = ("labels", "annotations")
+# What files of boxes and outlines hold, of any tool.
+_TELLS_BOXES = re.compile(
+  rb"b(ounding|nd)?[ _]?box|[xy]_?(min|cent)|segmentation\"|shape_attr|\"exterior|<polygon"
+  rb"|(rectangle|polygon|brush|ellipse)labels|(^|[,;\t])x[,;\t](.*[,;\t])?y[,;\t\r\n]",
+  re.IGNORECASE,
+)
+_ROW_OF_BOX = re.compile(rb"[^,;\t]*\.(png|jpe?g|tiff?|dcm)([,;\t] ?[\d.]+){4}", re.IGNORECASE)
+_OTHER_PIXELS = (".npy", ".npz", ".mat", ".gif", ".bmp", ".webp", ".jp2", ".dcm")  # no masks here
 _MASK_FOLDERS = frozenset(
   "masks mask labels labelstr labelsts segmentations segmentation groundtruth gt annotations "
   "segmentationclass segmentationobject".split()
@@ -36,6 +45,7 @@ class Source(NamedTuple):
     label_root: folder that the names of label files are relative to.
     masks: folder of the lesion masks; None without them.
     map_names: classes of the values of label maps.
+    unread: files that look like labels, of no format that is read, where there are no others.
   """
 
   layout: str
@@ -48,6 +58,7 @@ class Source(NamedTuple):
   label_root: Path
   masks: Path | None
   map_names: dict[int, str]
+  unread: list[Path]
 
 
 def recognise(
@@ -58,6 +69,7 @@ def recognise(
   labels: Path | None = None,
   masks_folder: Path | None = None,
   leave_out: Iterable[Path] = (),
+  not_labels: Iterable[Path] = (),
 ) -> Source:
   """Looks at a folder.
 
@@ -68,6 +80,7 @@ def recognise(
     labels: label file, or folder of them; None looks in `source` and beside it.
     masks_folder: of the lesion masks.
     leave_out: other folders that hold no images.
+    not_labels: tables that are no labels.
 
   Raises:
     UserError: no images, no labels of a format that is asked for, or labels of several formats.
@@ -102,19 +115,31 @@ def recognise(
     hint = f"; it looks like --kind {likely}" if likely and likely != kind else ""
     raise UserError(f"no {kind} files in {root}{hint}")
   labelled: tuple[str | None, list[Path], Path] = (None, [], source)
+  unread: list[Path] = []
   if kind != "lidc":
     labelled = _labels(source, boxes, labels, required=labels is not None)
+    if boxes is None and not (labels and labels.is_file()):
+      unread = _like_labels(labelled[2], files, kind, but={*labelled[1], *not_labels})
   form, label_files, label_root = labelled
+  if form in (
+    "yolo",
+    "voc",
+    "labelme",
+  ):  # read with the others, each of which tells why it cannot be
+    own = {_stem(path) for path in files}
+    label_files += [
+      p for p in unread if p.suffix.lower() == _LABEL_SUFFIX[form] and _stem(p) in own
+    ]
   used = set(label_files)
   return Source(
     _layout(source, files, form, label_files, map_names),
     kind, root, files, [(path, why) for path, why in passed_over if path not in used],
-    form, label_files, label_root, masks_folder, map_names,
+    form, label_files, label_root, masks_folder, map_names, [] if form else unread,
   )  # fmt: skip
 
 
-def mask_files(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
-  """The files of a folder that can be masks, and are not images themselves.
+def mask_files(folder: Path, but: Iterable[Path] = ()) -> tuple[list[Path], list[Path]]:
+  """(files of a folder that can be masks, others with pixels), which are not images themselves.
 
   Raises:
     UserError: there is no such folder, or no mask in it.
@@ -122,14 +147,11 @@ def mask_files(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
   if not folder.is_dir():
     raise UserError(f"no folder of masks {folder}")
   taken = set(but)
-  found = [
-    path
-    for path in _files(folder)
-    if path.name.lower().endswith(masks.SUFFIXES) and path not in taken
-  ]
+  files = [path for path in _files(folder) if path not in taken]
+  found = [path for path in files if path.name.lower().endswith(masks.SUFFIXES)]
   if not found:
     raise UserError(f"no mask in the folder of masks {folder}: PNG, TIFF, NIfTI or MetaImage")
-  return found
+  return found, [path for path in files if path.name.lower().endswith(_OTHER_PIXELS)]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -137,7 +159,10 @@ def _files(folder: Path) -> list[Path]:
   return sorted(
     path
     for path in folder.rglob("*")
-    if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
+    if path.is_file()
+    and not any(
+      part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts
+    )
   )
 
 
@@ -145,8 +170,9 @@ def _labels(
   source: Path, boxes: str | None, labels: Path | None, *, required: bool
 ) -> tuple[str | None, list[Path], Path]:
   """(format, files, folder of their names)."""
-  if labels is None and source.name.casefold() in matching.ROLES:
-    beside = (source.parent / name for name in _LABEL_FOLDERS)
+  role = next((p for p in (source, source.parent) if p.name.casefold() in matching.ROLES), None)
+  if labels is None and role is not None:
+    beside = (role.parent / name / source.relative_to(role) for name in _LABEL_FOLDERS)
     labels = next((folder for folder in beside if folder.is_dir()), None)
   folder = source if labels is None else labels
   if folder.is_file():
@@ -180,11 +206,54 @@ def _labels(
   return form, found, folder
 
 
+def _like_labels(
+  folder: Path, files: Iterable[Path], kind: str, *, but: Iterable[Path]
+) -> list[Path]:
+  """Files that are named as an image or tell of boxes, and are of no format that is read."""
+  known, stems = {path.resolve() for path in but}, {_stem(path) for path in files}
+
+  def looks_so(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if _stem(path) in stems and (suffix == ".txt" or (kind == "images" and suffix != ".csv")):
+      return True
+    if suffix == ".txt":
+      return False
+    with path.open("rb") as file:
+      start = file.read(1 << 16).replace(b"\0", b"")  # of UTF-16
+    if suffix in (".csv", ".tsv"):
+      start = start.partition(b"\n")[0] + b"\n"
+    return bool(_TELLS_BOXES.search(start) or _ROW_OF_BOX.match(start))
+
+  suffixes = {*_LABEL_SUFFIX.values(), ".tsv"}
+  return [
+    path
+    for path in _files(folder)
+    if path.suffix.lower() in suffixes
+    and not layouts.BY_PRODUCTS.fullmatch(path.name)
+    and path.resolve() not in known
+    and looks_so(path)
+  ]
+
+
+def _stem(path: Path) -> str:
+  """Of an image or of its label: `a` of `a.png`, `a.txt` and `a.png.txt`."""
+  name = (
+    path.name[: -len(path.suffix)] if path.suffix.lower() in _LABEL_SUFFIX.values() else path.name
+  )
+  return matching.stem_of(name)
+
+
 def _mask_folders(root: Path, kind: str, known: Sequence[Path]) -> list[Path]:
   """Folders inside `root` that are named as folders of masks and hold files of the kind."""
   taken = {path.resolve() for path in known}
-  folders = [p for p in root.rglob("*") if p.name.casefold() in _MASK_FOLDERS and p.is_dir()]
+  folders = [p for p in root.rglob("*") if _is_of_masks(p.name) and p.is_dir()]
   return [p for p in folders if p.resolve() not in taken and listing.list_files(p, kind)]
+
+
+def _is_of_masks(name: str) -> bool:
+  """Whether a folder is named `masks`, `lesion_masks`, `mask 2`."""
+  words = re.split(r"[ _.-]+", name.casefold())
+  return bool({name.casefold(), words[-1]} & _MASK_FOLDERS) or words[0] in ("mask", "masks", "gt")
 
 
 def _map_names(path: Path) -> dict[int, str]:

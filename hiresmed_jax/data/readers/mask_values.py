@@ -24,6 +24,7 @@ MEANINGS = ("auto", "soft", "ids", "parts", "inverted")
 _VOID = 255  # index of the borders of objects in masks of PASCAL VOC
 _SOFT_VALUES = 0.8  # share of the values between that lie on slopes: then they are edges
 _DARK, _BRIGHT = 0.1, 0.9  # of the brightest value: what JPEG noise reaches from 0 and from there
+_JPEG_LEAST = 32  # brightest value of a JPEG whose noise is small beside it
 _PICTURE = 0.25  # share of an image that edges do not reach
 _SPECK, _SPECKS = 4, 24  # pixels of a speck, and how many are no lesions
 _LABELS = 64  # that are looked at for their parts
@@ -46,6 +47,8 @@ def read(path: Path, shape: tuple[int, int], *, meaning: str = "auto") -> np.nda
   """
   values, is_jpeg = _values(path, shape)
   present = _labels(values)
+  if is_jpeg and 0 < values.max() < _JPEG_LEAST:
+    raise Unreadable("has a JPEG mask of values so small that its compression changed them: PNG?")
   if meaning == "inverted":
     return (values <= values.max() / 2).astype(np.int32)
   if meaning == "parts":

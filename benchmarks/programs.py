@@ -49,10 +49,9 @@ class Program(NamedTuple):
 
 def _wide(data: int, fsdp: int) -> Program:
   """Parameters large enough for the axis "fsdp" to split them; one small image a device."""
-  changes = ("net.channels=512,", f"batch_size={data * fsdp}")
-  return Program(
-    "demo.py", ("data.size=(32,32)", *(f"background.{c}" for c in changes)), data, fsdp
-  )
+  changes = ("net.channels=512,", "codebook.num_codes=256", f"batch_size={data * fsdp}")
+  small = ("data.size=(32,32)", "data.crop=0")
+  return Program("demo.py", (*small, *(f"background.{c}" for c in changes)), data, fsdp)
 
 
 class Step(NamedTuple):
@@ -105,7 +104,7 @@ def figures(program: Program, *, parts: Sequence[str] = PARTS) -> dict[str, Any]
   facts: dict[str, Any] = {
     "mesh": {"data": program.data, "fsdp": program.fsdp},
     "images": config.background.batch_size,
-    "size": list(config.data.size),
+    "size": list(_size(config)),
   }
   if "traced" in parts and program.data * program.fsdp == 1:
     facts["traced"] = traced(config)
@@ -128,7 +127,7 @@ def traced(config: Any) -> dict[str, Any]:
 
 def compile_step(config: Any, *, data: int, fsdp: int, quick: bool = True) -> Step:
   """The training step in float32 without a perceptual loss, for the first devices there are."""
-  values, size = config.background, tuple(config.data.size)
+  values, size = config.background, _size(config)
   task = background.build(
     values,
     channels=config.data.channels,
@@ -171,6 +170,11 @@ def costlier(
     if value > old.get(key, 0) * (1 + tolerance)
   ]
   return [*lines, f"if this is meant: {_COMMAND}"] if lines else []
+
+
+def _size(config: Any) -> tuple[int, int]:
+  """(rows, columns) of what a step trains on."""
+  return (config.data.crop, config.data.crop) if config.data.crop else tuple(config.data.size)
 
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -37,11 +37,12 @@ VIRTUAL = 8
 _LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
 # Wide enough for "fsdp" to have parameters to split (2^20 elements). Two cores compute all virtual
 # devices: their step is as small as possible and has no discriminator.
+_WHOLE = ("data.crop=0", "background.codebook.num_codes=256")
 _VIRTUAL = (
-  *("data.size=(16,16)", "background.net.channels=352,"),
+  *(*_WHOLE, "data.size=(16,16)", "background.net.channels=352,"),
   *("background.net.block=residual", "background.gan.weight=0"),
 )
-_REAL = ("data.size=(256,256)", "background.net.channels=512,")
+_REAL = (*_WHOLE, "data.size=(256,256)", "background.net.channels=512,")
 
 
 class Case(NamedTuple):

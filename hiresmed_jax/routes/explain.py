@@ -148,20 +148,20 @@ def _brief(facts: Facts) -> str:
     sizes = [window["parameters"] for window in facts["windows"].values()]
     steps = ", ".join(f"{number:,} steps {name}" for name, number in facts["steps"].items())
     return f"a SinGAN of {min(sizes):,} to {max(sizes):,} parameters for each lesion; {steps}"
-  parameters, work = facts["parameters"], facts["flops_per_image"]
+  parameters, work = facts["parameters"], facts.get("flops_per_image")
   trained = (
     parameters
     if isinstance(parameters, int)
     else sum(number for name, number in parameters.items() if "frozen" not in name)
   )
   # A backward pass costs about two forward passes.
-  flops = work["training step"] if isinstance(work, dict) else 3 * work
+  flops = work["training step"] if isinstance(work, dict) else 3 * (work or 0)
   ((unit, length),) = facts["length"].items()
   batch = facts["images_per_device"]
-  line = (
-    f"{trained:,} parameters; {length:,} {unit} of {batch} images a device; about "
-    f"{flops / 1e9:,.0f} GFLOP to train on an image"
-  )
+  line = f"{trained:,} parameters; {length:,} {unit} of {batch} images a device"
+  if work is None:
+    return line
+  line += f"; about {flops / 1e9:,.0f} GFLOP to train on an image"
   if unit == "steps":
     line += f", {flops * batch * length / 1e15:,.1f} PFLOP a device in all"
   return line

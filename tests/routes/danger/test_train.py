@@ -78,7 +78,7 @@ def images(tmp_path_factory):
 
 def test_a_mask_of_another_size_is_told_at_preparation(images):
   skipped = json.dumps(records.open_dataset(images / "with").card["skipped"])
-  assert "mask of another size (32 x 30)" in skipped
+  assert "mask of another size (32 x 30 pixels, its image 32 x 32)" in skipped
 
 
 def go(data, folder, *overrides):

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from hiresmed_jax.errors import UserError
-from tests.test_prepare_sources import BOX, YOLO, H, W, check, coco, draw, ready, write
+from tests.test_prepare_sources import BOX, YOLO, H, W, check, coco, draw, ready, write, write_dicom
 
 X1, Y1, X2, Y2 = BOX
 
@@ -139,6 +141,24 @@ def test_masks_are_no_images(tmp_path, name):
   draw(tmp_path / "in/scans/a.png", tmp_path / "in" / name)
   card, _ = ready(tmp_path)
   assert (card["images"], sum(card["left_out"].values())) == (1, 1)
+
+
+@pytest.mark.parametrize(
+  ("image", "mask"),
+  [("imaging", "segmentation"), ("volume-1", "segmentation-1"), ("a_flair", "a_seg")],
+)
+def test_masks_are_no_volumes(tmp_path, image, mask):
+  for name in (image, mask):
+    path = tmp_path / "in" / f"{name}.nii.gz"
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(np.arange(1024, dtype=np.int16).reshape(16, 16, 4), np.eye(4)), path)
+  card, _ = ready(tmp_path)
+  assert (card["source"]["read"], sum(card["left_out"].values())) == (1, 1)
+
+
+def test_dicom_files_named_by_their_uid(tmp_path):
+  write_dicom(tmp_path / "in/1.2.840.7", np.arange(W * H).reshape(H, W), patient="p")
+  assert ready(tmp_path)[0]["images"] == 1
 
 
 def test_masks_of_other_suffixes_are_unused(tmp_path):

@@ -29,6 +29,12 @@ _BY_PRODUCTS = frozenset(
   "thumbs.db desktop.ini dicomdir ehthumbs.db picasa.ini lockfile version".split()
 )
 _PRIVATE = ".private"
+# Of label maps of KiTS (segmentation), LiTS (segmentation-1), BraTS (a_seg).
+_MASK_NAME = re.compile(
+  r"^(masks?|seg|segmentations?|labels?|gt)([ _.-].*)?$"
+  r"|[ _.-](masks?|seg|segmentation|labels?|gt)$",
+  re.IGNORECASE,
+)
 _MASK_START = re.compile(r"^(masks?|seg|segmentation|gt)[ _.-]", re.IGNORECASE)
 
 
@@ -102,6 +108,11 @@ def walk(root: Path, kind: str, *, leave_out: Iterable[Path] = ()) -> Listing:
   if kind == "images":
     files, masks = _apart(files)
     passed_over += [(path, "is the mask of an image beside it, by its name") for path in masks]
+  if kind == "volumes":
+    masks = [path for path in files if _MASK_NAME.search(matching.stem_of(path.name))]
+    if len(masks) < len(files):
+      files = [path for path in files if path not in set(masks)]
+      passed_over += [(path, "is a mask, by its name") for path in masks]
   return Listing(files, passed_over)
 
 
@@ -163,7 +174,8 @@ def kind_of(folder: Path) -> str | None:
     for kind, suffixes in _SUFFIXES.items():
       counts[kind] += path.name.lower().endswith(suffixes)
     readings = readings or (path.suffix.lower() == ".xml" and lidc_readings.is_reading(path))
-    if not path.suffix and path.is_file() and _is_dicom(path):
+    # Names of DICOM files may be UIDs, which end in a number.
+    if not path.suffix.strip(".0123456789") and path.is_file() and _is_dicom(path):
       counts["dicom"] += 1
   best = max(counts, key=lambda kind: counts[kind])
   if best == "dicom" and readings:

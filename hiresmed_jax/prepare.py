@@ -91,6 +91,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--mask-values", choices=mask_values.MEANINGS, default="auto", help="what the values of "
       "lesion masks mean, where they do not tell: soft edges, one id a lesion, one lesion a part, "
       "dark is lesion")  # fmt: skip
+  add("--twins", action="store_true", help="of a folder of synthesize: take the twins too, as "
+      "images without lesions")  # fmt: skip
   add("--odd-masks", action="store_true", help="lesion masks that look improbable are right")
   add("--hosts", type=Path, help="folder of masks of where lesions may live")
   add("--forbidden", type=Path, help="folder of masks of tissue where no lesion can be")
@@ -174,6 +176,7 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
     masks_folder=options.masks,
     leave_out=[folder for folder in (options.hosts, options.forbidden) if folder],
     not_labels=[table for table in (options.groups, options.split) if table],
+    twins=options.twins,
   )
   if found.kind == "lidc":
     _check_lidc(options)
@@ -257,6 +260,8 @@ def _intake(
     return by_image
 
   labels = annotations.read_labels(found.labels, found.boxes, found.label_root)
+  if found.groups is not None:  # the manifest names the twins too
+    labels = [label for label in labels if label.name in found.groups]
   by_image: matching.ByImage = {}
   if found.labels:
     by_image, use = matching.attach(labels, [label.name for label in labels], names, "labels")
@@ -284,7 +289,7 @@ def _intake(
     kind=found.kind,
     root=found.root,
     annotations=known,
-    grouping=_grouping(options, names, uses),
+    grouping=_grouping(options, names, uses, found.groups),
     physics=options.physics or "none",
     axis=options.axis,
     agree=options.agree,
@@ -299,11 +304,14 @@ def _intake(
 
 
 def _grouping(
-  options: argparse.Namespace, names: list[str], uses: list[matching.Use]
+  options: argparse.Namespace,
+  names: list[str],
+  uses: list[matching.Use],
+  own: dict[str, str] | None,
 ) -> grouping.Grouping:
   if options.groups and options.group_pattern:
     raise UserError("--groups and --group-pattern both name the groups: give one of them")
-  table, split, by_group = None, None, False
+  table, split, by_group = None if options.group_pattern else own, None, False
   if options.groups:
     table, use = grouping.read_groups(options.groups, names)
     uses.append(use)

@@ -16,6 +16,7 @@ _LABEL_SUFFIX = {
   "yolo": ".txt", "voc": ".xml", "cvat": ".xml", "csv": ".csv",
   "coco": ".json", "labelstudio": ".json", "labelme": ".json",
 }  # fmt: skip
+_MANIFEST = "manifest.jsonl"  # of `synthesize`
 _LABEL_FOLDERS = ("labels", "annotations")
 # What files of boxes and outlines hold, of any tool.
 _TELLS_BOXES = re.compile(
@@ -46,6 +47,7 @@ class Source(NamedTuple):
     masks: folder of the lesion masks; None without them.
     map_names: classes of the values of label maps.
     unread: files that look like labels, of no format that is read, where there are no others.
+    groups: by file below `root`, where the folder tells them; None: it does not.
   """
 
   layout: str
@@ -59,6 +61,7 @@ class Source(NamedTuple):
   masks: Path | None
   map_names: dict[int, str]
   unread: list[Path]
+  groups: dict[str, str] | None = None
 
 
 def recognise(
@@ -70,6 +73,7 @@ def recognise(
   masks_folder: Path | None = None,
   leave_out: Iterable[Path] = (),
   not_labels: Iterable[Path] = (),
+  twins: bool = False,
 ) -> Source:
   """Looks at a folder.
 
@@ -81,10 +85,15 @@ def recognise(
     masks_folder: of the lesion masks.
     leave_out: other folders that hold no images.
     not_labels: tables that are no labels.
+    twins: take the twins of a folder of `synthesize`, as negatives.
 
   Raises:
     UserError: no images, no labels of a format that is asked for, or labels of several formats.
   """
+  if (source / _MANIFEST).is_file() and labels is None:
+    return _made_by_synthesize(source, twins=twins)
+  if twins:
+    raise UserError(f"--twins is for a folder of synthesize, and {source} has no {_MANIFEST}")
   kind = kind or listing.kind_of(source)
   if kind is None:
     raise UserError(
@@ -135,6 +144,31 @@ def recognise(
     _layout(source, files, form, label_files, map_names),
     kind, root, files, [(path, why) for path, why in passed_over if path not in used],
     form, label_files, label_root, masks_folder, map_names, [] if form else unread,
+  )  # fmt: skip
+
+
+def _made_by_synthesize(source: Path, *, twins: bool) -> Source:
+  """A folder of `synthesize`, whose manifest tells images, labels and the groups of backgrounds."""
+  path = source / _MANIFEST
+  try:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    groups = {
+      line[key]: line["background"]["group"]
+      for line in lines
+      for key in ("image", "twin")[: 1 + twins]
+    }
+    version = json.loads((source / "request.json").read_text()).get("version", 1)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f"{path} is damaged, or no manifest of synthesize") from error
+  if version < 2 or not groups:
+    raise UserError(
+      f"{source} has no images, or is of an older version of synthesize: prepare its images with "
+      "--labels"
+    )
+  kind = "dicom" if next(iter(groups)).endswith(".dcm") else "images"
+  files = [source / name for name in groups]
+  return Source(
+    "synthesize", kind, source, files, [], "manifest", [path], source, None, {}, [], groups
   )  # fmt: skip
 
 

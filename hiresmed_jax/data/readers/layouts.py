@@ -238,6 +238,23 @@ def labelme(path: Path, name: str) -> list[Label]:
   return [Label(name, path, tuple(marks), size, refused=refused)]
 
 
+def synthesized(path: Path) -> list[Label]:
+  """A manifest of `synthesize`: lesions of each image and masks of `records/`; twins have none."""
+  told = json.loads(text_of(path.parent / "request.json")).get("classes")
+  numbers, title = told or ({"lesion": 0}, "lesion")
+  labels = []
+  for line in map(json.loads, text_of(path).splitlines()):
+    record = json.loads(text_of(path.parent / "records" / f"{line['index']:06d}.json"))
+    shape = line["height"], line["width"]
+    marks = tuple(
+      Mark(title, lesion["box"], f"lesion {lesion['id']}", {"size": shape, "counts": runs})
+      for lesion, runs in zip(line["lesions"], record["runs"], strict=True)
+    )
+    for name, found in ((line["image"], marks), (line["twin"], ())):
+      labels.append(Label(name, path, found, shape[::-1], numbers=numbers))
+  return labels
+
+
 _COLUMNS = {
   "image": ("image_id", "patientid", "image", "file_name", "filename", "img_name", "path"),
   "class": ("class_name", "label", "class", "target"),
@@ -345,7 +362,13 @@ def read(path: Path, kind: str, name: str, classes: Sequence[str] = ()) -> list[
     "voc": lambda: voc(path, name),
     "labelme": lambda: labelme(path, name),
   }
-  of_many = {"coco": coco, "cvat": cvat, "labelstudio": labelstudio, "csv": table}
+  of_many = {
+    "manifest": synthesized,
+    "coco": coco,
+    "cvat": cvat,
+    "labelstudio": labelstudio,
+    "csv": table,
+  }
   try:
     return of_one[kind]() if kind in of_one else of_many[kind](path)
   except BadBoxes as error:

@@ -2,7 +2,7 @@
 
   python -m hiresmed_jax.prepare --kind images --source SOURCE/images --labels SOURCE/labels \
     --boxes yolo --groups SOURCE/groups.csv --out data/stones_ct
-  python -m hiresmed_jax.weights convert lpips_squeeze_v0.1.npz --net squeezenet
+  python -m hiresmed_jax.weights fetch squeezenet
   python -m hiresmed_jax.train --config stones_ct.py --data data/stones_ct
   python -m hiresmed_jax.synthesize --config stones_ct.py --num 20 --background real --out out
 

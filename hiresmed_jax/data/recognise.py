@@ -114,6 +114,12 @@ def recognise(
       (path, "lies in a folder of masks that is not named: --masks, --hosts or --forbidden")
       for path in listing.list_files(folder, kind)
     ]
+  if root != source:
+    passed_over += [
+      (path, "lies beside the folder that is read: --masks, --hosts or --forbidden")
+      for path in listing.list_files(source, kind)
+      if not any(path.is_relative_to(folder) for folder in (root, *apart))
+    ]
   files = found.files
   if map_names:
     other = matching.other_channels(files)

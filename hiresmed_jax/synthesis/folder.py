@@ -34,6 +34,14 @@ from hiresmed_jax.synthesis.image import Made, Setting
 REQUEST, MANIFEST, COCO = "request.json", "manifest.jsonl", "annotations.json"
 _CONTACT_SHEET = "contact_sheet.png"
 _SHEET_ROWS = 8
+# What the contact sheet says of lesions and backgrounds, by their kinds in the manifest.
+_LESIONS = {
+  "singan": "generated lesions",
+  "copy": "warped copies of training lesions",
+  "parametric": "lesions from a formula",
+  "own": "real lesions of the backgrounds",
+}
+_GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
 _VERSION = 2  # 2: PNG as a person sees them, compressed run lengths
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real".split())
 # What every record has.
@@ -240,9 +248,19 @@ def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
     boxes=boxes,
     labels=[f"{record['manifest']['index']:06d}" for record in chosen],
     cell=512,
-    footer=f"SYNTHETIC images, not of any patient's lesions; {len(records)} in all",
+    footer=f"SYNTHETIC, {len(records)} images: {_made_of(records)}. Not anonymous.",
   )
   return path
+
+
+def _made_of(records: Sequence[dict[str, Any]]) -> str:
+  """Where lesions and backgrounds of a folder come from, in words."""
+  facts = [record["manifest"] for record in records]
+  kinds = {lesion["kind"] for fact in facts for lesion in fact["lesions"]}
+  lesions = " and ".join(words for kind, words in _LESIONS.items() if kind in kinds)
+  grounds = {fact["background"]["kind"] for fact in facts}
+  ground = " and ".join(words for kind, words in _GROUNDS.items() if kind in grounds)
+  return f"{lesions or 'no lesions'} in {ground}"
 
 
 def _picture_in_01(path: Path) -> np.ndarray:

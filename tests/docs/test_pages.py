@@ -109,5 +109,9 @@ def test_every_option_that_is_named_exists(capsys):
     with pytest.raises(SystemExit):
       importlib.import_module(f"hiresmed_jax.{name}").main([*more, "--help"])
     known |= set(OPTION.findall(capsys.readouterr().out))
+  for name in ("anchor", "placement", "insertion_realism", "train_step"):
+    with pytest.raises(SystemExit):
+      importlib.import_module(f"benchmarks.{name}").main(["--help"])
+    known |= set(OPTION.findall(capsys.readouterr().out))
   named = {option for page in PAGES for option in OPTION.findall(page.read_text())}
   assert named - known == set()

@@ -158,6 +158,12 @@ def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeyp
     assert folder.draw_contact_sheet(tmp_path / form, records).parent == tmp_path / form
     assert all("SYNTHETIC" in title for title in said["columns"])
     assert "SYNTHETIC" in said["footer"]
+  copied = {"kind": "copy"}, {"kind": "parametric"}
+  facts = {"lesions": copied, "background": {"kind": "real"}}
+  made_of = folder._made_of([{"manifest": facts}])
+  assert made_of == (
+    "warped copies of training lesions and lesions from a formula in training images"
+  )
 
 
 def test_a_folder_belongs_to_one_request(tmp_path):

@@ -1,8 +1,7 @@
 """Label files of common tools, one function a layout, all to `Label`.
 
 Pixel i covers [i, i + 1) and boxes are half-open xyxy, so a box around the whole image is
-(0, 0, W, H). Positions are checked against the image by `boxes_of`. A label with one wrong box is
-refused as a whole: its other boxes are usually in wrong units, too.
+(0, 0, W, H). `boxes_of` checks positions. One wrong box refuses the label: units are wrong then.
 """
 
 import csv

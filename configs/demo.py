@@ -25,7 +25,7 @@ def get_config(arg: str = "all"):
   config.data.phantom.diameter_mm = (12.0, 20.0)  # 9 to 16 px
   config.data.update({"size": (320, 320), "crop": 128})
   small(config.background)
-  config.background.update({"batch_size": 4, "steps": 700, "log_every": 20, "eval_every": 350})
+  config.background.update({"batch_size": 4, "steps": 600, "log_every": 20, "eval_every": 300})
   config.background.eval_images = 12
   # Two cores spend as long on compiling a level as on training it.
   config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})

@@ -91,7 +91,8 @@ def test_each_hole_is_filled_by_its_own_surroundings():
 def test_channels_of_a_grey_image_stay_equal():
   image = np.repeat(np.random.default_rng(0).normal(size=(*SHAPE, 1)), 3, -1).astype(np.float32)
   found = inpaint.inpaint(image, DISC, jax.random.key(0))
-  np.testing.assert_array_equal(found[..., 0], found[..., 2])
+  # Not every compiler adds the channels up in the same order.
+  np.testing.assert_allclose(found[..., 0], found[..., 2], rtol=0, atol=1e-6)
 
 
 def test_wrong_arguments():

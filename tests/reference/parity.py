@@ -12,10 +12,10 @@ if TYPE_CHECKING:
   import torch
 
 # A program that runs once is better compiled fast than well: a third of the time.
-quick_jit = functools.partial(
-  jax.jit,
-  compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
+_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__[:2] == (0, 10):  # other versions may not know it
+  _OPTIONS["xla_cpu_use_fusion_emitters"] = False
+quick_jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
 
 
 def images(shape: tuple[int, ...], seed: int = 1) -> np.ndarray:

@@ -75,7 +75,7 @@ def test_full_disk_is_one_line(capsys):
   assert "runs/a.npz" in text
 
 
-@pytest.mark.parametrize("make", [lambda: jnp.zeros(1 << 42), lambda: np.ones(1 << 45)])
+@pytest.mark.parametrize("make", [lambda: jnp.zeros(1 << 46), lambda: np.ones(1 << 45)])
 def test_memory_that_no_machine_has_is_one_line(make, capsys):
   code, text = ends_with(lambda argv: make(), capsys)
   assert code == 2

@@ -71,6 +71,14 @@ def test_labels_in_wrong_units_are_refused(tmp_path):
       ready(tmp_path)
 
 
+def test_key_points_are_no_outlines(tmp_path):
+  pictures(tmp_path / "in", "a")
+  write(tmp_path / "in/labels/a.txt", f"{YOLO.strip()} 0.5 0.5 0.4 0.4\n")
+  write(tmp_path / "in/data.yaml", "names: [stone]\nkpt_shape: [2, 2]\n")
+  with pytest.raises(UserError, match="key points"):
+    ready(tmp_path)
+
+
 def test_empty_outline_is_refused(tmp_path):
   pictures(tmp_path / "in", "a")
   coco(tmp_path / "in/annotations.json", "a.png", segmentation=[[]])

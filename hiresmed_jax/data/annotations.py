@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from hiresmed_jax.data import recognise
 from hiresmed_jax.data.matching import ByImage
 from hiresmed_jax.data.readers import layouts, mask_values, masks, volumes
 from hiresmed_jax.data.readers.boxes import (
@@ -54,7 +55,7 @@ def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Lab
     UserError: a file of many images that cannot be used, or outlines without pycocotools.
   """
   names_in = functools.lru_cache(None)(
-    lambda folder: layouts.class_names([folder, *folder.parents[:3]])
+    lambda folder: recognise.class_names([folder, *folder.parents[:3]])
   )
   labels = []
   for path in files:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from hiresmed_jax.data import listing, matching
 from hiresmed_jax.data.readers import layouts, masks
+from hiresmed_jax.data.readers.boxes import BadBoxes, text_of
 from hiresmed_jax.errors import UserError
 
 # Suffixes of the formats, and where a tool that keeps labels apart from images puts them.
@@ -340,3 +343,29 @@ def _layout(
   if form is None and any(p.lower().startswith("patient") for p in parents):
     return "CheXpert / MURA"
   return "COCO" if form == "coco" else ""
+
+
+def class_names(folders: Sequence[Path]) -> list[str]:
+  """Names of YOLO's classes, from data.yaml, classes.txt or obj.names of the first that has one.
+
+  Raises:
+    UserError: the labels hold key points.
+  """
+  for folder in folders:
+    for path in (folder / "classes.txt", *sorted(folder.glob("*.names"))):
+      if path.is_file():
+        lines = text_of(path).rstrip().splitlines()
+        return [line.strip() or str(number) for number, line in enumerate(lines)]
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+      try:
+        facts = yaml.safe_load(text_of(path)) or {}
+        names, key_points = facts.get("names"), facts.get("kpt_shape")
+      except (yaml.YAMLError, AttributeError, BadBoxes):
+        continue
+      if key_points:  # two-dimensional ones look like the corners of an outline
+        raise UserError(f"{path} tells of key points (kpt_shape), which are not read: export boxes")
+      if isinstance(names, dict):
+        names = [str(names.get(n, n)) for n in range(max(map(int, names), default=-1) + 1)]
+      if isinstance(names, list):
+        return [str(name) for name in names]
+  return []

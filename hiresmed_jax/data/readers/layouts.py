@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml
 
 from hiresmed_jax.data.readers.boxes import (
   BadBoxes,
@@ -362,12 +361,8 @@ def read(path: Path, kind: str, name: str, classes: Sequence[str] = ()) -> list[
     "labelme": lambda: labelme(path, name),
   }
   of_many = {
-    "manifest": synthesized,
-    "coco": coco,
-    "cvat": cvat,
-    "labelstudio": labelstudio,
-    "csv": table,
-  }
+    "manifest": synthesized, "coco": coco, "cvat": cvat, "labelstudio": labelstudio, "csv": table
+  }  # fmt: skip
   try:
     return of_one[kind]() if kind in of_one else of_many[kind](path)
   except BadBoxes as error:
@@ -379,22 +374,3 @@ def read(path: Path, kind: str, name: str, classes: Sequence[str] = ()) -> list[
     if kind in of_one:
       return [Label(name, path, refused=reason)]
     raise BadBoxes(reason) from None
-
-
-def class_names(folders: Sequence[Path]) -> list[str]:
-  """Names of YOLO's classes, from data.yaml, classes.txt or obj.names of the first that has one."""
-  for folder in folders:
-    for path in (folder / "classes.txt", *sorted(folder.glob("*.names"))):
-      if path.is_file():
-        lines = text_of(path).rstrip().splitlines()
-        return [line.strip() or str(number) for number, line in enumerate(lines)]
-    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-      try:
-        names = (yaml.safe_load(text_of(path)) or {}).get("names")
-      except (yaml.YAMLError, AttributeError, BadBoxes):
-        continue
-      if isinstance(names, dict):
-        names = [str(names.get(n, n)) for n in range(max(map(int, names), default=-1) + 1)]
-      if isinstance(names, list):
-        return [str(name) for name in names]
-  return []

@@ -7,26 +7,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from hiresmed_jax.data import (
-  annotations,
-  grouping,
-  identity,
-  listing,
-  matching,
-  phantom,
-  recognise,
-  records,
-)
+from hiresmed_jax.data import identity, phantom, records, source_folder
 from hiresmed_jax.data.audit import findings
-from hiresmed_jax.data.intake import Intake
 from hiresmed_jax.data.readers import dicom_header, layouts, lidc, mask_values, volumes
-from hiresmed_jax.data.record_format import SourceReport
 from hiresmed_jax.data.sample import PHYSICS, Sample
-from hiresmed_jax.data.survey import survey
 from hiresmed_jax.errors import UserError, printable
 from hiresmed_jax.runtime import cli, interrupt
 from hiresmed_jax.runtime.progress import Progress
@@ -124,22 +111,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--private", type=Path, help="folder of the salt and the table of names (OUT.private); "
       "give the same one to all datasets of a project")  # fmt: skip
   options, _ = parser.parse(argv)
-  if options.kind == "lidc":
-    _check_lidc(options)
   if options.dry_run and options.kind == "phantom":
     raise UserError("--dry-run looks at a source: phantoms have none")
   if options.kind == "phantom" and (options.num < 1 or options.size < 32):
     raise UserError("--num takes 1 or more, --size 32 or more")
   return options
-
-
-def _check_lidc(options: argparse.Namespace) -> None:
-  if options.boxes or options.masks:
-    raise UserError("--kind lidc makes boxes and masks of the readers' outlines: give no others")
-  if options.labels and not options.labels.is_dir():
-    raise UserError(f"no folder of readers' XML {options.labels}")
-  if options.agree < 1 or options.nodule_free < 0:
-    raise UserError("--agree takes 1 or more, --nodule-free 0 or more")
 
 
 def _spacing(text: str) -> tuple[float, float]:
@@ -167,63 +143,18 @@ def _write_phantom(options: argparse.Namespace, out: Path) -> dict:
 
 
 def _write_images(options: argparse.Namespace, out: Path, console: Console) -> dict:
-  source = _checked_source(options.source, out)
-  found = recognise.recognise(
-    source,
-    kind=options.kind,
-    boxes=options.boxes,
-    labels=None if options.kind == "lidc" else options.labels,
-    masks_folder=options.masks,
-    leave_out=[folder for folder in (options.hosts, options.forbidden) if folder],
-    not_labels=[table for table in (options.groups, options.split) if table],
-    twins=options.twins,
-  )
-  if found.kind == "lidc":
-    _check_lidc(options)
-  intake, uses, classes = _intake(options, found)
-  if not options.allow_unused:
-    for use in uses:
-      use.check()
-    if found.unread:
-      shown = ", ".join(printable(path.name) for path in found.unread[:3])
-      raise UserError(
-        f"labels of no format that is read, as it looks: {len(found.unread)} ({shown}, ...). "
-        "--boxes FORMAT tells why, --allow-unused goes on without them"
-      )
-  files = found.files
-  if found.kind == "lidc" and options.labels:
-    readings = listing.list_files(options.labels, "lidc")
-    files = files + [p for p in readings if p.suffix.lower() == ".xml" and p not in files]
-  intake = _as_most_are(intake, files, options, console)
-  report = SourceReport()
-  report.left_out += [(_below(path, source), why) for path, why in found.passed_over]
-  report.skipped += [
-    (_below(path, source), "looks like labels of no format that is read") for path in found.unread
-  ]
-  report.skipped += [
-    (name, f"is one of the {use.what} and {why}")
-    for use in uses
-    for names, why in ((use.ambiguous, "fits several images"), (use.unused, "fits no image"))
-    for name in names
-  ]
-  report.source = {
-    "layout": found.layout,
-    "files": len(found.files),
-    "labels_format": found.boxes or "",
-    "uses": {
-      use.what: {
-        "found": use.found,
-        "used": use.found - len(use.ambiguous) - len(use.unused),
-        "fit_several": len(use.ambiguous),
-        "fit_none": len(use.unused),
-      }
-      for use in uses
-    },
-    **classes,
+  def say(line: str) -> None:
+    console.print(line, markup=False, highlight=False)
+
+  source = source_folder.checked(options.source, "--source", out)
+  wishes = {
+    field.name: getattr(options, field.name) for field in dataclasses.fields(source_folder.Wishes)
   }
-  with Progress(len(files), "preparing", unit="file") as progress:
-    samples = intake.read(files, report, progress.advance)
-    known = {"kind": found.kind, "workers": options.workers, "report": report}
+  found = source_folder.look(source, source_folder.Wishes(**wishes), say=say)
+  report = found.report
+  with Progress(len(found.files), "preparing", unit="file") as progress:
+    samples = found.intake.read(found.files, report, progress.advance)
+    known = {"kind": found.intake.kind, "workers": options.workers, "report": report}
     if options.dry_run:
       key = None
       try:
@@ -235,128 +166,8 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
       card = records.write_dataset(samples, out, identity=key, overwrite=options.overwrite, **known)
     finally:
       _list_skipped(report.skipped, key, out.name, progress)
-  console.print(
-    f"names and hashes: {key.folder}, for you alone: keep it, and give nobody else access",
-    markup=False, highlight=False,
-  )  # fmt: skip
+  say(f"names and hashes: {key.folder}, for you alone: keep it, and give nobody else access")
   return card
-
-
-def _intake(
-  options: argparse.Namespace, found: recognise.Source
-) -> tuple[Intake, list[matching.Use], dict[str, Any]]:
-  """(how the images are read, what becomes of labels, masks and tables, classes for the card)."""
-  names = [path.relative_to(found.root).as_posix() for path in found.files]
-  uses: list[matching.Use] = []
-
-  def masks_of(folder: Path | None, what: str) -> matching.ByImage:
-    if folder is None:
-      return {}
-    files, other = recognise.mask_files(folder, found.files)
-    own = [path.relative_to(folder).as_posix() for path in files]
-    by_image, use = matching.attach(files, own, names, what)
-    lost = tuple(path.relative_to(folder).as_posix() for path in other)
-    uses.append(use._replace(found=use.found + len(lost), unused=use.unused + lost))
-    return by_image
-
-  labels = annotations.read_labels(found.labels, found.boxes, found.label_root)
-  if found.groups is not None:  # the manifest names the twins too
-    labels = [label for label in labels if label.name in found.groups]
-  by_image: matching.ByImage = {}
-  if found.labels:
-    by_image, use = matching.attach(labels, [label.name for label in labels], names, "labels")
-    uses.append(use)
-  counts = annotations.class_counts(labels)
-  classes = annotations.choose(
-    counts or dict.fromkeys(found.map_names.values(), 0),
-    options.lesion_class, options.host_class, options.forbidden_class,
-  )  # fmt: skip
-  known = annotations.Annotations(
-    root=found.root,
-    labels=by_image,
-    classes=classes,
-    lesion_masks=masks_of(found.masks, "lesion masks"),
-    host_masks=masks_of(options.hosts, "host masks"),
-    forbidden_masks=masks_of(options.forbidden, "masks of forbidden tissue"),
-    mask_values=options.mask_values,
-    odd_masks=options.odd_masks,
-    map_names=found.map_names,
-    axis=options.axis,
-    physics=options.physics or "",
-    spacing_mm=options.spacing_mm or (math.nan, math.nan),
-  )
-  intake = Intake(
-    kind=found.kind,
-    root=found.root,
-    annotations=known,
-    grouping=_grouping(options, names, uses, found.groups),
-    physics=options.physics or "none",
-    axis=options.axis,
-    agree=options.agree,
-    nodule_free=options.nodule_free,
-  )
-  told = {
-    "classes": counts,
-    "class_numbers": annotations.class_numbers(labels),
-    "lesion_classes": [name for name in counts if classes.is_lesion(name)],
-  }
-  return intake, uses, told
-
-
-def _grouping(
-  options: argparse.Namespace,
-  names: list[str],
-  uses: list[matching.Use],
-  own: dict[str, str] | None,
-) -> grouping.Grouping:
-  if options.groups and options.group_pattern:
-    raise UserError("--groups and --group-pattern both name the groups: give one of them")
-  table, split, by_group = None if options.group_pattern else own, None, False
-  if options.groups:
-    table, use = grouping.read_groups(options.groups, names)
-    uses.append(use)
-  if options.split:
-    split, by_group, use_of_split = grouping.read_split(options.split, names)
-    uses += [use_of_split] if use_of_split else []
-  pattern = grouping.pattern_of(options.group_pattern) if options.group_pattern else None
-  return grouping.Grouping(table, pattern, split, by_group)
-
-
-def _below(path: Path, source: Path) -> str:
-  return path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name
-
-
-def _as_most_are(
-  intake: Intake, files: list[Path], options: argparse.Namespace, console: Console
-) -> Intake:
-  """The intake that leaves out what most files are not, with the physics that they look like."""
-  if intake.kind == "lidc":
-    return intake
-  found = survey(files, intake.kind, options.keep)
-  intake = dataclasses.replace(intake, keep=found.keep)
-  if options.physics:
-    return intake
-  if found.physics:
-    note = f"looks like {found.physics}: physics is {found.physics} (--physics says otherwise)"
-  else:
-    note = "does not tell how a lesion adds up: physics is none (--physics ct or projection?)"
-  if intake.kind != "dicom":
-    console.print(f"every image {note}", markup=False, highlight=False)
-  return dataclasses.replace(intake, physics=found.physics or "none", note=note)
-
-
-def _checked_source(source: Path | None, out: Path) -> Path:
-  if source is None:
-    raise UserError("--source is needed: the folder of the images")
-  if not source.is_dir():
-    raise UserError(f"--source {source} is {'not a folder' if source.exists() else 'not there'}")
-  if not any(source.iterdir()):
-    raise UserError(f"--source {source} is empty")
-  if (source / records.CARD).is_file():
-    raise UserError(f"--source {source} is a prepared dataset already")
-  if out.resolve().is_relative_to(source.resolve()):
-    raise UserError(f"--out {out} lies in the source: name a folder outside of it")
-  return source
 
 
 def _list_skipped(

@@ -37,7 +37,7 @@ from hiresmed_jax.synthesis import folder, image, run
 from hiresmed_jax.synthesis.request import Request
 
 GOAL = 50.0
-STAGES = ("read", "background", "sample", "place", "insert", "write")
+STAGES = ("read", "background", "maps", "sample", "place", "insert", "write")
 WAYS = ("real", "reconstruction")
 _LESIONS = 3
 

@@ -20,13 +20,14 @@ from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import NoLesion
 from hiresmed_jax.ops import insertion
-from hiresmed_jax.placement import body, candidates, paper
+from hiresmed_jax.placement import candidates, paper
 from hiresmed_jax.synthesis import export, fitting, insert
-from hiresmed_jax.synthesis.background import Background, Maker
+from hiresmed_jax.synthesis import mapped as maps
+from hiresmed_jax.synthesis.background import Maker
+from hiresmed_jax.synthesis.mapped import Kept, MappedBackground
 from hiresmed_jax.synthesis.request import Request
 
 _BACKGROUNDS = 50  # tried until one has kept its own lesions
-_PAPER_POINTS = 50  # peaks of the detector's scores in Eq. 14, at most
 
 
 Clock = Callable[[str], AbstractContextManager[Any]]  # a context around each stage of an image
@@ -49,6 +50,7 @@ class Setting(NamedTuple):
     substitute: gives a lesion where `lesions` has none; None: that image cannot be made.
     look: how PNG show the images.
     classes: of the labels.
+    kept: backgrounds that were made of this setting, with any seed.
   """
 
   request: Request
@@ -64,6 +66,7 @@ class Setting(NamedTuple):
   substitute: fitting.Source | None = None
   look: export.Look = export.Look()
   classes: writers.Classes = writers.ONE_CLASS
+  kept: Kept = Kept(0)
 
 
 class Made(NamedTuple):
@@ -104,8 +107,8 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   request = setting.request
   key = jax.random.fold_in(jax.random.key(request.seed), index)
   rng = np.random.default_rng([int(word) for word in jax.random.key_data(key)])
-  item, ground, unused = _background(setting, index, rng, jax.random.fold_in(key, 0), device)
-  scene = ground.canvas
+  mapped, unused = _background(setting, index, rng, device)
+  item, ground, scene = mapped.item, mapped.ground, mapped.ground.canvas
   with setting.clock("sample"):
     lesions, reasons = _lesions(setting, rng, scene)
     shams = [
@@ -115,7 +118,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
       for _ in range(request.shams)
     ]
   with setting.clock("place"):
-    sites = _sites(setting, rng, ground, lesions + shams, device)
+    sites = _sites(setting, rng, mapped, lesions + shams)
   lesion_sites, sham_sites = sites[: len(lesions)], sites[len(lesions) :]
   mode = "paper" if request.paper else request.blend or insertion.DEFAULT_MODE[item["physics"]]
   with setting.clock("insert"):
@@ -157,24 +160,49 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
 
 
 def _background(
-  setting: Setting, index: int, rng: np.random.Generator, key: jax.Array, device: jax.Device
-) -> tuple[dict[str, Any], Background, int]:
-  """A record, its background, and how many could not be used before it."""
+  setting: Setting, index: int, rng: np.random.Generator, device: jax.Device
+) -> tuple[MappedBackground, int]:
+  """A background, and how many could not be used before it."""
   few, count = setting.request.backgrounds, len(setting.source)
   order = np.random.default_rng(setting.request.seed).permutation(count)
   for unused in range(_BACKGROUNDS):
     # After one that cannot be used comes one that is not the first of another image.
     place = rng.integers(count) if few is None else order[(index % few + unused * few) % count]
-    with setting.clock("read"):
-      item = setting.source[int(place)]
-    with setting.clock("background"):
-      ground = setting.maker.make(item, key, device)
-    if ground is not None:
-      return item, ground, unused
+    mapped = _mapped(setting, int(place), device)
+    if mapped is not None:
+      return mapped, unused
   raise UserError(
     f"{_BACKGROUNDS} backgrounds in a row lost half of the contrast of a lesion of their own: use "
     "synthesize.existing='inpaint', or a model that keeps small lesions"
   )
+
+
+def _mapped(setting: Setting, place: int, device: jax.Device) -> MappedBackground | None:
+  """The background of record `place`, the same for every image of a seed; None: of no use."""
+  seed = setting.request.seed
+
+  def make() -> MappedBackground | None:
+    with setting.clock("read"):
+      item = setting.source[place]
+    with setting.clock("background"):
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place), 0)
+      ground = setting.maker.make(item, key, device)
+    if ground is None:
+      return None
+    with setting.clock("maps"):
+      return maps.make(
+        item,
+        ground,
+        prior=setting.prior,
+        atlas=setting.survey.atlas,
+        danger=setting.danger,
+        user_mask=setting.user_mask,
+        margin_px=setting.values.margin_px,
+        is_paper=setting.request.paper,
+        device=device,
+      )
+
+  return setting.kept.get((seed, place, setting.request.paper), make)
 
 
 def _lesions(
@@ -220,52 +248,23 @@ def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) 
 def _sites(
   setting: Setting,
   rng: np.random.Generator,
-  ground: Background,
+  mapped: MappedBackground,
   lesions: list[fitting.Fitted],
-  device: jax.Device,
 ) -> list[candidates.Site]:
-  request, values, prior = setting.request, setting.values, setting.prior
-  scene, footprints = ground.canvas, [lesion.mask for lesion in lesions]
-  forbidden = _forbidden(setting, ground, device)
-  if request.paper:
-    if prior.detector is not None:
-      points = paper.locate(places.detector_scores(prior.detector, scene, device), _PAPER_POINTS)
-    else:
-      points = body.in_pixels(setting.survey.atlas.centres, body.box(scene.content))
-    return paper.place_paper(rng, points, paper.danger(forbidden), footprints, at=request.at)
+  request, values = setting.request, setting.values
+  footprints = [lesion.mask for lesion in lesions]
+  if mapped.points is not None:
+    return paper.place_paper(rng, mapped.points, mapped.allowed, footprints, at=request.at)
   return candidates.place(
     rng,
-    places.score_map(prior, setting.survey.atlas, scene, device),
-    places.allowed(scene, forbidden, values.margin_px),
+    mapped.score,
+    mapped.allowed,
     footprints,
     at=request.at,
     floor=values.floor,
     min_gap_px=values.min_gap_px,
-    prior=prior.name,
+    prior=setting.prior.name,
   )
-
-
-def _forbidden(setting: Setting, ground: Background, device: jax.Device) -> np.ndarray:
-  """bool[H, W]: forbidden tissue, what the user forbids, and the background's own lesions.
-
-  Forbidden tissue is that of the image's own mask where it is known, else what the network finds.
-  """
-  scene = ground.canvas
-  forbidden = np.zeros(scene.shape, bool)
-  if scene.forbidden_mask.size:
-    forbidden |= scene.forbidden_mask > 0
-  elif setting.danger is not None:
-    forbidden |= places.forbidden(setting.danger, scene, device)
-  if setting.user_mask is not None:
-    if setting.user_mask.shape != scene.shape:
-      (height, width), (rows, columns) = scene.shape, setting.user_mask.shape
-      raise UserError(
-        f"--mask is of {columns} x {rows} pixels, and this image is of {width} x {height}"
-      )
-    forbidden |= setting.user_mask
-  for own in ground.own_lesions:
-    forbidden |= own
-  return forbidden
 
 
 def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:

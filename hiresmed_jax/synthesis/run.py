@@ -20,7 +20,10 @@ from hiresmed_jax.runtime import config
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.synthesis import background, export, fitting, folder, image
 from hiresmed_jax.synthesis.image import Setting
+from hiresmed_jax.synthesis.mapped import Kept
 from hiresmed_jax.synthesis.request import Request
+
+_KEPT_BYTES = 512 << 20  # of backgrounds: 370 of 391 x 320 pixels, 40 of 1,024 x 1,024
 
 
 def assemble(
@@ -31,6 +34,7 @@ def assemble(
   *,
   dtype: Any = None,
   workers: int = 1,
+  kept_bytes: int = _KEPT_BYTES,
   say: Callable[[str], Any] = print,
 ) -> tuple[Setting, dict[str, Any]]:
   """Opens everything that a request needs.
@@ -42,6 +46,7 @@ def assemble(
     dataset: that it was trained on.
     dtype: of the networks' convolutions; None: as the run's config says.
     workers: threads.
+    kept_bytes: of backgrounds that are kept in memory.
     say: gets a line about what is left out.
 
   Returns:
@@ -90,7 +95,7 @@ def assemble(
   }
   setting = Setting(
     request, values, source, found, maker, lesions, prior, danger, mask,
-    substitute=substitute, look=look, classes=classes,
+    substitute=substitute, look=look, classes=classes, kept=Kept(kept_bytes),
   )  # fmt: skip
   return setting, identity
 

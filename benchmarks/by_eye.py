@@ -169,8 +169,12 @@ def _within(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _shares(drawn: Sequence[Drawing], centres: Sequence[np.ndarray]) -> dict[str, Any]:
   """Lesions by region, and by distance from the outlines."""
   counts = collections.Counter[str]()
+  within, covered = collections.Counter[str](), collections.Counter[str]()
   deep: list[float] = []
   for drawing, points in zip(drawn, centres):
+    for organ, mask in masks(drawing).items():
+      covered[organ] += mask.mean()
+      within[organ] += int(mask[tuple(points.T[::-1].astype(int))].sum())
     counts.update(regions(drawing, points))
     deep += list(depth(drawing, points))
   total = len(deep)
@@ -179,6 +183,9 @@ def _shares(drawn: Sequence[Drawing], centres: Sequence[np.ndarray]) -> dict[str
     "images": len(drawn),
     "lesions": total,
     "share": {name: count / total for name, count in sorted(counts.items())},
+    # Outlines overlap: of all lesions, and of all pixels, so many lie within this one.
+    "within": {organ: found / total for organ, found in sorted(within.items())},
+    "of_the_picture": {organ: area / len(drawn) for organ, area in sorted(covered.items())},
     "inside": float(np.mean(~edge & (np.array(deep) > 0))),
     "at_the_edge": float(np.mean(edge)),
     "outside": float(np.mean(~edge & (np.array(deep) < 0))),

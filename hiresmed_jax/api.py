@@ -24,10 +24,11 @@ from hiresmed_jax.placement import candidates
 from hiresmed_jax.routes.settings import SYNTHESIZE
 from hiresmed_jax.runtime import settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
-from hiresmed_jax.synthesis import image, request, run
+from hiresmed_jax.synthesis import image, request, run, stream
 
 _OF_FILES = ("num", "format", "shard", "depth", "window", "layout")
 _OPTIONS = [name for name in request.Request._fields if name not in _OF_FILES]
+_KEPT_MB = 512  # of backgrounds, by default
 
 
 class Synthetic(NamedTuple):
@@ -185,6 +186,40 @@ class Run:
     setting, _ = run.assemble(values, asked, self.workdir, dataset, workers=workers, say=_silent)
     return SyntheticImages(setting)
 
+  def stream(
+    self,
+    num: int | None = None,
+    *,
+    pixels: str = "seen",
+    kept_mb: int = _KEPT_MB,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+  ) -> stream.Stream:
+    """Fresh labelled images for the training of a detector, see `synthesis.stream.Stream`.
+
+    `run.stream(500, background="real", source="copy").epoch(3)[7]` is a dict of image, boxes,
+    classes and instances; a background is made once and kept.
+
+    Args:
+      num: images of an epoch; None: as many as the training split has with labels.
+      pixels: "seen", grey levels as a person sees them; or "values", in HU or what rescaled values
+        are.
+      kept_mb: megabytes of backgrounds that are kept in each process.
+      settings: see `synthesize`.
+      **options: those of `synthesize`; and depth and window, see `synthesis.request.Request`.
+
+    Raises:
+      UserError: see `synthesize`.
+    """
+    if pixels not in stream.PIXELS:
+      raise UserError(f"pixels={pixels!r}: use {' or '.join(map(repr, stream.PIXELS))}")
+    shown = ("depth", "window") if pixels == "seen" else ()
+    asked = _request(1 if num is None else num, options, shown=shown)
+    values = _changed(self._values, settings or {})
+    opener = stream.Opener(values, asked, self.workdir, self.data, kept_bytes=kept_mb << 20)
+    labelled = len(opener.setting.source)
+    return stream.Stream(opener, labelled if num is None else num, pixels=pixels)
+
   @functools.cached_property
   def _values(self) -> ConfigDict:
     return ConfigDict(workdir.synthesize_of(self.workdir))
@@ -261,11 +296,12 @@ def _reconstructed(item: dict[str, Any], model: Model) -> np.ndarray:
   return canvas.stored(transforms.with_channels(values, pixels.shape[-1]), item)
 
 
-def _request(num: int, options: Mapping[str, Any]) -> request.Request:
-  """A request of plain Python values, checked."""
-  unknown = next((name for name in options if name not in _OPTIONS), None)
+def _request(num: int, options: Mapping[str, Any], *, shown: Sequence[str] = ()) -> request.Request:
+  """A request of plain Python values, checked; `shown` are options of how an image is shown."""
+  known = (*_OPTIONS, *shown)
+  unknown = next((name for name in options if name not in known), None)
   if unknown is not None:
-    raise UserError(f"synthesize has no option {unknown!r}{known_words(unknown, _OPTIONS)}")
+    raise UserError(f"synthesize has no option {unknown!r}{known_words(unknown, known)}")
   plain = dict(options)
   try:
     if isinstance(plain.get("lesions"), int):
@@ -276,7 +312,9 @@ def _request(num: int, options: Mapping[str, Any]) -> request.Request:
     plain["at"] = tuple((float(x), float(y)) for x, y in plain.get("at", ()))
     if plain.get("mask") is not None:
       plain["mask"] = Path(plain["mask"][0]).absolute(), plain["mask"][1]
-    return request.checked(request.Request(num, window="own", **plain))
+    if not shown:
+      plain["window"] = "own"
+    return request.checked(request.Request(num, **plain))
   except (TypeError, ValueError, IndexError) as error:
     raise UserError(f"an option of synthesize is not of its type ({error})") from error
 

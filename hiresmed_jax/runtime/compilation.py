@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.errors import UserError
 
-_LEAST_SECONDS = 2.0  # what compiles faster is not worth a file
+_LEAST_SECONDS = 0.5  # what compiles faster is not worth a file
 _MOST_BYTES = 2 << 30
 
 

@@ -171,8 +171,9 @@ class Attention(nn.Module):
 
 
 BINS = 16
-# Constructor arguments of the published sizes.
+# Constructor arguments of the published sizes, and of "p", which is not: what two cores train.
 SIZES: dict[str, Mapping[str, Any]] = {
+  "p": {"width": 0.125, "most": 1024, "deep": False},
   "n": {"width": 0.25, "most": 1024, "deep": False},
   "s": {"width": 0.5, "most": 1024, "deep": False},
   "m": {"width": 1.0, "most": 512, "deep": True},

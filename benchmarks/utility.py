@@ -21,6 +21,7 @@ Prints a table; the JSON has each run, and paired differences with 95 % interval
 images and trainings.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -49,7 +50,7 @@ ARMS = ("A", "B", "C'", "E'", "H", "I")
 PLANNED = (("E'", "A"), ("E'", "B"), ("E'", "C'"), ("H", "B"), ("I", "E'"))
 _INNER = 0.2  # of the training groups
 _KEPT, _A_STEP = 64, 0.25  # synthetic images from which crops are taken; new ones a crop
-_EPOCHS = 1_000_000
+_ENDLESS = 1_000_000  # images
 
 
 def main(argv: list[str]) -> None:
@@ -206,16 +207,22 @@ def synthetic(arm: str, run: api.Run, own: Sequence[Labelled], seed: int) -> Ite
     return
   # Labelled as the real ones are, which reach beyond their lesions.
   values: dict[str, Any] = {"labels.box": "dataset"}
+  request: dict[str, Any] = {"background": "real", "source": "copy", "seed": seed}
   if arm == "H":
-    request = {"background": "real", "source": "copy", "lesions": 1, "shams": 2, "seed": seed}
-    for made in run.synthesize(_EPOCHS, settings=values, **request):
-      yield Labelled(_of_look(made.twin), np.zeros((0, 4), np.float32), "")
-    return
-  values |= {"existing": "label"}
-  values |= {"prior": "uniform"} if arm == "I" else {}
-  stream = run.stream(background="real", source="copy", seed=seed, settings=values)
-  for made in stream.epochs(_EPOCHS // len(stream)):
-    yield Labelled(_of_look(made["image"]), made["boxes"], "")
+    twins = run.synthesize(_ENDLESS, settings=values, lesions=1, shams=2, **request)
+    for twin in _whole(twins):
+      yield Labelled(_of_look(twin.twin), np.zeros((0, 4), np.float32), "")
+  values |= {"existing": "label"} | ({"prior": "uniform"} if arm == "I" else {})
+  fresh = run.stream(settings=values, **request)
+  for item in _whole(fresh.epochs(_ENDLESS // len(fresh))):
+    yield Labelled(_of_look(item["image"]), item["boxes"], "")
+
+
+def _whole(images: Any) -> Iterator[Any]:
+  """Those of a sequence that can be made: a background may have no room for a lesion."""
+  for index in range(len(images)):
+    with contextlib.suppress(UserError):
+      yield images[index]
 
 
 def _of_look(image: np.ndarray) -> np.ndarray:

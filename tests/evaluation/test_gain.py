@@ -70,12 +70,26 @@ def test_a_better_detector_is_told_and_the_same_one_is_not():
 
 
 def test_groups_are_drawn_whole():
-  one = [gain.hits(*random_images(1, 40, 0.4))]
-  other = [gain.hits(*random_images(2, 40, 0.6))]
-  other = [other[0]._replace(found_in=one[0].found_in[:0], found=one[0].found[:0])]
-  assert np.isnan(gain.difference(one, one, ["a"] * 40).low)
+  # All images of two groups: a resample has one of them alone, or both as they are.
+  boxes, scores, real = random_images(3, 30)
+  groups = np.repeat(["a", "b"], 15)
+  other = random_images(4, 30)[0]
+  first = gain.hits(other, [np.linspace(0.9, 0.1, len(own)) for own in other], real)
+  second = gain.hits(boxes, scores, real)
+  possible = {
+    round(gain.froc(first, weight) - gain.froc(second, weight), 9)
+    for weight in (np.repeat(pair, 15) for pair in ([2.0, 0], [0.0, 2], [1.0, 1]))
+  }
+  found = gain.difference([first], [second], groups, resamples=100)
+  assert {round(found.low, 9), round(found.high, 9)} <= possible
+  assert found.groups == 2
+
+
+def test_arms_must_be_pairs():
+  one = [gain.hits(*random_images(1, 6))]
+  assert np.isnan(gain.difference(one, one, ["a"] * 6).low)
   with pytest.raises(ValueError, match="trainings"):
-    gain.difference(one, other * 2, ["a"] * 40)
+    gain.difference(one, one * 2, ["a"] * 6)
 
 
 def test_lesions_that_count():

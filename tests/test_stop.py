@@ -68,7 +68,8 @@ def test_a_route_stops_within_seconds_and_goes_on(tmp_path, route):
     lines = tiny_run.metrics(log.parent) if log.exists() and log.read_text().endswith("\n") else []
     return bool(lines) and lines[-1]["step"] > steps[-1]
 
-  for _ in range(2):
+  # That a run which was stopped ends like one which was not: tests of the loop and of each task.
+  for _ in range(2 if route == "danger" else 1):
     process = start(tmp_path, route)
     wait_for(process, goes_on)
     last = stop(process)
@@ -79,7 +80,7 @@ def test_a_route_stops_within_seconds_and_goes_on(tmp_path, route):
 
 # While phantoms are drawn, programs are traced or compiled: what it does there depends on how fast
 # this machine is.
-@pytest.mark.parametrize("seconds", [0.5, 4.0, 8.0])
+@pytest.mark.parametrize("seconds", [0.5, 5.0])
 def test_a_run_stops_before_its_first_step(tmp_path, seconds):
   process = start(tmp_path, "background")
   wait_for(process, lambda: hears(process))

@@ -5,6 +5,10 @@ class UserError(Exception):
   """A mistake of the user's: one line that says what to do. Commands print it and exit with 2."""
 
 
+GOES_ON = "the same command goes on from there"
+ANEW = "nothing was written; the same command begins anew"
+
+
 class Stopped(KeyboardInterrupt):
   """The command was asked to stop.
 
@@ -13,10 +17,10 @@ class Stopped(KeyboardInterrupt):
     agreed: whether all processes of the run stop here.
   """
 
-  def __init__(self, code: int, *, step: int = 0, agreed: bool = False):
-    """`step`: of the checkpoint that was saved; 0: there is none."""
+  def __init__(self, code: int, *, step: int = 0, agreed: bool = False, then: str = GOES_ON):
+    """`step`: of the checkpoint that was saved, 0: none; `then`: what the same command will do."""
     saved = f"; saved at step {step}" if step else ""
-    super().__init__(f"stopped{saved}: the same command goes on from there")
+    super().__init__(f"stopped{saved}: {then}")
     self.code, self.agreed = code, agreed
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.convert.inception import RESIZES
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import ANEW, UserError
 from hiresmed_jax.evaluation import convergence, networks, readers, run
-from hiresmed_jax.runtime import cli, compilation, mesh
+from hiresmed_jax.runtime import cli, compilation, interrupt, mesh
 from hiresmed_jax.runtime.progress import Progress
 
 _EXAMPLE = """\
@@ -30,7 +30,11 @@ def main(argv: list[str]) -> None:
   lpips = dict.fromkeys(request.lpips or ["alexnet", "vgg16"])
   request = request._replace(lpips=[name for name in lpips if name != "none"])
   compilation.keep_programs(cache_folder())
-  with cli.only_json(as_json), Progress(None, "evaluate", unit=""):
+  with (
+    interrupt.stops_at_once(ANEW),
+    cli.only_json(as_json),
+    Progress(None, "evaluate", unit=""),
+  ):
     run.evaluate(request, mesh.make_mesh())
   if as_json:
     print((request.out / "report.json").read_text().strip())

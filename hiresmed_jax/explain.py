@@ -1,4 +1,4 @@
-"""`python -m hiresmed_jax.explain`: what a config amounts to, without training anything."""
+"""`python -m hiresmed_jax.explain`: what a config amounts to, without training it."""
 
 import json
 
@@ -13,11 +13,11 @@ _EXAMPLE = """\
   python -m hiresmed_jax.explain --config kub.py:background,best --devices 8 --json
   python -m hiresmed_jax.explain --config demo.py:lesion
   python -m hiresmed_jax.explain --config demo.py --settings
-  python -m hiresmed_jax.explain --config demo.py --compile"""
+  python -m hiresmed_jax.explain --config demo.py:background --time"""
 
 
 def main(argv: list[str]) -> None:
-  """Prints networks, work, memory, mesh and departures of a config; allocates nothing."""
+  """Prints networks, work, memory, mesh and departures of a config, without its arrays."""
   parser = cli.Parser(
     "explain",
     "Shows what a config amounts to: networks, FLOPs, memory, mesh, departures from the paper.",
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> None:
   add("--config", required=True, metavar=cli.CONFIG, help="a path, or a name in configs/")
   add("--devices", type=int, metavar="N", help="plan for N devices (default: those that are here)")
   add("--compile", action="store_true", help="also compile the training step on this backend")
+  add("--time", action="store_true", help="compile it, and try some steps on this machine: how "
+      "long the training will take (of the routes that compile one step)")  # fmt: skip
   add("--settings", action="store_true", help="list every setting instead, and what it may be")
   add("--json", action="store_true", help="the same as one JSON object")
   options, overrides = parser.parse(argv)
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> None:
     rows = explain.every_setting(values)
     print(json.dumps(rows, indent=2) if options.json else "\n".join(explain.setting_lines(rows)))
     return
-  facts = explain.explain(values, devices=devices, compiled=options.compile)
+  facts = explain.explain(values, devices=devices, compiled=options.compile, timed=options.time)
   print(json.dumps(facts, indent=2) if options.json else "\n".join(explain.lines(facts)))
 
 

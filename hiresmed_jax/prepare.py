@@ -14,7 +14,7 @@ from hiresmed_jax.data import identity, phantom, records, source_folder
 from hiresmed_jax.data.audit import findings
 from hiresmed_jax.data.readers import dicom_header, layouts, lidc, mask_values, volumes
 from hiresmed_jax.data.sample import PHYSICS, Sample
-from hiresmed_jax.errors import UserError, printable
+from hiresmed_jax.errors import ANEW, UserError, printable
 from hiresmed_jax.runtime import cli, interrupt
 from hiresmed_jax.runtime.progress import Progress
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
   records.refuse_to_replace(out, overwrite=options.overwrite or options.dry_run)
   console = Console(soft_wrap=True)
   with (
-    interrupt.stops_at_once(),
+    interrupt.stops_at_once(ANEW),
     cli.only_json(options.json),
     Progress(None, "prepare", unit=""),
   ):
@@ -92,8 +92,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--allow-unused", action="store_true", help="go on when labels or masks fit no image")
   add("--json", action="store_true", help="print the card with its audit as one JSON object")
   add("--dry-run", action="store_true", help="read all, print the table, write nothing")
-  add("--physics", choices=PHYSICS, help="how a lesion adds up: ct blends, projection adds; DICOM "
-      "tells by itself, other images are looked at")  # fmt: skip
+  add("--physics", choices=PHYSICS, help="how the images were made, for lesions to be put in: "
+      "ct (slices), projection (radiographs), none; DICOM tells, others are looked at")  # fmt: skip
   add("--keep", nargs="+", default=[], choices=dicom_header.LEFT_OUT, help="scouts among slices, "
       "screen captures among images, colours among grey ones, which are left out")  # fmt: skip
   add("--spacing-mm", type=_spacing, help="R or R,C: pixel spacing of images that do not tell")

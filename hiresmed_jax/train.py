@@ -24,7 +24,9 @@ words of the log (`metrics.jsonl` in a route's folder has every number):
                         gan: weight of the adversarial loss now; codes: share of codes in use
   lesion                rec: error of the reconstruction, mean over the lesions
   location              box, class: losses of the detector
-  danger                entropy, dice: losses of the segmentation"""
+  danger                cross_entropy, dice_loss: losses of the segmentation
+  val_l1, val_map50_95, val_dice
+                        score of the validation images, by which the weights are chosen"""
 
 
 def main(argv: list[str]) -> int:
@@ -53,9 +55,10 @@ def main(argv: list[str]) -> int:
       with Progress(None, "train", unit=""):
         run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
-    print(stopped, file=sys.stderr, flush=True)
     if not stopped.agreed:
-      interrupt.leave(stopped.code)
+      raise
+    # All processes come to the same end, and wait for each other.
+    print(stopped, file=sys.stderr, flush=True)
     return stopped.code
   return 0
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from hiresmed_jax import files
 from hiresmed_jax.convert import inception, published
-from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import cli
+from hiresmed_jax.errors import ANEW, UserError
+from hiresmed_jax.runtime import cli, interrupt
 
 EXAMPLE = """  python -m hiresmed_jax.weights list
   python -m hiresmed_jax.weights fetch squeezenet
@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int | None:
     "convert": convert,
   }
   if argv and argv[0] in actions:
-    actions[argv[0]](argv[1:])
+    with interrupt.stops_at_once(ANEW):
+      actions[argv[0]](argv[1:])
     return 0
   parser = cli.Parser(
     "weights",

@@ -125,6 +125,9 @@ def test_synthetic_images_against_a_dataset(place, tmp_path):
   assert report["real"]["lesions"]["lesions"] == 12
   assert "retention" not in found["lesions"]
   assert "N 6 against 8" in found["distances"]["KID"]["protocol"]
+  assert "16 of 16 images are real images" in report["methods"]["synthetic"]["caution"]
+  # Where the numbers are.
+  assert "16 of 16 images are real images" in page.split("## Table 2")[1].split("## ")[0]
   everything = page + json.dumps(report)
   for item in records.source(data, "train"):
     assert item["group"] not in everything
@@ -176,6 +179,19 @@ def test_a_report_is_replaced_only_when_told_to(place, tmp_path, capsys):
     "report.md", "report.json", "my notes.txt",
   }  # fmt: skip
   assert (tmp_path / "report" / "report.json").read_bytes() == before
+
+
+def test_a_report_is_one_process_s_and_an_unfinished_one_is_made_anew(place, tmp_path, capsys):
+  out = tmp_path / "report"
+  arguments = ["--reader-study", place / "study.csv", "--out", out]
+  with files.locked(out):
+    assert "another process writes" in fails(capsys, *arguments)
+  out.mkdir()
+  (out / "report.md").write_text("killed")
+  (out / ".report.json.4194304-1.partial").touch()
+  evaluate.main([str(a) for a in arguments])
+  assert {path.name for path in out.iterdir()} == {"report.md", "report.json"}
+  assert "killed" not in (out / "report.md").read_text()
 
 
 def test_one_image_gives_reasons_and_no_numbers(place, tmp_path):

@@ -56,6 +56,23 @@ def cache_path(net: str, folder: Path | None = None) -> Path:
   return (folder or arrays.cache_folder()) / f"lpips_{net}_v0.1.npz"
 
 
+def need(net: str, *, folder: Path | None = None, instead: str = "") -> Path:
+  """The file of a network; `instead` is what the user may do without it, for the message.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = cache_path(net, folder)
+  if not path.is_file():
+    raise UserError(
+      f"no weights of the perceptual network {net} at {path}: "
+      f"run `python -m hiresmed_jax.weights fetch {net}`, or with files you have "
+      f"`python -m hiresmed_jax.weights convert TRUNK HEADS --net {net}`"
+      + (f"; or {instead}" if instead else "")
+    )
+  return path
+
+
 def load_perceptual(
   net: str,
   *,
@@ -84,13 +101,7 @@ def load_perceptual(
   """
   if net not in TRUNKS:
     raise UserError(f"no perceptual network is called {net}: {', '.join(TRUNKS)}")
-  path = cache_path(net, folder)
-  if not path.is_file():
-    raise UserError(
-      f"no weights of the perceptual network {net} at {path}: "
-      f"run `python -m hiresmed_jax.weights fetch {net}`, or with files you have "
-      f"`python -m hiresmed_jax.weights convert TRUNK HEADS --net {net}`"
-    )
+  path = need(net, folder=folder)
   found = arrays.read_as_ours(path, lambda name: name)
   if problem := difference(found, net):
     raise UserError(

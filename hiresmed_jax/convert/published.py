@@ -6,7 +6,6 @@ that does not match is dropped, and without a known sha256 nothing is downloaded
 """
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,12 +142,17 @@ def fetch(
   # Before half a gigabyte is on its way.
   arrays.need_torch(FILES[net][0].name)
   downloads = target.parent / "downloads"
-  paths = [_download(net, file, downloads, mirror, progress) for file in FILES[net]]
-  files.write_npz(target, convert(paths, net))
-  for path in paths:
-    path.unlink()
-  if not any(downloads.iterdir()):
-    shutil.rmtree(downloads)
+  with files.locked(downloads):
+    whole = {file.name for published in FILES.values() for file in published}
+    for left in downloads.iterdir():  # by a download that was killed
+      if left.is_file() and left.name not in whole:
+        left.unlink()
+    paths = [_download(net, file, downloads, mirror, progress) for file in FILES[net]]
+    files.write_npz(target, convert(paths, net))
+    for path in paths:
+      path.unlink()
+    if not any(downloads.iterdir()):
+      downloads.rmdir()
   return target
 
 

@@ -24,7 +24,10 @@ CARD_AS_IT_WAS: dict[str, Any] = {"unknown": 0, "left_out": {}, "notes": {}, "so
 # What every card has.
 CARD_KINDS: dict[str, Any] = dict.fromkeys(("images", "groups", "boxes", "channels", "bits"), int)
 CARD_KINDS |= {"name": str, "fingerprint": str}
-CARD_KINDS |= {"splits": dict.fromkeys(SPLITS, int), "audit": {"images": dict}}
+CARD_KINDS |= {"splits": dict.fromkeys(SPLITS, int), "audit": {
+  "images": {"count": int, "forbidden_masks": int},
+  "groups": {"splits": {split: {"boxes": int} for split in SPLITS}},
+}}  # fmt: skip
 # tfds copies every image once more than decoding it needs.
 AS_BYTES = {"image": tfds.decode.SkipDecoding()}
 

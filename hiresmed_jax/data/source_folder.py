@@ -247,7 +247,10 @@ def _as_most_are(intake: Intake, files: list[Path], wishes: Wishes, say: Say) ->
   if found.physics:
     note = f"looks like {found.physics}: physics is {found.physics} (--physics says otherwise)"
   else:
-    note = "does not tell how a lesion adds up: physics is none (--physics ct or projection?)"
+    note = (
+      "does not tell whether it is a slice or a projection: physics is none "
+      "(--physics ct or projection?)"
+    )
   if intake.kind != "dicom":
     say(f"every image {note}")
   return dataclasses.replace(intake, physics=found.physics or "none", note=note)

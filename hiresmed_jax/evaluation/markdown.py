@@ -67,6 +67,9 @@ def _quality(methods: Mapping[str, Any]) -> Iterator[str]:
         for name, found in numbers.items()
       ],
     )
+    yield "\n".join(
+      f"- **{name}: {one['caution']}.**" for name, one in methods.items() if one["caution"]
+    )
     yield (
       "Mean ± SD over samplings or seeds, each of them a mean over images; with one sampling the "
       "SD over images in brackets. Paired: an image against the real one it was made from. "

@@ -63,12 +63,18 @@ def evaluate(request: Request, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
   Raises:
     UserError: nothing to evaluate, folders that do not fit, held-out patients in synthetic images,
-      a report that is there.
+      a report that is there, or that another process writes.
   """
   wanted = [*request.synthetic, *request.workdirs, *request.baselines]
   if not (wanted or request.runs or request.reader_study):
     raise UserError("name images (--synthetic, --workdir or --baseline), --run or --reader-study")
   _refuse_to_replace(request)
+  with files.locked(request.out):
+    _refuse_to_replace(request)  # another process may have written it meanwhile
+    return _evaluate(request, mesh, images=bool(wanted))
+
+
+def _evaluate(request: Request, mesh: jax.sharding.Mesh, *, images: bool) -> dict[str, Any]:
   report: dict[str, Any] = {"seed": request.seed}
   if request.reader_study:
     report["reader_study"] = readers.study(request.reader_study)
@@ -76,12 +82,29 @@ def evaluate(request: Request, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   for name, path in request.runs:
     curves[name].append(convergence.read(path, request.quantity))
   methods: Methods = {}
-  if wanted:
+  if images:
     methods = _images(request, mesh, report)
-  request.out.mkdir(parents=True, exist_ok=True)
-  if request.overwrite:
-    for name in FILES:
-      (request.out / name).unlink(missing_ok=True)
+  _remove(request.out)
+  try:
+    _write(request, report, curves, methods)
+  except BaseException:
+    _remove(request.out)
+    raise
+  return report
+
+
+def _remove(out: Path) -> None:
+  for name in FILES:
+    (out / name).unlink(missing_ok=True)
+
+
+def _write(
+  request: Request,
+  report: dict[str, Any],
+  curves: dict[str, list[convergence.Curve]],
+  methods: Methods,
+) -> None:
+  """Writes figures and report, and adds to it what is known of curves and figures."""
   if curves:
     rows = convergence.compare(curves, request.thresholds)
     window = convergence.window_of(request.quantity)
@@ -92,7 +115,6 @@ def evaluate(request: Request, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   files.write(request.out / "report.md", markdown.page(report).encode())
   plain = json.loads(writers.json_line(readers.as_json(report)))
   files.write_json(request.out / "report.json", plain, indent=1)
-  return report
 
 
 def _images(request: Request, mesh: jax.sharding.Mesh, report: dict[str, Any]) -> Methods:
@@ -192,6 +214,7 @@ def _about(
     "notes": [*method.notes, *([f"not compared with real images: {why}"] if why else [])],
     "failed": dict(collections.Counter(found.failed.values())),
     "numbers": numbers,
+    "caution": method.caution,
     "runs": list(method.facts),
   }
   if any(entry.donors for entry in entries):
@@ -285,12 +308,16 @@ def _figures(out: Path, methods: Methods) -> list[str]:
 
 
 def _refuse_to_replace(request: Request) -> None:
-  """Raises UserError unless the folder is new, or holds a report that may be replaced."""
+  """Raises UserError unless the folder is new, or holds a report that may be replaced.
+
+  One without report.json, which is written last, is unfinished, and may.
+  """
   if request.out.is_file():
     raise UserError(f"--out {request.out} is a file")
-  if not request.out.is_dir() or not any(request.out.iterdir()):
-    return
-  if not (request.out / "report.json").is_file():
+  there = {path.name for path in request.out.iterdir()} if request.out.is_dir() else set()
+  if "report.json" not in there:
+    if not {name for name in there if not name.endswith(".partial")} - set(FILES):
+      return
     raise UserError(f"{request.out} is there and holds no report: name another --out")
   if not request.overwrite:
     raise UserError(f"{request.out} holds a report: name another --out, or add --overwrite")

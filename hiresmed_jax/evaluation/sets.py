@@ -42,6 +42,7 @@ class ImageSet(NamedTuple):
   notes: tuple[str, ...] = ()  # for the report, without names of files
   facts: tuple[Mapping[str, Any], ...] = ()  # of each trained run in it; () for folders
   longest: int = 0  # side of its largest image, pixels
+  caution: str = ""  # what the comparison with real images, one by one, does not mean
 
 
 def open_set(name: str, path: Path, real: Real, *, option: str) -> ImageSet:
@@ -119,10 +120,17 @@ def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
     entries.append(Entry(image, group, counts[image], tuple(dict.fromkeys(donors)), load))
     counts[image] += 1
   kinds = " and ".join(sorted({line["background"]["kind"] for line in lines}))
+  copied = sum(line["background"]["kind"] == "real" for line in lines)
+  caution = (
+    f"the backgrounds of {copied} of {len(lines)} images are real images, whose pixels they have "
+    "but for the lesions: their PSNR, SSIM and LPIPS say how small the lesions are, and nothing of "
+    "a model"
+  )
   longest = max(max(int(line["height"]), int(line["width"])) for line in lines)
   return ImageSet(
-    name, f"synthetic, backgrounds: {kinds}", tuple(entries), False, notes, longest=longest
-  )
+    name, f"synthetic, backgrounds: {kinds}", tuple(entries), False, notes, longest=longest,
+    caution=caution if copied else "",
+  )  # fmt: skip
 
 
 def refuse_held_out(path: Path, groups: set[str], real: Real) -> tuple[str, ...]:
@@ -167,7 +175,8 @@ def as_method(sets: Sequence[ImageSet]) -> ImageSet:
   facts = tuple(fact for one in sets for fact in one.facts)
   same = all(one.same_lesions for one in sets)
   longest = max(one.longest for one in sets)
-  return ImageSet(first.name, kinds, tuple(entries), same, notes, facts, longest)
+  caution = "; ".join(dict.fromkeys(one.caution for one in sets if one.caution))
+  return ImageSet(first.name, kinds, tuple(entries), same, notes, facts, longest, caution)
 
 
 def equal_samplings(method: ImageSet, most: int | None) -> ImageSet:

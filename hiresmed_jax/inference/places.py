@@ -74,7 +74,7 @@ def open_danger(
     return None, "off"
   unet = workdir.danger_of(folder, fingerprint, dtype=dtype)
   if asked == "auto" and not unet.results["use"]:
-    say(f"the danger mask is not used: {unet.results['why']}")
+    say(f"forbidden tissue: {unet.results['why']}")
     return None, "off"
   return unet, f"danger, {unet.step}"
 

@@ -71,7 +71,7 @@ def make(source: records.Records, *, workers: int = 1) -> Survey:
     return item, list(crops.crops_of(item)), crops.padding(item)
 
   def items() -> Iterator[dict[str, Any]]:
-    with Progress(len(source), "lesions looked at", unit="image") as progress:
+    with Progress(len(source), "looking at the lesions, once", unit="image") as progress:
       for item, lesions, padding in ordered_map(look, range(len(source)), workers=workers):
         patches.extend(lesion for lesion in lesions if not isinstance(lesion, str))
         skipped.update(lesion for lesion in lesions if isinstance(lesion, str))

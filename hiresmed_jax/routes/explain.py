@@ -4,29 +4,43 @@ Tables are laid out here and not by `clu.parameter_overview`, which lists arrays
 have a line for a module, with its output and its FLOPs.
 """
 
+import dataclasses
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import parameter_overview
 
 from hiresmed_jax import routes
 from hiresmed_jax.routes import settings
-from hiresmed_jax.runtime import cost
+from hiresmed_jax.routes.task import Task
+from hiresmed_jax.runtime import compilation, cost
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.overrides import leaves
+from hiresmed_jax.runtime.progress import duration
 from hiresmed_jax.runtime.settings import keyed
 
 Facts = dict[str, Any]  # nested values that JSON can hold: bytes, FLOPs (a multiply-add is two), px
+# (task, shapes of a batch) -> facts of its training step on the devices that are here; {} where
+# none were asked for.
+Measure: TypeAlias = Callable[[Task, Mapping[str, Any]], Facts]
+_TIMED = 3  # steps, after a first one
 
 
-def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
+def explain(config: Any, *, devices: int, compiled: bool = False, timed: bool = False) -> Facts:
   """The facts of a checked config, planned for a number of devices that need not exist.
 
-  `compiled`: also compile the training step for the devices that are here, where a route can.
+  Args:
+    config: its values.
+    devices: how many.
+    compiled: also compile the training step for the devices that are here, where a route can.
+    timed: run some steps of it as well, on images of zeros.
 
   Returns:
     {"config": its name, route and preset; "mesh": devices, their kind, sizes of the axes;
@@ -37,9 +51,15 @@ def explain(config: Any, *, devices: int, compiled: bool = False) -> Facts:
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
   kind = jax.devices()[0].device_kind
   facts["mesh"] = {"devices": devices, "kind": kind, "data": data, "fsdp": fsdp}
+
+  def measure(task: Task, batch: Mapping[str, Any]) -> Facts:
+    if not (compiled or timed):
+      return {}
+    return {"compiled": _compiled(task, batch, config, timed=timed)}
+
   facts["departures"] = _departures(config, "data") + _departures(config, "synthesize")
   for route in settings.wanted(config):
-    facts[route] = _module(route).explain(config, devices=devices, compiled=compiled)
+    facts[route] = _module(route).explain(config, devices=devices, on_this_machine=measure)
     if "batch_size" in config[route]:
       facts[route]["images_per_device"] = config[route].batch_size // devices
       steps, epochs = config[route].steps, config[route].get("epochs", 0)
@@ -56,6 +76,8 @@ def lines(facts: Facts) -> Iterator[str]:
     yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
     if "images_per_device" in facts[route]:
       yield f"{facts[route]['images_per_device']} images a device"
+    if "compiled" in facts[route]:
+      yield from _compiled_lines(facts[route])
   yield from ("", "DEPARTURES from the paper")
   by_reason: dict[str, list[str]] = {}
   for row in _all_departures(facts, found):
@@ -112,6 +134,76 @@ def in_bytes(number: float) -> str:
   return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
+def _compiled(task: Task, batch: Mapping[str, Any], config: Any, *, timed: bool) -> Facts:
+  """The compiler's own account of the training step on the devices that are here, and its time."""
+  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+  whole, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  shards = task.shardings(state, mesh)
+  images = task.phases[0].batch_size
+  given = (
+    meshes.with_shardings(state, shards), _with_sharding(batch, split),
+    _with_sharding(task.frozen, whole),
+  )  # fmt: skip
+  began = time.perf_counter()
+  step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole))
+  lowered = step.lower(*given)
+  compiled = lowered.compile(compilation.options())
+  seconds = time.perf_counter() - began
+  memory: Any = compiled.memory_analysis()
+  sizes = memory and {
+    "arguments": memory.argument_size_in_bytes,
+    "intermediates": memory.temp_size_in_bytes,
+    "results in place of arguments": memory.alias_size_in_bytes,
+    "program": memory.generated_code_size_in_bytes,
+  }
+  facts = {
+    "backend": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
+    "devices": mesh.size,
+    "seconds_to_compile": seconds,
+    "flops_per_image": cost.xla_flops(lowered) / images,
+    "bytes_per_device": sizes or {},  # not every backend tells
+  }
+  return facts | ({"seconds_per_step": _time(task, compiled, given, shards)} if timed else {})
+
+
+def _time(task: Task, step: Any, given: Sequence[Any], shards: Any) -> float:
+  """Seconds of a step, median of a few: the last one of the run, in which all of it is at work."""
+  quick = {"xla_backend_optimization_level": 0}
+  init = jax.jit(task.init, out_shardings=shards, compiler_options=quick)
+  state = dataclasses.replace(init(jax.random.key(0)), step=np.int32(task.phases[0].steps - 1))
+  state = jax.device_put(state, shards)
+  batch, frozen = jax.tree.map(
+    lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), given[1:]
+  )
+  seconds = []
+  for _ in range(1 + _TIMED):
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(step(state, batch, frozen))
+    seconds.append(time.perf_counter() - began)
+  return statistics.median(seconds[1:])
+
+
+def _compiled_lines(facts: Facts) -> Iterator[str]:
+  here = facts["compiled"]
+  yield ""
+  yield (
+    f"compiled for {here['devices']} x {here['backend']} in {here['seconds_to_compile']:.0f} s: "
+    "this backend's own figures"
+  )
+  yield from table(
+    (), [(f"{k}, per device", in_bytes(v)) for k, v in here["bytes_per_device"].items()]
+  )
+  flops = f"{here['flops_per_image'] / 1e9:,.1f}"
+  yield from table((), [("GFLOP per image, training step", flops)])
+
+
+def _with_sharding(tree: Any, sharding: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+  )
+
+
 def _module(route: str) -> Any:
   return importlib.import_module(f"{routes.__name__}.{route}.explain")
 
@@ -137,9 +229,24 @@ def _summary(facts: Facts, found: Sequence[str]) -> Iterator[str]:
     if "memory_per_device" in facts[route]:
       total = in_bytes(facts[route]["memory_per_device"]["total"])
       yield f"{route}: {total} of memory a device, estimated from shapes"
+    if "seconds_per_step" in facts[route].get("compiled", ()):
+      yield f"{route}: {_duration(facts[route])}"
   departures = len(_all_departures(facts, found))
   yield f"departures from the paper: {departures}, each with its reason at the end"
+  if not any("seconds_per_step" in facts[route].get("compiled", ()) for route in found):
+    yield "how long: --time tries some steps on this machine; docs/hardware.md has measured runs"
   yield "below: networks, work and memory of each route; --json gives the same to a program"
+
+
+def _duration(facts: Facts) -> str:
+  seconds = facts["compiled"]["seconds_per_step"]
+  line = f"{seconds:.3g} s a step here, median of {_TIMED}"
+  ((unit, length),) = facts["length"].items()
+  if unit == "steps":
+    line += f": {length:,} steps in {duration(seconds * length)}"
+  else:
+    line += f", of {facts['images_per_device']} images a device"
+  return f"{line}; reading, compilation and evaluations come on top"
 
 
 def _brief(facts: Facts) -> str:

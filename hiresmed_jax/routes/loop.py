@@ -109,12 +109,17 @@ def fit(
     data_state: Any = None  # of the iterator of training batches
     window: list[Window] = []  # what was trained since the last line
     compiling = "compiling: may take minutes on a CPU"
+    details: dict[str, str] = {}  # at the end of the progress line
+
+    def show(what: str, numbers: str) -> None:
+      details[what] = numbers
+      progress.describe("  ".join(details.values()))
 
     def log(rate: Rate) -> None:
       values = _line(task, window)
       window.clear()
       writer.write_scalars(step, values | rate.measure(step))
-      progress.describe(_shown(task, values))
+      show("losses", _shown(task, values))
       _check_health(values.get(task.in_a_row, 0), cadence.max_skipped, step)
 
     def save(metrics: Mapping[str, float] | None = None) -> None:
@@ -191,6 +196,8 @@ def fit(
                 save_and_stop(stopped.code)
               writer.write_scalars(step, {f"val_{key}": value for key, value in numbers.items()})
               writer.flush()
+              if task.select and task.select[0] in numbers:
+                show("score", f"val_{task.select[0]} {numbers[task.select[0]]:.3g}")
               if jax.process_index() == 0:
                 draw(step, drawn)
               evaluates = False

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from hiresmed_jax import files, routes
+from hiresmed_jax.convert import features
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import survey
@@ -32,11 +33,14 @@ def train(
     {route: content of its DONE.json}.
 
   Raises:
-    UserError: no data, another run's folder, or one that another process holds.
+    UserError: no weights of the perceptual network, no data, another run's folder, or one that
+      another process holds.
   """
   wanted = settings.wanted(config)
   settings.check(config, wanted, devices=jax.device_count())
   _check_workdir(workdir, wanted)
+  if config.data.phantom.kind:  # to be drawn, which takes minutes
+    _need_weights(config, wanted)
   # Other routes may be trained there at the same time, but not while a run is removed.
   with _held(workdir, shared=not overwrite):
     if overwrite:
@@ -46,6 +50,7 @@ def train(
       meshes.wait_for_all("an earlier run is removed")
     mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
+    _need_weights(config, wanted)
     results = {}
     for route in wanted:
       reason = _module(route).skip(config, dataset)
@@ -59,6 +64,14 @@ def train(
         results[route] = _module(route).train(config, dataset, workdir / route, mesh)
       _note(config, dataset, workdir)
   return results
+
+
+def _need_weights(config: Any, wanted: tuple[str, ...]) -> None:
+  """Raises UserError where the perceptual loss has no weights; nothing is read of the images."""
+  perceptual = config.background.perceptual
+  if "background" in wanted and perceptual.net and perceptual.weight:
+    without = "train without it: --config.background.perceptual.net=None"
+    features.need(perceptual.net, instead=without)
 
 
 def _held(folder: pathlib.Path, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
@@ -76,8 +89,7 @@ def _note(config: Any, dataset: records.Dataset, workdir: pathlib.Path) -> None:
   """Writes what the other commands need beside the routes, so that a workdir can be moved."""
   if jax.process_index() == 0:
     workdirs.note(workdir, dataset, config.synthesize.to_dict())
-    train_images = records.source(dataset, "train")
-    if any(len(item["boxes"]) for item in train_images.without_masks()):
+    if dataset.card["audit"]["groups"]["splits"]["train"]["boxes"]:
       survey.load_or_make(dataset, workdir, workers=os.cpu_count() or 1)
 
 

@@ -5,9 +5,11 @@ import contextlib
 import difflib
 import errno
 import io
+import multiprocessing
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +26,7 @@ EXIT_CODES = {
   143: "stopped by SIGTERM; the same",
 }
 _SCRIPT, _MODULE = "hiresmed", "python -m hiresmed_jax"
+_FLUSH_SECONDS = 0.5
 # How Python and NumPy, XLA and OpenCV say it.
 _OUT_OF_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Insufficient memory")
 
@@ -121,8 +124,9 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
   `main` returns an exit code, or None for 0. Without `argv` it is given the process's own.
 
   Raises:
-    SystemExit: always, but for an exception that is neither the user's nor one of a full disk or
-      memory: that one passes through with its traceback, since it is a bug.
+    SystemExit: always, but where the command was asked to stop, which ends the process, and for an
+      exception that is neither the user's nor one of a full disk or memory: that one passes
+      through with its traceback, since it is a bug.
   """
   _open_streams()
   try:
@@ -130,12 +134,9 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows here, not at shutdown
   except UserError as mistake:
     code = _fail(" ".join(str(mistake).split()))
-  except Stopped as stopped:
-    print(stopped, file=sys.stderr, flush=True)
-    code = stopped.code
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr, flush=True)
-    code = 130
+  except KeyboardInterrupt as stopped:
+    # Not by the interpreter's own end: that waits for a compiler at work, or crashes in it.
+    end(stopped.code if isinstance(stopped, Stopped) else 130, str(stopped) or "interrupted")
   except BrokenPipeError:
     # `... | head` has seen enough. Nothing may be written to the dead pipe, at shutdown neither.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -154,6 +155,19 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     first = str(error).strip().split("\n")[0]
     code = _fail(f"out of memory: use smaller images, batches or networks ({first})")
   sys.exit(code)
+
+
+def end(status: int, line: str = "") -> NoReturn:
+  """Ends this process and those that it has started, at once; `line` goes to standard error."""
+  if line:
+    os.write(2, f"{line}\n".encode())
+  for process in multiprocessing.active_children():
+    process.terminate()
+  # In a thread: another one may hold the stream, and wait for a reader that reads no more.
+  flush = threading.Thread(target=sys.stdout.flush, daemon=True)
+  flush.start()
+  flush.join(_FLUSH_SECONDS)
+  os._exit(status)
 
 
 @contextlib.contextmanager

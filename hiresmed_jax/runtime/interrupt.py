@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -21,20 +22,26 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hiresmed_jax.errors import Stopped, UserError
+from hiresmed_jax.errors import GOES_ON, Stopped, UserError
+from hiresmed_jax.runtime import cli
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HEARD_SECONDS = 0.5  # in which a main thread that is not at work in C hears a signal
 _CALL_SECONDS = 1.0  # aimed at, of a call and between two questions to the other processes
 
 
 @contextlib.contextmanager
-def stops_at_once(patience: float = 5.0) -> Iterator[None]:
+def stops_at_once(then: str = GOES_ON, *, patience: float = 5.0) -> Iterator[None]:
   """Within, SIGTERM or Ctrl-C raises `Stopped` in the main thread.
 
   Python hears a signal only between two of its own instructions, and a compiler takes minutes for
-  one. If the main thread is not out after `patience` seconds, the process ends all the same, with
-  the same line and status. A second signal ends it at once. Outside the main thread nothing is
-  changed.
+  one. So a thread listens as well: where the main thread does not hear, it says that the signal
+  has come; after `patience` seconds, or at a second signal, it ends the process, with the line and
+  the status of `Stopped`. Outside the main thread nothing is changed.
+
+  Args:
+    then: what the same command will do, for the line.
+    patience: seconds.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -43,28 +50,51 @@ def stops_at_once(patience: float = 5.0) -> Iterator[None]:
   def stop(number: int, _: FrameType | None) -> None:
     for each in _SIGNALS:
       signal.signal(each, signal.SIG_DFL)
-    raise Stopped(128 + number)
+    raise Stopped(128 + number, then=then)
+
+  def next_signal(seconds: float | None = None) -> int | None:
+    """Its number; 0 when the block has been left; None after so many seconds without one."""
+    while select.select([heard], [], [], seconds)[0]:
+      if (number := os.read(heard, 1)[0]) in (0, *_SIGNALS):
+        return number
+    return None
 
   def watch() -> None:
-    while number := os.read(heard, 1)[0]:
-      # Another handler, as of `Interrupt`, means that the main thread saves first.
-      at_once = signal.getsignal(number) in (stop, signal.SIG_DFL)
-      if at_once and number in _SIGNALS and not left.wait(patience):
-        os.write(2, f"{Stopped(128 + number)}\n".encode())
-        _end(128 + number)
+    if number := next_signal():
+      # A handler of `Interrupt` means that the main thread saves first.
+      saves = getattr(signal.getsignal(number), "__self__", None)
+      again = next_signal(_HEARD_SECONDS)
+      if again is None and isinstance(saves, Interrupt):
+        saves.say()
+        again = next_signal()
+        if again and next_signal(_HEARD_SECONDS) == 0:
+          again = 0
+      elif again is None:
+        latest = f"stopping: within {patience:g} s, whatever is at work"
+        os.write(2, f"\n{latest}; once more to end at once\n".encode())
+        again = next_signal(patience)
+      if again != 0:
+        stopped = Stopped(128 + number, then=then)
+        cli.end(stopped.code, str(stopped))
     os.close(heard)
 
-  left = threading.Event()
   heard, tell = os.pipe()
   os.set_blocking(tell, False)
+
+  def hook(unraisable: Any) -> None:
+    # Raised within a callback of the collector it ends nothing: the thread will.
+    if not isinstance(unraisable.exc_value, Stopped):
+      unraised(unraisable)
+
+  unraised, sys.unraisablehook = sys.unraisablehook, hook
   handlers = {number: signal.signal(number, stop) for number in _SIGNALS}
   before = signal.set_wakeup_fd(tell)
   threading.Thread(target=watch, daemon=True).start()
   try:
     yield
   finally:
-    left.set()
     signal.set_wakeup_fd(before)
+    sys.unraisablehook = unraised
     for number, handler in handlers.items():
       signal.signal(number, handler)
     os.write(tell, b"\0")  # the thread ends
@@ -87,6 +117,7 @@ class Interrupt:
     self.requested = False
     self.exit_code = 128 + signal.SIGTERM
     self._previous: dict[int, Any] = {}
+    self._said = False
 
   def __enter__(self) -> Interrupt:
     if threading.current_thread() is threading.main_thread():
@@ -103,8 +134,14 @@ class Interrupt:
       os.kill(os.getpid(), number)
     self.requested = True
     self.exit_code = 128 + number
-    # print() may be what was interrupted, and is not safe to enter again.
-    os.write(2, b"\nstopping after this step; once more to end at once\n")
+    self.say()
+
+  def say(self) -> None:
+    """Says once that the run stops."""
+    if not self._said:
+      self._said = True
+      # print() may be what was interrupted, and is not safe to enter again.
+      os.write(2, b"\nstopping after this step; once more to end at once\n")
 
 
 class Pace:
@@ -178,19 +215,8 @@ def leave_together(
         file=sys.stderr,
         flush=True,
       )
-      _end(GONE)
-    timer = threading.Timer(patience, _end, (2 if isinstance(error, UserError) else 1,))
+      cli.end(GONE)
+    timer = threading.Timer(patience, cli.end, (2 if isinstance(error, UserError) else 1,))
     timer.daemon = True
     timer.start()
     raise
-
-
-def leave(status: int) -> None:
-  """Ends this process of several at once: an ordinary exit would wait for the others."""
-  if jax.process_count() > 1:
-    _end(status)
-
-
-def _end(status: int) -> None:
-  sys.stdout.flush()
-  os._exit(status)

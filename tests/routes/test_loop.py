@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_nothing_is_compiled_after_the_first_steps(whole, tmp_path):
   assert by_step[0] == by_step[-1]
 
 
-def test_a_line_is_the_mean_since_the_line_before_and_counters_are_the_newest(tmp_path):
+def test_a_line_is_the_mean_since_the_line_before_and_counters_are_the_newest(tmp_path, capsys):
   rows: list[dict[str, float]] = []
 
   def recording(*arguments):
@@ -281,6 +282,8 @@ def test_a_line_is_the_mean_since_the_line_before_and_counters_are_the_newest(tm
     return programs._replace(step=step)
 
   fit(tmp_path / "background", programs=recording)
+  told = [line for line in capsys.readouterr().err.splitlines() if "10/10 steps" in line]
+  assert re.search(r"rec [\d.]+ gan .* val_l1 [\d.]+$", told[-1])
   lines = [line for line in tiny_run.metrics(tmp_path / "background") if "reconstruction" in line]
   for line, window in zip(lines, (rows[:4], rows[4:8], rows[8:]), strict=True):
     for name in rows[0]:

@@ -130,6 +130,16 @@ def test_a_mistake_is_one_line_and_costs_nothing(
   assert not (tmp_path / "work" / "background").exists()
 
 
+@pytest.mark.parametrize("data", [[], ["--data", "data", "--config.data.phantom.kind="]])
+def test_missing_weights_are_told_before_images_are_read(place, tmp_path, monkeypatch, data):
+  monkeypatch.chdir(place)
+  monkeypatch.setattr(records, "source", lambda *_: pytest.fail("read"))
+  asked = ["--config", TINY, *data, "--config.background.perceptual.net=vgg16"]
+  with pytest.raises(UserError, match=r"weights fetch vgg16.* or train without it: --config\."):
+    train.main([*asked, "--workdir", str(tmp_path / "work")])
+  assert not (tmp_path / "work" / "data").exists()
+
+
 class Compiling(Exception):
   """The run has come so far that it compiles."""
 

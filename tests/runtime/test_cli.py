@@ -3,12 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiresmed_jax.errors import Stopped, UserError
+from hiresmed_jax.errors import ANEW, Stopped, UserError
 from hiresmed_jax.runtime import cli, interrupt
 
 
@@ -46,19 +48,60 @@ def test_a_mistake_is_one_line_and_two(capsys):
   assert (code, text) == (2, "error: no such folder: x\n")
 
 
-def test_interrupt(capsys):
-  assert ends_with(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+@pytest.mark.parametrize(
+  ("error", "code", "text"),
+  [
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (Stopped(143), 143, "stopped: the same command goes on from there"),
+    (Stopped(143, step=3), 143, "stopped; saved at step 3: the same command goes on from there"),
+    (Stopped(130, then=ANEW), 130, "stopped: nothing was written; the same command begins anew"),
+  ],
+)
+def test_a_stop_is_one_line_and_the_signal_s_code(monkeypatch, error, code, text):
+  def end(*given):
+    raise SystemExit(given)
+
+  monkeypatch.setattr(cli, "end", end)
+  with pytest.raises(SystemExit) as ended:
+    cli.run(raising(error), ())
+  assert ended.value.code == (code, text)
+
+
+def test_a_stop_leaves_no_process_and_waits_for_no_reader():
+  """The other end of standard output is not read, and the process's own end would wait for it."""
+  code = """
+import multiprocessing, sys, threading, time
+from hiresmed_jax.runtime import cli
+
+def main(argv):
+  child = multiprocessing.Process(target=time.sleep, args=(60,))
+  child.start()
+  print(child.pid, file=sys.stderr, flush=True)
+  threading.Thread(target=sys.stdout.write, args=("x" * 1000000,), daemon=True).start()
+  time.sleep(0.2)
+  raise KeyboardInterrupt
+
+if __name__ == "__main__":
+  cli.run(main, [])
+"""
+  with subprocess.Popen(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  ) as process:
+    assert process.wait(30) == 130
+    child, told = process.stderr.read().split()
+  assert told == "interrupted"
+  for _ in range(100):
+    if not Path(f"/proc/{child}").exists():
+      break
+    time.sleep(0.05)
+  else:
+    pytest.fail("the child is there")
 
 
 def test_names_cannot_steer_the_terminal(capsys):
   name = os.fsdecode(b"a\x1b]0;b\x07\xff \xe2\x80\xaec")
   told = ends_with(raising(UserError(f"no {name}")), capsys)[1]
   assert told == "error: no a\\x1b]0;b\\x07\ufffd \\u202ec\n"
-
-
-def test_a_stop_is_one_line_and_the_signal_s_code(capsys):
-  code, text = ends_with(raising(Stopped(143)), capsys)
-  assert (code, text) == (143, "stopped: the same command goes on from there\n")
 
 
 def test_a_file_system_that_cannot_be_written_is_one_line(capsys):

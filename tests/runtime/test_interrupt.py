@@ -81,20 +81,54 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
   return subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_process_that_does_not_hear_ends_all_the_same():
-  """The main thread waits in C for a lock that it holds itself, as it would for a compiler."""
-  result = run("""
-import ctypes, os, signal, threading
+# The main thread waits in C for a lock that it holds itself, as it would for a compiler.
+_DEAF = """
+import contextlib, ctypes, os, signal, threading
 from hiresmed_jax.runtime import interrupt
 lock = ctypes.create_string_buffer(256)
 library = ctypes.CDLL(None)
-with interrupt.stops_at_once(patience=0.3):
-  threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+with interrupt.stops_at_once("begin anew", patience={patience}), {within}:
+  for seconds in {signals}:
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
   for _ in range(2):
     library.pthread_mutex_lock(lock)
+"""
+
+
+def test_a_process_that_does_not_hear_ends_all_the_same():
+  result = run(_DEAF.format(patience=0.3, within="contextlib.nullcontext()", signals=[0.3]))
+  assert result.returncode == 143
+  said, stopped = result.stderr.strip().splitlines()
+  assert said.startswith("stopping: within 0.3 s")
+  assert stopped == "stopped: begin anew"
+
+
+@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "interrupt.Interrupt()"])
+def test_a_second_signal_ends_at_once_what_does_not_hear(within):
+  result = run(_DEAF.format(patience=1000, within=within, signals=[0.3, 1.2]))
+  assert result.returncode == 143
+  said, stopped = result.stderr.strip().splitlines()
+  assert said.startswith("stopping")
+  assert stopped == "stopped: begin anew"
+
+
+def test_a_stop_that_the_collector_swallows_is_no_traceback():
+  result = run("""
+import gc, os, signal, time
+from hiresmed_jax.runtime import interrupt
+
+class Deaf:
+  def __del__(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+
+with interrupt.stops_at_once(patience=0.3):
+  Deaf()
+  time.sleep(10)
 """)
   assert result.returncode == 143
-  assert result.stderr == "stopped: the same command goes on from there\n"
+  assert "Traceback" not in result.stderr
+  assert result.stderr.endswith("stopped: the same command goes on from there\n")
 
 
 @pytest.fixture

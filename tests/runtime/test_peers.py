@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.runtime import interrupt
+from hiresmed_jax.runtime import cli, interrupt
 
 LOST = "UNKNOWN: Gloo AllGather failed: [pair.cc:547]\nConnection closed by peer [127.0.0.1]:48308"
 
@@ -15,7 +15,7 @@ def ends(monkeypatch):
   found = []
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(interrupt, "_end", found.append)
+  monkeypatch.setattr(cli, "end", found.append)
   return found
 
 
@@ -64,7 +64,7 @@ def test_what_all_have_agreed_upon_is_no_failure(ends):
 
 
 def test_a_run_of_one_process_is_left_alone(monkeypatch):
-  monkeypatch.setattr(interrupt, "_end", lambda status: pytest.fail("ended"))
+  monkeypatch.setattr(cli, "end", lambda status: pytest.fail("ended"))
   with pytest.raises(ValueError, match="Gloo"):
     fail(ValueError(LOST), patience=0.0)
   time.sleep(0.1)

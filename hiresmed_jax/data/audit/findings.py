@@ -1,5 +1,6 @@
 """An audit as text: its warnings in sentences, and its table for a terminal or a log."""
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from hiresmed_jax.errors import printable
+
+_RADIOGRAPHS = ("CR", "DX", "RG", "RF")  # modalities that are alike
 
 
 def warnings(audit: Mapping[str, Any]) -> list[str]:
@@ -19,6 +22,7 @@ def warnings(audit: Mapping[str, Any]) -> list[str]:
   return [
     *_leaks(audit["groups"]),
     *_augmentation(audit["augmentation"]),
+    *_mixed(audit["images"]),
     *_intensities(audit["images"], audit["jpeg"]),
     *_lesions(audit["lesions"], audit["images"]),
   ]
@@ -67,6 +71,22 @@ def _augmentation(found: Mapping[str, Any]) -> list[str]:
       "was mirrored before it was published; left and right mean little"
     )
   return lines
+
+
+def _mixed(images: Mapping[str, Any]) -> list[str]:
+  kinds: collections.Counter[str] = collections.Counter()
+  for name, count in images["modality"].items():
+    kinds["radiograph" if name in _RADIOGRAPHS else name] += count
+  del kinds[""]  # files that do not tell
+  if len(kinds) < 2:
+    kinds = collections.Counter(images["physics"])
+  if len(kinds) < 2:
+    return []
+  counts = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+  return [
+    f"images of different kinds are mixed ({counts}): one model learns them all, and lesions of "
+    "one kind are put into another; prepare each kind by itself"
+  ]
 
 
 def _intensities(images: Mapping[str, Any], jpeg: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from hiresmed_jax.convert import features
 from hiresmed_jax.metrics import lpips
 from hiresmed_jax.nets.vqgan import VQGAN
 from hiresmed_jax.routes.background import task as background
-from hiresmed_jax.routes.explain import Facts, count, in_bytes, table
+from hiresmed_jax.routes.explain import Facts, Measure, count, in_bytes, table
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
@@ -27,12 +26,12 @@ _BATCHES_AHEAD = 3  # on the device: the one in use and two on their way
 _WITHOUT_REMAT = "total without rematerialisation, which XLA undoes on the CPU"
 
 
-def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   """See `routes.explain.explain`.
 
   Returns:
     {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "dtype" of the
-    convolutions, and "compiled" when asked for}.
+    convolutions} and what `on_this_machine` finds.
   """
   values, dtype = config.background, compute_dtype(config.background.dtype)
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
@@ -62,7 +61,7 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
     "memory_per_device": _memory(make, values, state, mesh, local, step),
     "dtype": jnp.dtype(dtype).name,
   }
-  return facts | ({"compiled": _compiled(task, config, state, size)} if compiled else {})
+  return facts | on_this_machine(task, _batch(values.batch_size, size))
 
 
 def lines(facts: Facts) -> Iterator[str]:
@@ -89,20 +88,6 @@ def lines(facts: Facts) -> Iterator[str]:
   yield from ("", f"convolutions in {facts['dtype']}")
   yield from ("", "memory per device: an estimate from shapes, before the compiler's copies")
   yield from table((), [(k, in_bytes(v)) for k, v in facts["memory_per_device"].items()])
-  if "compiled" in facts:
-    yield from _compiled_lines(facts["compiled"])
-
-
-def _compiled_lines(facts: Facts) -> Iterator[str]:
-  yield ""
-  yield (
-    f"compiled for {facts['devices']} x {facts['backend']} in {facts['seconds_to_compile']:.0f} s: "
-    "this backend's own figures"
-  )
-  bytes_of = facts["bytes_per_device"].items()
-  yield from table((), [(f"{k}, per device", in_bytes(v)) for k, v in bytes_of])
-  flops = f"{facts['flops_per_image'] / 1e9:,.1f}"
-  yield from table((), [("GFLOP per image, training step", flops)])
 
 
 def _indented(path: str) -> str:
@@ -217,41 +202,6 @@ def _memory(
     step = cost.trace(make(kept).train_step, state, local, task.frozen)
     named[_WITHOUT_REMAT] = standing + cost.peak_bytes(step)
   return named
-
-
-def _compiled(task: Task, config: Any, state: Any, size: tuple[int, int]) -> dict[str, Any]:
-  """The compiler's own account of the training step on the devices that are here."""
-  mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-  whole, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
-  shards = meshes.state_shardings(state, mesh)
-  began = time.perf_counter()
-  lowered = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole)).lower(
-    meshes.with_shardings(state, shards),
-    _with_sharding(_batch(config.background.batch_size, size), split),
-    _with_sharding(task.frozen, whole),
-  )
-  compiled = lowered.compile()
-  seconds = time.perf_counter() - began
-  memory: Any = compiled.memory_analysis()
-  sizes = memory and {
-    "arguments": memory.argument_size_in_bytes,
-    "intermediates": memory.temp_size_in_bytes,
-    "results in place of arguments": memory.alias_size_in_bytes,
-    "program": memory.generated_code_size_in_bytes,
-  }
-  return {
-    "backend": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
-    "devices": mesh.size,
-    "seconds_to_compile": seconds,
-    "flops_per_image": cost.xla_flops(lowered) / config.background.batch_size,
-    "bytes_per_device": sizes or {},  # not every backend tells
-  }
-
-
-def _with_sharding(tree: Any, sharding: Any) -> Any:
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-  )
 
 
 def _batch(count: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -3,23 +3,28 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from hiresmed_jax.routes.danger import task
-from hiresmed_jax.routes.explain import Facts, forward
+from hiresmed_jax.routes.explain import Facts, Measure, forward
 
 
-def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   """See `routes.explain.explain`.
 
   Returns:
     {"size", "crop", "parameters", "levels": [{"size", "channels"}], "flops_per_image": forward,
-    of a training image, "rule"}.
+    of a training image, "rule"} and what `on_this_machine` finds.
   """
-  del devices, compiled
+  del devices
   values = config.danger
   size = (values.crop, values.crop) if values.crop else tuple(values.size)
   net = task.network(values)
   parameters, flops = forward(net, 1, *size, config.data.channels)
-  return {
+  steps = max(values.steps, 1000)
+  made = task.build(values, channels=config.data.channels, size=size, steps=steps)
+  facts: Facts = {
     "size": list(values.size),
     "crop": values.crop,
     "parameters": parameters,
@@ -30,6 +35,11 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
     "flops_per_image": flops,
     "rule": values.rule,
   }
+  shape = (values.batch_size, *size)
+  batch = {"images_m11": jax.ShapeDtypeStruct((*shape, 1), jnp.float32)}
+  batch |= dict.fromkeys(("labels", "lesions"), jax.ShapeDtypeStruct(shape, jnp.uint8))
+  batch["valid"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+  return facts | on_this_machine(made, batch)
 
 
 def lines(facts: Facts) -> Iterator[str]:

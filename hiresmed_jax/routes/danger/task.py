@@ -44,7 +44,7 @@ def build(
     eval_arrays=("images_m11", "labels", "valid", "weight"),
     summarise=metric.summarise,
     select=("dice", 1),
-    shown={"cross_entropy": "entropy", "dice_loss": "dice"},
+    shown={"cross_entropy": "cross_entropy", "dice_loss": "dice_loss"},
   )
 
 

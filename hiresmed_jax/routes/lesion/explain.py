@@ -10,7 +10,7 @@ import numpy as np
 
 from hiresmed_jax.nets import singan
 from hiresmed_jax.ops.pyramid import lesion_pyramid
-from hiresmed_jax.routes.explain import Facts, count, in_bytes, table
+from hiresmed_jax.routes.explain import Facts, Measure, count, in_bytes, table
 from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
@@ -18,7 +18,7 @@ from hiresmed_jax.runtime import mesh as meshes
 _COUNTED = (32, 64)  # windows whose work is counted, which takes a second a level
 
 
-def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
+def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   """See `routes.explain.explain`. Work is counted where no other route is asked for.
 
   Returns:
@@ -26,7 +26,7 @@ def explain(config: Any, *, devices: int, compiled: bool) -> Facts:
     "parameters": of a lesion's generators, "training_bytes": of a lesion's state at its last
     level, "flops_per_iteration": of each level, where counted}}, "steps", "devices"}.
   """
-  del compiled
+  del on_this_machine  # its time depends on how many lesions there are
   values, channels = config.lesion, config.data.channels + 1
   windows: dict[str, Any] = {}
   for side in values.sides:

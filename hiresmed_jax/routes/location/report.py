@@ -1,5 +1,6 @@
 """Pictures and numbers of the location route: what is found, and where lesions may be."""
 
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -97,8 +98,9 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   if scores := prior["held_out"]:
     for key, gain in scores["over_uniform"].items():
       console.print(
-        f"{key}: {gain['mean']:+.2f} nats a lesion over uniform ({gain['low']:+.2f} to "
-        f"{gain['high']:+.2f}), {scores['lesions']} held-out lesions without their pixels"
+        f"{key}: the places of {scores['lesions']} held-out lesions, which were taken out of the "
+        f"images, {math.exp(gain['mean']):.1f} times as likely as if all places were alike "
+        f"({gain['mean']:+.2f} nats, {gain['low']:+.2f} to {gain['high']:+.2f})"
       )
   console.print(f"figures: {folder / 'figures' / 'priors.png'}")
 

@@ -113,6 +113,8 @@ def _found(**changes: Any) -> dict[str, Any]:
     ({"images__colour": 3}, "3 of 20 images are in colour"),
     ({"images__bits": {"16": 20}, "images__grey_levels": [20, 250, 256]}, "8-bit data"),
     ({"images__photometric": {"MONOCHROME1": 3, "MONOCHROME2": 17}}, "3 images are MONOCHROME1"),
+    ({"images__modality": {"CT": 12, "CR": 3, "DX": 4, "": 1}}, "12 CT, 7 radiograph"),
+    ({"images__physics": {"none": 12, "projection": 8}}, "12 none, 8 projection"),
     ({"groups__across_splits": 2}, "2 groups lie in more than one split"),
     ({"groups__images_per_group": [1, 1, 1]}, "every image is a group of its own"),
   ],
@@ -123,6 +125,11 @@ def test_each_finding_is_said_in_plain_words(changes: dict[str, Any], says: str)
   new = [line for line in said if line not in plain]
   assert len(new) == 1
   assert re.search(says, new[0])
+
+
+def test_radiographs_are_of_one_kind() -> None:
+  of_one = _found(images__modality={"CR": 12, "DX": 8}, images__physics={"projection": 20})
+  assert warnings(of_one) == warnings(_found())
 
 
 def test_empty_splits_are_named() -> None:

@@ -1,8 +1,8 @@
 """What the smallest route amounts to."""
 
 
-def explain(config, *, devices, compiled):
-  del config, devices, compiled
+def explain(config, *, devices, on_this_machine):
+  del config, devices, on_this_machine
   return {"parameters": 1}
 
 

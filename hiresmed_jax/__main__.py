@@ -11,6 +11,7 @@ COMMANDS = {
   "prepare": "turn a folder of images, boxes and masks into records with a split and an audit",
   "train": "train a route of a config on prepared records; the same command again resumes",
   "synthesize": "put new lesions into backgrounds: images, twins without them, masks and labels",
+  "reconstruct": "send images through a trained background model: what it gives back, as files",
   "evaluate": "compare images with real ones: tables with tests and protocols, lesions, readers",
   "explain": "show networks, cost, memory and departures from the paper, without running anything",
   "weights": "list, fetch and convert the published weights of the perceptual networks",

@@ -4,9 +4,11 @@ H, W rows and columns; C channels (1 grey, 3 RGB); N lesions. Images are stored 
 have them: uint8 or uint16 [H, W] or [H, W, C].
 """
 
+import contextlib
 import functools
 import math
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +17,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hiresmed_jax.data import stored, transforms
+from hiresmed_jax.data import records, stored
 from hiresmed_jax.data.sample import PHOTOMETRICS
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import canvas, places, survey, workdir
+from hiresmed_jax.inference import canvas, other_images, places, survey, workdir
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.routes.settings import SYNTHESIZE
 from hiresmed_jax.runtime import settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
-from hiresmed_jax.synthesis import image, request, run, stream
+from hiresmed_jax.synthesis import image, reconstructions, request, run, stream
 
 _OF_FILES = ("num", "format", "shard", "depth", "window", "layout")
 _OPTIONS = [name for name in request.Request._fields if name not in _OF_FILES]
@@ -131,7 +133,11 @@ class Run:
     """
     if isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] in ((1,), (3,))):
       raise UserError(f"an array of shape {list(images.shape)} is one image: give a list of them")
-    made = [_reconstructed(_record(one, self._ranges, **units), self._background) for one in images]
+    device = jax.local_devices()[0]
+    made = [
+      reconstructions.reconstructed(_record(one, self._ranges, **units), self._background, device)
+      for one in images
+    ]
     made = [one.reshape(np.shape(given)) for one, given in zip(made, images)]
     return np.stack(made) if isinstance(images, np.ndarray) and made else made
 
@@ -162,7 +168,13 @@ class Run:
     return np.exp(candidates.log_probabilities(score, allowed, values.floor)).astype(np.float32)
 
   def synthesize(
-    self, num: int, *, settings: Mapping[str, Any] | None = None, **options: Any
+    self,
+    num: int,
+    *,
+    onto: str | os.PathLike[str] | None = None,
+    lesion_free: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
   ) -> SyntheticImages:
     """Puts new lesions into backgrounds.
 
@@ -171,6 +183,9 @@ class Run:
 
     Args:
       num: images.
+      onto: puts lesions into other images than the training images: a prepared dataset, or a folder
+        that is read as `prepare` reads it. Then `background` is "real" by default.
+      lesion_free: images of `onto` that nobody has labelled show no lesion.
       settings: values of the config's group `synthesize`, such as {"floor": 0.0}; the others are
         those that the run was trained with.
       **options: lesions, diameter, at, background, seed, blend, paper, shams, mask, source,
@@ -179,12 +194,30 @@ class Run:
     Raises:
       UserError: unknown or impossible options, a route that is not trained, no dataset.
     """
-    asked = _request(num, options)
-    dataset = workdir.dataset_of(self.workdir, self.data)
+    asked = _request(num, {"background": "real", **options} if onto else options)
     values = _changed(self._values, settings or {})
     workers = values.workers or min(32, os.cpu_count() or 1)
-    setting, _ = run.assemble(values, asked, self.workdir, dataset, workers=workers, say=_silent)
-    return SyntheticImages(setting)
+    with contextlib.ExitStack() as stack:
+      data: records.Dataset | other_images.Backgrounds
+      if onto is None:
+        data = workdir.dataset_of(self.workdir, self.data)
+      else:
+        dataset = workdir.dataset_of(self.workdir, self.data) if self.data else None
+        data = stack.enter_context(
+          other_images.backgrounds(
+            Path(onto),
+            self.workdir,
+            lesion_free=lesion_free,
+            dataset=dataset,
+            workers=workers,
+            say=_silent,
+          )
+        )
+      setting, _ = run.assemble(values, asked, self.workdir, data, workers=workers, say=_silent)
+      images = SyntheticImages(setting)
+      # A folder that is read for now is there as long as its images are.
+      weakref.finalize(images, stack.pop_all().close)
+    return images
 
   def stream(
     self,
@@ -279,21 +312,6 @@ def _record(
     rescale_slope=rescale_slope,
     rescale_intercept=rescale_intercept,
   )
-
-
-def _reconstructed(item: dict[str, Any], model: Model) -> np.ndarray:
-  """A record's image through the model, in its size, type and units."""
-  pixels, view = item["image"], model.view
-  shape = pixels.shape[:2]
-  if min(transforms.place(shape, view.shape, view.fit).corner) < 0:
-    raise UserError(
-      f"this run crops images to the aspect of {view.shape[0]} x {view.shape[1]} (data.fit='crop') "
-      f"and one has {shape[0]} x {shape[1]} pixels: crop it first"
-    )
-  device = jax.local_devices()[0]
-  made = canvas.viewed(item, view, lambda image_m11: model.network(image_m11, device))
-  values = transforms.place(made.shape, shape, "stretch").resize(made.values)
-  return canvas.stored(transforms.with_channels(values, pixels.shape[-1]), item)
 
 
 def _request(num: int, options: Mapping[str, Any], *, shown: Sequence[str] = ()) -> request.Request:

@@ -16,6 +16,7 @@ _EXAMPLE = """\
   python -m hiresmed_jax.evaluate --workdir hdfb=runs/a --workdir hdfb=runs/b \\
     --workdir plain=runs/c --lpips squeezenet --tap 768 --out report
   python -m hiresmed_jax.evaluate --real real --baseline DDM=ddm --baseline VQGAN=vqgan --out report
+  python -m hiresmed_jax.evaluate --workdir runs/a --data data/other_hospital --out report
   python -m hiresmed_jax.evaluate --run hdfb=runs/a --run plain=runs/c --out report
   python -m hiresmed_jax.evaluate --reader-study answers.csv --out report"""
 
@@ -61,7 +62,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--baseline", action="append", default=[], type=_named(), dest="baselines",
       metavar="NAME=DIR",
       help="another method's images, named as the real ones, or with _0, _1 ..")  # fmt: skip
-  add("--data", type=path, metavar="DIR", help="dataset of the workdirs (where they noted it)")
+  add("--data", type=path, metavar="DIR", help="dataset of the workdirs (where they noted it), or "
+      "another prepared dataset, on whose held-out images they are measured")  # fmt: skip
   add("--run", action="append", default=[], type=_named(), dest="runs", metavar="NAME=DIR",
       help="run whose metrics.jsonl is drawn beside others'; may be repeated")  # fmt: skip
   add("--quantity", default=convergence.QUANTITY, metavar="KEY",

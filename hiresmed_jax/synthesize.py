@@ -1,18 +1,21 @@
 """`python -m hiresmed_jax.synthesize`: trained routes in, labelled synthetic images out."""
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from hiresmed_jax import files
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import workdir
+from hiresmed_jax.inference import other_images, workdir
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.routes import settings
@@ -26,7 +29,9 @@ _EXAMPLE = """\
   python -m hiresmed_jax.synthesize --config kub.py --data data/kub --num 500 --lesions 1-3 \\
     --diameter-mm 3-12 --format dicom --out out
   python -m hiresmed_jax.synthesize --config stones_ct.py --data data/stones_ct --num 20 \\
-    --background real --lesion-source parametric --at 120,150 --out out"""
+    --background real --lesion-source parametric --at 120,150 --out out
+  python -m hiresmed_jax.synthesize --workdir runs/kub --onto normals --lesion-free --num 20 \\
+    --out out"""
 
 _WITH_REAL = (("png", "ultralytics"), ("png", "coco"))
 
@@ -34,11 +39,12 @@ _WITH_REAL = (("png", "ultralytics"), ("png", "coco"))
 def main(argv: list[str]) -> None:
   """Makes the images that are missing; the same command again goes on."""
   options, overrides = _options(argv)
-  values = config.load_config(options.config, overrides)
-  settings.check(values)
+  run_folder, values, whole = _run(options, overrides)
   asked = request.checked(_request(options))
+  if options.lesion_free and not options.onto:
+    raise UserError("--lesion-free is said of the images of --onto")
   if options.box:
-    values.synthesize.labels.box = options.box
+    values.labels.box = options.box
   if options.with_real and (asked.format, asked.layout) not in _WITH_REAL:
     raise UserError(
       "--with-real is for PNG in the layouts ultralytics and coco: nnU-Net takes validation images "
@@ -48,23 +54,26 @@ def main(argv: list[str]) -> None:
   if options.overwrite and shards > 1:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
   compilation.keep_programs(cache_folder())
-  run_folder = options.workdir or pathlib.Path("runs") / values.name
-  dataset = workdir.dataset_of(run_folder, options.data)
-  if asked.background == "reconstruction":
-    workdir.require_same_network(run_folder, dataset.card["fingerprint"], values)
-  workers = values.synthesize.workers or min(32, os.cpu_count() or 1)
-  dtype = compute_dtype(values.background.dtype)
+  needed = options.data or not options.onto
+  dataset = workdir.dataset_of(run_folder, options.data) if needed else None
+  if asked.background == "reconstruction" and whole is not None:
+    trained_on = dataset.card["fingerprint"] if dataset else workdir.fingerprint_of(run_folder)
+    workdir.require_same_network(run_folder, trained_on, whole)
+  workers = values.workers or min(32, os.cpu_count() or 1)
+  dtype = compute_dtype(whole.background.dtype) if whole is not None else None
   with (
     interrupt.stops_at_once(),
     cli.only_json(options.json),
     Progress(None, "synthesize", unit=""),
+    _data(options, run_folder, dataset, workers) as data,
   ):
-    setting, identity = run.assemble(
-      values.synthesize, asked, run_folder, dataset, dtype=dtype, workers=workers
-    )
+    setting, identity = run.assemble(values, asked, run_folder, data, dtype=dtype, workers=workers)
     real = None
     if options.with_real:
-      real = export.real_images(options.with_real, setting.survey.groups)
+      groups, used = setting.survey.groups, frozenset[str]()
+      if isinstance(data, other_images.Backgrounds):
+        groups, used = groups | data.groups, data.digests
+      real = export.real_images(options.with_real, groups, used)
       identity |= {"real": records.open_dataset(options.with_real).card["fingerprint"]}
     with files.locked(options.out, shared=shards > 1):
       folder.claim(options.out, identity, overwrite=options.overwrite)
@@ -91,6 +100,43 @@ def main(argv: list[str]) -> None:
     raise UserError(f"{len(failures)} of {len(asked.indices())} images failed; {failures[0]}{more}")
 
 
+def _run(
+  options: argparse.Namespace, overrides: list[str]
+) -> tuple[pathlib.Path, ConfigDict, ConfigDict | None]:
+  """(workdir, values of the group `synthesize`, the whole config where one is given)."""
+  if options.config is None:
+    if options.workdir is None:
+      raise UserError("name the run: --workdir, or --config")
+    if overrides:
+      raise UserError(f"--config.{overrides[0]} changes a config: name it with --config")
+    return options.workdir, ConfigDict(workdir.synthesize_of(options.workdir)), None
+  whole = config.load_config(options.config, overrides)
+  settings.check(whole)
+  return options.workdir or pathlib.Path("runs") / whole.name, whole.synthesize, whole
+
+
+@contextlib.contextmanager
+def _data(
+  options: argparse.Namespace,
+  run_folder: pathlib.Path,
+  dataset: records.Dataset | None,
+  workers: int,
+) -> Iterator[records.Dataset | other_images.Backgrounds]:
+  """What lesions are put into: the run's dataset, or the images of --onto."""
+  if dataset is not None and not options.onto:
+    yield dataset
+    return
+  with other_images.backgrounds(
+    options.onto,
+    run_folder,
+    lesion_free=options.lesion_free,
+    dataset=dataset,
+    out=options.out,
+    workers=workers,
+  ) as found:
+    yield found
+
+
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = cli.Parser(
     "synthesize",
@@ -100,7 +146,8 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     overrides=True,
   )
   add = parser.add_argument
-  add("--config", required=True, metavar="FILE.py", help="a path, or a name in configs/")
+  add("--config", metavar="FILE.py", help="a path, or a name in configs/ (with --workdir: the "
+      "values that the run was trained with)")  # fmt: skip
   add("--workdir", type=pathlib.Path, help="where the run lives (runs/<config name>)")
   add("--data", type=pathlib.Path, help="prepared dataset (the one the workdir was trained on)")
   add("--out", required=True, type=pathlib.Path, help="folder of the images")
@@ -110,8 +157,13 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   size.add_argument("--diameter-mm", metavar="D[-E]", help="of the lesions (as they come)")
   size.add_argument("--diameter-px", metavar="D[-E]", help="the same in pixels of the output")
   add("--at", action="append", default=[], metavar="X,Y", help="pixel of a lesion; may be repeated")
-  add("--background", choices=request.BACKGROUNDS, default="reconstruction",
-      help="made by the trained model, or the pixels of a training image")  # fmt: skip
+  add("--onto", type=pathlib.Path, metavar="FOLDER", help="put lesions into other images than "
+      "the training images: a prepared dataset, or a folder that is read as `prepare` reads "
+      "it")  # fmt: skip
+  add("--lesion-free", action="store_true", help="images of --onto that nobody has labelled show "
+      "no lesion")  # fmt: skip
+  add("--background", choices=request.BACKGROUNDS, help="made by the trained model, or the pixels "
+      "of a training image (reconstruction; with --onto: real)")  # fmt: skip
   add("--backgrounds", type=int, metavar="B",
       help="make the images on B backgrounds in turn, so that each has --num / B samplings, as "
       "`evaluate` wants them (every image draws its own)")  # fmt: skip
@@ -162,7 +214,7 @@ def _request(options: argparse.Namespace) -> request.Request:
     else None,
     diameter=diameter,
     at=tuple(map(_point, options.at)),
-    background=options.background,
+    background=options.background or ("real" if options.onto else "reconstruction"),
     seed=options.seed,
     blend=options.blend,
     format=options.format,
@@ -174,7 +226,7 @@ def _request(options: argparse.Namespace) -> request.Request:
     backgrounds=options.backgrounds,
     on_empty=options.on_empty,
     depth=options.depth,
-    window=_window(options.window) if options.window else None,
+    window=request.window(options.window),
     layout=options.layout,
   )
 
@@ -205,17 +257,6 @@ def _point(text: str) -> tuple[float, float]:
   except ValueError:
     pass
   raise UserError(f"--at {text}: write X,Y in pixels of the output")
-
-
-def _window(text: str) -> tuple[float, float] | str:
-  """Reads "own" or "LOW,HIGH"."""
-  if text == "own":
-    return text
-  try:
-    low, high = map(float, text.split(","))
-  except ValueError:
-    raise UserError(f"--window {text}: write LOW,HIGH, or own") from None
-  return low, high
 
 
 def _shard(text: str) -> tuple[int, int]:

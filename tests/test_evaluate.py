@@ -242,7 +242,7 @@ def test_a_trained_run_on_its_held_out_images(place, workdir, tmp_path):
 def test_a_workdir_of_other_data_is_refused(place, workdir, tmp_path, capsys):
   scene.dataset(tmp_path / "other", physics="ct")
   line = fails(
-    capsys, "--workdir", workdir, "--data", tmp_path / "other", "--out", tmp_path / "report"
+    capsys, "--workdir", workdir, "--real", tmp_path / "other", "--out", tmp_path / "report"
   )  # fmt: skip
   assert "is not the dataset that" in line
   line = fails(
@@ -256,6 +256,6 @@ def test_help_has_an_example_that_is_understood(capsys):
     evaluate.main(["--help"])
   text = capsys.readouterr().out.replace("\\\n", " ")
   lines = re.findall(r"^  python -m hiresmed_jax\.evaluate (.+)", text, re.MULTILINE)
-  assert len(lines) == 5
+  assert len(lines) == 6
   for line in lines:
     evaluate._options(line.split())

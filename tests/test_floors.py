@@ -15,7 +15,10 @@ FLOORS = [
   ["routes/settings"],
   ["inference"],
   ["routes/train", "synthesis", "evaluation"],
-  ["prepare", "train", "synthesize", "evaluate", "weights", "explain", "api", "__main__"],
+  [
+    *("prepare", "train", "synthesize", "reconstruct", "evaluate", "weights", "explain"),
+    *("api", "__main__"),
+  ],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The upper half of a route and what stands beside the routes; the rest is settings and tasks.

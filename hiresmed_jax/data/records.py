@@ -10,7 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -272,8 +272,12 @@ class Records:
       known = [n for n in numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
     if len(known) == self._length:
       return self
+    return self.chosen(known)
+
+  def chosen(self, numbers: Sequence[int]) -> "Records":
+    """The records of these numbers, in this order; numbers of the whole split."""
     found = copy.copy(self)
-    found._numbers, found._length = known, len(known)
+    found._numbers, found._length = list(numbers), len(numbers)
     return found
 
   def __len__(self) -> int:

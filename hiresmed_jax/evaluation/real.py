@@ -129,6 +129,24 @@ def of_dataset(dataset: records.Dataset, *, window: Any, workers: int) -> Real:
   return Real(what, entries, dataset, sources, places, {}, window, bits, longest)
 
 
+def without(real: Real, images: frozenset[str]) -> Real:
+  """The real images without those of these ids, which a model has seen in its training.
+
+  Raises:
+    UserError: none is left.
+  """
+  entries = tuple(entry for entry in real.entries if entry.key not in images)
+  if not entries:
+    raise UserError(
+      f"all {len(real.entries)} held-out images are of patients that a run was trained on: "
+      "--data names images of others"
+    )
+  left_out = len(real.entries) - len(entries)
+  what = f"{real.what}; {left_out} of them, of patients that a run was trained on, are left out"
+  places = {key: place for key, place in real.places.items() if key not in images}
+  return real._replace(entries=entries, places=places, what=what if left_out else real.what)
+
+
 def folder_files(path: Path, option: str) -> list[Path]:
   """The images of a folder, sorted by name.
 

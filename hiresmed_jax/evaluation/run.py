@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hiresmed_jax import files
-from hiresmed_jax.data import writers
+from hiresmed_jax.data import records, writers
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import (
   convergence,
@@ -26,7 +26,7 @@ from hiresmed_jax.evaluation import (
   tables,
 )
 from hiresmed_jax.evaluation.pictures import Entry
-from hiresmed_jax.inference import workdir
+from hiresmed_jax.inference import contents, other_images, workdir
 
 Named = tuple[str, Path]  # a method's name and its folder
 Methods = dict[str, tuple[Sequence[Entry], measure.Measured]]
@@ -39,7 +39,8 @@ class Request(NamedTuple):
 
   out: Path  # folder of the report
   real: Path | None = None  # prepared dataset or folder; None: the data of the first workdir
-  data: Path | None = None  # prepared dataset of the workdirs, where it has moved
+  # Prepared dataset of the workdirs, where it has moved; or another one, to measure them on.
+  data: Path | None = None
   synthetic: Sequence[Named] = ()  # folders of `synthesize`, or of images
   # Trained runs, whose reconstructions of held-out images are evaluated.
   workdirs: Sequence[Named] = ()
@@ -162,12 +163,34 @@ def _reference(request: Request) -> real.Real:
   window: Any = "stored"
   if request.workdirs:
     folder = request.workdirs[0][1]
-    given = request.data or (path if path and (path / "card.json").is_file() else None)
-    dataset = workdir.dataset_of(folder, given)
-    window, path = sets.window_of(folder, dataset), path or dataset.root
+    path = path or workdir.dataset_of(folder, None).root
+    window = sets.window_of(folder)
   if path is None:
     raise UserError("--real names the real images: a prepared dataset, or a folder")
-  return real.open_real(path, window=window, workers=4)
+  base = real.open_real(path, window=window, workers=4)
+  return _unseen(request, base, base.dataset) if _other(request) and base.dataset else base
+
+
+def _other(request: Request) -> bool:
+  """Whether runs may be measured on images of another dataset than theirs."""
+  return request.data is not None and request.real is None
+
+
+def _unseen(request: Request, base: real.Real, dataset: records.Dataset) -> real.Real:
+  """The real images without those of patients that a run has seen.
+
+  Raises:
+    UserError: none is left, or their units are not those that a run's window is of.
+  """
+  seen: frozenset[str] = frozenset()
+  for _, folder in request.workdirs:
+    if workdir.fingerprint_of(folder) == dataset.card["fingerprint"]:
+      continue
+    trained, found = contents.of_run(folder), contents.make(dataset, workers=4)
+    if not isinstance(base.window, str):
+      contents.require_units(folder, trained, found, str(dataset.root))
+    seen |= other_images.training_images(dataset, found, trained)
+  return real.without(base, seen)
 
 
 def _methods(
@@ -178,7 +201,8 @@ def _methods(
   for name, path in request.synthetic:
     found[name].append(sets.open_set(name, path, base, option="--synthetic"))
   for name, path in request.workdirs:
-    found[name].append(sets.model_set(name, path, base, devices=devices))
+    one = sets.model_set(name, path, base, devices=devices, other=_other(request))
+    found[name].append(one)
   for name, path in request.baselines:
     found[name].append(sets.open_set(name, path, base, option="--baseline"))
   merged = {name: sets.as_method(several) for name, several in found.items()}

@@ -251,33 +251,48 @@ def _paired(image: np.ndarray, reference: np.ndarray | None) -> Picture:
 _REPORTED = ("train", "held_out", "floors", "gap_psnr")  # of a run's own results
 
 
-def window_of(folder: Path, dataset: records.Dataset) -> Any:
+def window_of(folder: Path) -> Any:
   """The window through which the model of a workdir sees records.
 
   Raises:
-    UserError: it is not trained, or on other data.
+    UserError: it is not trained.
   """
-  run = workdir.finished(folder, "background", dataset.card["fingerprint"])
+  run = workdir.finished(folder, "background", workdir.fingerprint_of(folder))
   return run.config["data"]["window"]
 
 
-def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Device]) -> ImageSet:
+def model_set(
+  name: str, folder: Path, real: Real, *, devices: Sequence[jax.Device], other: bool = False
+) -> ImageSet:
   """The held-out images through encoder, codebook and decoder, without the padding of the view.
 
   One image at a time, as `synthesize` does it, so that the number of devices changes nothing.
+
+  Args:
+    name: of the method.
+    folder: the workdir.
+    real: the images.
+    devices: to run on.
+    other: they may be of another dataset than that of the run.
 
   Raises:
     UserError: the workdir is not trained, on other data, or sees them through another window.
   """
   if real.dataset is None:
     raise UserError(f"--workdir {folder} needs its prepared dataset as --real or --data")
-  window = window_of(folder, real.dataset)
+  fingerprint = workdir.fingerprint_of(folder)
+  own = real.dataset.card["fingerprint"] == fingerprint
+  if not (own or other):
+    raise UserError(
+      f"{real.dataset.root} is not the dataset that {folder} was trained on: --data, without "
+      "--real, measures a run on another dataset"
+    )
+  window = window_of(folder)
   if window != real.window:
     raise UserError(
       f"{folder} sees images through the window {window} and another method through "
       f"{real.window}: evaluate them one by one"
     )
-  fingerprint = real.dataset.card["fingerprint"]
   model = workdir.background_of(folder, fingerprint)
   source, entries = real.sources["test"], []
   for key, place in real.places.items():
@@ -289,7 +304,8 @@ def model_set(name: str, folder: Path, real: Real, *, devices: Sequence[jax.Devi
   reported = {name: model.results[name] for name in _REPORTED if name in model.results}
   kind = "reconstructions of held-out images"
   facts = {"step": model.step, "seed": seed, **reported}
-  return ImageSet(name, kind, tuple(entries), True, (), (facts,), max(model.view.shape))
+  notes = () if own else ("trained on another dataset than that of these images",)
+  return ImageSet(name, kind, tuple(entries), True, notes, (facts,), max(model.view.shape))
 
 
 def _load(source: records.Records, place: Place, model: Model, device: jax.Device) -> Picture:

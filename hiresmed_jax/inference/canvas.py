@@ -163,6 +163,11 @@ def stored(values: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
   return np.clip(levels, np.ceil(least), np.floor(top)).astype(image.dtype)
 
 
+def is_hounsfield(item: Mapping[str, Any]) -> bool:
+  """Whether the values of a record are HU."""
+  return item["physics"] == "ct" and not np.isclose(item["rescale_intercept"], 0.0)
+
+
 def shown(image: np.ndarray, item_range: tuple[float, float], *, slope: float, intercept: float,
           inverted: bool) -> np.ndarray:  # fmt: skip
   """A stored image as a viewer shows it: f32[H, W, C] in [0, 1]."""

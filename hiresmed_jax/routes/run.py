@@ -13,7 +13,7 @@ from hiresmed_jax import files, routes
 from hiresmed_jax.convert import features
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import survey
+from hiresmed_jax.inference import contents, survey
 from hiresmed_jax.inference import workdir as workdirs
 from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.dataset import open_or_draw
@@ -89,6 +89,7 @@ def _note(config: Any, dataset: records.Dataset, workdir: pathlib.Path) -> None:
   """Writes what the other commands need beside the routes, so that a workdir can be moved."""
   if jax.process_index() == 0:
     workdirs.note(workdir, dataset, config.synthesize.to_dict())
+    contents.of_run(workdir, dataset, workers=os.cpu_count() or 1)
     if dataset.card["audit"]["groups"]["splits"]["train"]["boxes"]:
       survey.load_or_make(dataset, workdir, workers=os.cpu_count() or 1)
 

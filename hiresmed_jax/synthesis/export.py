@@ -13,7 +13,7 @@ import numpy as np
 from hiresmed_jax import files
 from hiresmed_jax.data import records, stored, writers
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import canvas
+from hiresmed_jax.inference import canvas, contents
 from hiresmed_jax.synthesis.request import Request
 
 _LEAST_SHARE = 0.25  # of the window that each image's own range must fill: 64 of 256 levels
@@ -32,7 +32,7 @@ class Look(NamedTuple):
   window: tuple[float, float] | None = None
 
 
-def look_of(request: Request, source: records.Records) -> Look:
+def look_of(request: Request, *sources: records.Records) -> Look:
   """The look of a request: by default the window that holds the display range of every image.
 
   Raises:
@@ -42,7 +42,7 @@ def look_of(request: Request, source: records.Records) -> Look:
     return Look(request.depth)
   if isinstance(request.window, tuple):
     return Look(request.depth, request.window)
-  ranges = source.display_ranges()
+  ranges = set().union(*(source.display_ranges() for source in sources))
   low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
   narrow = min(ranges, key=lambda ends: ends[1] - ends[0])
   if narrow[1] - narrow[0] < _LEAST_SHARE * (high - low):
@@ -82,14 +82,9 @@ def units(item: Mapping[str, Any], look: Look) -> dict[str, Any]:
     "window": [low, high],
     "slope": -step if inverted else step,
     "intercept": high if inverted else low,
-    "unit": "HU" if is_hounsfield(item) else "rescaled",
+    "unit": "HU" if canvas.is_hounsfield(item) else "rescaled",
     "physics": item["physics"],
   }
-
-
-def is_hounsfield(item: Mapping[str, Any]) -> bool:
-  """Whether the values of a record are HU."""
-  return item["physics"] == "ct" and not np.isclose(item["rescale_intercept"], 0.0)
 
 
 def _window(item: Mapping[str, Any], look: Look) -> tuple[float, float]:
@@ -112,17 +107,24 @@ def classes_of(card: Mapping[str, Any]) -> tuple[writers.Classes, str]:
   return writers.ONE_CLASS, joined + "were joined when the dataset was prepared"
 
 
-def real_images(root: Path, training_groups: frozenset[str]) -> records.Records:
+def real_images(
+  root: Path, training_groups: frozenset[str], used: frozenset[str] = frozenset()
+) -> records.Records:
   """The labelled images of group 1, the validation split, of a prepared dataset.
 
   Raises:
-    UserError: it has none, or a patient of the training images is among them.
+    UserError: it has none, or a patient of the training images is among them, or one of the images
+      whose digests are `used`.
   """
   dataset = records.open_dataset(root)
   source = records.source(dataset, "val").labelled()
   if not len(source):
     raise UserError(f"--with-real {root}: no labelled image of group 1, the validation split")
-  shared = {item["group"] for item in source.without_masks()} & training_groups
+  shared = {
+    item["group"]
+    for item in source.without_masks()
+    if item["group"] in training_groups or (used and contents.digest_of(item["image"]) in used)
+  }
   if shared:
     raise UserError(
       f"--with-real {root}: {len(shared)} of its patients are training patients of this run; their "

@@ -43,7 +43,8 @@ _LESIONS = {
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
 _VERSION = 2  # 2: PNG as a person sees them, compressed run lengths
-_FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real".split())
+_FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
+_TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.
 _FACTS = {"index": int, "height": int, "width": int, "lesions": list}
 _KINDS = {"runs": list, "channels": int, "manifest": _FACTS}
@@ -60,7 +61,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   if overwrite and path.is_file():
     for name in _FOLDERS:
       shutil.rmtree(out / name, ignore_errors=True)
-    for name in (REQUEST, MANIFEST, COCO, _CONTACT_SHEET, "data.yaml", "dataset.json"):
+    for name in (REQUEST, COCO, _CONTACT_SHEET, *_TEXTS):
       (out / name).unlink(missing_ok=True)
   if path.is_file():
     try:
@@ -216,7 +217,7 @@ def _about(made: Made, token: str, series: int) -> writers.DicomFacts:
     f"anonymous; insertion {facts['blend']}",
     rescale_slope=float(item["rescale_slope"]),
     rescale_intercept=float(item["rescale_intercept"]),
-    hounsfield=export.is_hounsfield(item),
+    hounsfield=canvas.is_hounsfield(item),
     value_range=made.canvas.value_range,
     photometric=item["photometric"],
     spacing_mm=made.canvas.spacing_mm,
@@ -238,7 +239,7 @@ def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
   rows, boxes = [], []
   for record in chosen:
     facts = record["manifest"]
-    rows.append([_picture_in_01(out / facts[key]) for key in ("image", "twin")])
+    rows.append([picture_in_01(out / facts[key]) for key in ("image", "twin")])
     boxes.append(np.asarray([lesion["tight_box"] for lesion in facts["lesions"]]))
   path = out / _CONTACT_SHEET
   image_grid(
@@ -260,10 +261,12 @@ def _made_of(records: Sequence[dict[str, Any]]) -> str:
   lesions = " and ".join(words for kind, words in _LESIONS.items() if kind in kinds)
   grounds = {fact["background"]["kind"] for fact in facts}
   ground = " and ".join(words for kind, words in _GROUNDS.items() if kind in grounds)
+  if any("dataset" in fact["background"] for fact in facts):
+    ground = ground.replace("training images", "images of another dataset")
   return f"{lesions or 'no lesions'} in {ground}"
 
 
-def _picture_in_01(path: Path) -> np.ndarray:
+def picture_in_01(path: Path) -> np.ndarray:
   """A written image as a viewer shows it, f32[H, W, C] in [0, 1]."""
   if path.suffix == ".dcm":
     (sample,) = reader.read(path)

@@ -3,8 +3,9 @@
 H, W rows and columns; C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ class Setting(NamedTuple):
     look: how PNG show the images.
     classes: of the labels.
     kept: backgrounds that were made of this setting, with any seed.
+    origin: what the manifest says of backgrounds of another dataset.
   """
 
   request: Request
@@ -67,6 +69,7 @@ class Setting(NamedTuple):
   look: export.Look = export.Look()
   classes: writers.Classes = writers.ONE_CLASS
   kept: Kept = Kept(0)
+  origin: Mapping[str, Any] = MappingProxyType({})
 
 
 class Made(NamedTuple):
@@ -152,6 +155,7 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
         "image": item["image_id"],
         "group": item["group"],
         "unused": unused,
+        **setting.origin,
       },
       "lesions": facts,
       "sham_lesions": [_origin(sham, site) for sham, site in zip(shams, sham_sites)],

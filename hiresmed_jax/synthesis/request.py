@@ -91,6 +91,17 @@ class Request(NamedTuple):
     return range(first, self.num, step)
 
 
+def window(text: str | None) -> tuple[float, float] | str | None:
+  """Reads "own" or "LOW,HIGH" of a command line."""
+  if text is None or text == "own":
+    return text
+  try:
+    low, high = map(float, text.split(","))
+  except ValueError:
+    raise UserError(f"--window {text}: write LOW,HIGH, or own") from None
+  return low, high
+
+
 def checked(request: Request) -> Request:
   """The same request with the number of lesions filled in.
 

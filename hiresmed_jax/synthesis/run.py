@@ -12,7 +12,7 @@ import numpy as np
 from hiresmed_jax.data import records
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import places, survey, workdir
+from hiresmed_jax.inference import other_images, places, survey, workdir
 from hiresmed_jax.lesions import bank as banks
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
@@ -30,7 +30,7 @@ def assemble(
   values: Any,
   request: Request,
   run: Path,
-  dataset: records.Dataset,
+  data: records.Dataset | other_images.Backgrounds,
   *,
   dtype: Any = None,
   workers: int = 1,
@@ -43,7 +43,7 @@ def assemble(
     values: the group `synthesize` of a config, checked.
     request: checked.
     run: the workdir.
-    dataset: that it was trained on.
+    data: the dataset that it was trained on, or images of another one as backgrounds.
     dtype: of the networks' convolutions; None: as the run's config says.
     workers: threads.
     kept_bytes: of backgrounds that are kept in memory.
@@ -55,22 +55,22 @@ def assemble(
   Raises:
     UserError: a route that is not trained, no training images, donors that are held out.
   """
-  fingerprint = dataset.card["fingerprint"]
-  source = records.source(dataset, "train").labelled()
-  if not len(source):
-    raise UserError(
-      f"{dataset.root} has no training images to put lesions into that somebody has labelled: an "
-      "image without a label file may show lesions; an empty file says that it shows none"
-    )
+  origin: dict[str, Any] = {}
+  if isinstance(data, records.Dataset):
+    fingerprint, source = data.card["fingerprint"], _labelled(data)
+    found = survey.load_or_make(data, run, workers=workers)
+  else:
+    fingerprint, source = workdir.fingerprint_of(run), data.source
+    found = survey.load(run, fingerprint)
+    origin = {"dataset": data.contents.fingerprint, "run": fingerprint}
   if (request.backgrounds or 0) > len(source):
     raise UserError(
-      f"--backgrounds {request.backgrounds}: {dataset.root} has {len(source)} training images"
+      f"--backgrounds {request.backgrounds}: there are {len(source)} images to put lesions into"
     )
   model = None
   if request.background == "reconstruction":
     model = workdir.background_of(run, fingerprint, dtype=dtype)
   maker = background.Maker(model, values.existing == "label", values.least_contrast)
-  found = survey.load_or_make(dataset, run, workers=workers)
   lesions, lesions_label = _lesions(request.source, run, fingerprint, found, flip=values.flip)
   substitute = None
   if request.on_empty != "fail":
@@ -79,7 +79,7 @@ def assemble(
   danger, danger_label = places.open_danger(values.danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
   look = export.look_of(request, source)
-  classes, joined = export.classes_of(dataset.card)
+  classes, joined = export.classes_of(data.card)
   if joined:
     say(joined)
   identity = {
@@ -93,11 +93,24 @@ def assemble(
     "window": look.window,
     "classes": [classes.numbers, classes.lesion],
   }
+  if isinstance(data, other_images.Backgrounds):
+    identity["onto"] = [data.contents.fingerprint, data.lesion_free]
   setting = Setting(
     request, values, source, found, maker, lesions, prior, danger, mask,
-    substitute=substitute, look=look, classes=classes, kept=Kept(kept_bytes),
+    substitute=substitute, look=look, classes=classes, kept=Kept(kept_bytes), origin=origin,
   )  # fmt: skip
   return setting, identity
+
+
+def _labelled(dataset: records.Dataset) -> records.Records:
+  """The training images that somebody has labelled."""
+  source = records.source(dataset, "train").labelled()
+  if not len(source):
+    raise UserError(
+      f"{dataset.root} has no training images to put lesions into that somebody has labelled: an "
+      "image without a label file may show lesions; an empty file says that it shows none"
+    )
+  return source
 
 
 def token(identity: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ def run_command(words: list[str]) -> None:
   command, arguments = called(words)
   main = importlib.import_module(f"hiresmed_jax.{command}").main if command else entry.main
   assert command or words[:3] == ["python", "-m", "hiresmed_jax"], f"what is {words[0]}?"
-  if "--out" in arguments and command in ("prepare", "synthesize", "evaluate"):
+  if "--out" in arguments and command in ("prepare", "synthesize", "reconstruct", "evaluate"):
     out = Path(arguments[arguments.index("--out") + 1])
     if "--shard" not in arguments:
       shutil.rmtree(out, ignore_errors=True)  # of the world, or of an earlier part of the page

@@ -13,7 +13,7 @@ import cv2
 import nibabel as nib
 import numpy as np
 
-from hiresmed_jax.data import phantom, writers
+from hiresmed_jax.data import phantom, records, writers
 from hiresmed_jax.data.sample import Sample
 from tests.data.readers import lidc_series
 
@@ -47,6 +47,10 @@ def make(root: Path) -> Path:
   _volumes(root / "ct_volumes")
   _lidc(root)
   _trained(root)
+  for number, one in enumerate(phantom.phantoms("kub", 6, 64, seed=9)):
+    _png(root / "normals" / f"film_{number}.png", one.sample.image)
+  others = (one.sample for one in phantom.phantoms("kub", _PATIENTS, 64, seed=9))
+  records.write_dataset(others, root / "data" / "other", kind="phantom")
   (root / "answers.csv").write_text("reader,tp,fn,fp,tn\nsenior,85,15,55,45\njunior,65,35,55,45\n")
   for name in ("real", "ddm"):
     for number in range(3):

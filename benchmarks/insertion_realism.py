@@ -1,81 +1,115 @@
-"""Can a small network tell inserted lesions from real ones, at the same sites?
+"""Can judges tell inserted lesions from real ones at the same sites, and shams from nothing?
 
   python -m benchmarks.insertion_realism --data data/stones_ct [--sheet FILE] [--out FILE]
 
-At each real lesion of the training split that `lesions/crops.py` can use, the lesion is removed
-(`ops/inpaint.py`) and the lesion of another patient is inserted, by each mode of
-`ops/insertion.py`. A small network (`patch_classifier.py`) sees 33 x 33 pixels around the lesion's
-centre and learns "real" against "inserted" on two thirds of the patients; it is tested on the rest,
-for each third, with three seeds. Donor and site belong to the same third, so that no lesion of the
-test is in the training. Beside the modes:
+At one real lesion of each image of the training and the validation split, the lesion is removed
+(`ops/inpaint.py`) and a copy of another patient's, of nearly the same diameter, is fitted and
+inserted as `synthesize` does it. The judges of `evaluation/realism.py` see the pixels as exported.
+Donor and site belong to the same fold, so that no lesion of a judge's test is in its training.
 
-  real against real        half of the patients against the other half: what chance looks like
-  sham against untouched   lesion-free sites: a hole is filled, and the filler is inserted there
-  rectangle                the donor's box, pasted unchanged: the network must recognise it
+  inserted    real against inserted, by mode
+  sham        the untouched place against the sham that `synthesize` puts there
+  context     real against chosen places (atlas), the lesion taken out and covered
+  null        real against real: what chance looks like
+  controls    a pasted rectangle, a dark halo of 8 grey levels, a real lesion with its noise
+              smoothed: a judge that misses them is blind
 
-No setting of the ops was chosen by these numbers. Prints a table and one JSON line.
+Held-out patients are never opened. Prints a table and one JSON line.
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
 import numpy as np
-import scipy.ndimage
+from scipy import ndimage
 
-from benchmarks import harness, patch_classifier
-from hiresmed_jax.data import records, transforms
+from benchmarks import harness
+from hiresmed_jax import files
+from hiresmed_jax.data import records
+from hiresmed_jax.evaluation import patch_features, realism
+from hiresmed_jax.evaluation.realism import Patches
+from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions import crops
+from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.ops.inpaint import inpaint
+from hiresmed_jax.placement import atlas, candidates
 from hiresmed_jax.runtime import cli
+from hiresmed_jax.synthesis import fitting, insert
 
-SIDE = 33  # of a patch
-FOLDS = 3
+SIDE = 49  # of a patch
+MODES = ("feather", "ct")  # the defaults of images that are no projections
 _REMOVED_PX = 3  # beyond a lesion's mask
-_LARGEST = 64  # window of a donor
+_LARGEST = 64  # window of a lesion
+_DONORS = 6  # of the nearest diameters, of which one is drawn
+_COVERED_PX = 4  # beyond a lesion's radius, where only the context is judged
+_HALO = 8.0  # grey levels
+_CONTROLS = ("rectangle", "halo", "smooth noise")
 
 
 class Site(NamedTuple):
   """A lesion where it is."""
 
-  image: np.ndarray  # f32[H, W, 1]
+  item: Any  # the record
+  scene: canvas.Canvas
   mask: np.ndarray  # bool[H, W], all of this lesion
   row: int  # the pixel its patch is centred on
   column: int
   patch: LesionPatch
-  value_range: tuple[float, float]
 
 
 def main(argv: list[str]) -> None:
   parser = harness.parser(__doc__)
   parser.add_argument("--data", required=True, help="prepared dataset with lesions")
-  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--modes", nargs="+", default=MODES, choices=insertion.MODES)
   parser.add_argument("--limit", type=int, help="sites at most")
-  parser.add_argument("--sheet", type=Path, help="PNG of the first sites, enlarged")
+  parser.add_argument("--only", nargs="+", help="judge these comparisons alone")
+  parser.add_argument("--reasons", action="store_true", help="tell what the forest goes by")
+  parser.add_argument("--sheet", type=Path, help="PNG of some sites, enlarged")
+  parser.add_argument(
+    "--patches", type=Path, help="npz of all patches; those in it are judged again"
+  )
   options = parser.parse_args(argv)
   started = time.monotonic()
   dataset = records.open_dataset(options.data)
-  sites = find_sites(records.source(dataset, "train"))[: options.limit]
+  sites = find_sites(item for split in ("train", "val") for item in records.source(dataset, split))
+  sites = sites[: options.limit]
   groups = np.unique([s.patch.donor_group for s in sites], return_inverse=True)[1]
-  folds = fold_of(groups)
-  sets = make(sites, groups, folds)
+  folds = realism.fold_of(groups)
+  if options.patches and options.patches.is_file():
+    sets = stored(options.patches)
+  else:
+    sets = make(sites, groups, folds, modes=options.modes)
+  if options.patches:
+    files.write_npz(options.patches, flat(sets, groups, folds))
   if options.sheet:
-    cv2.imwrite(str(options.sheet), sheet(sites, sets))
-  comparisons = {}
-  print(f"{len(sites)} lesions of {len(np.unique(groups))} groups")
-  for name, (patches, labels, index) in compared(sets, groups).items():
-    result = patch_classifier.cross_validate(
-      patches, labels, groups[index], folds[index], seeds=range(options.seeds)
-    )
-    comparisons[name] = result._asdict()
-    low, high = result.interval
-    print(f"{name:26}{result.auc:6.3f}  ({low:.3f} to {high:.3f})", flush=True)
+    cv2.imwrite(str(options.sheet), sheet(sets))
+  print(f"{len(sites)} lesions of {len(np.unique(groups))} groups, made in "
+        f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+  comparisons, why = {}, {}
+  pairs = couples(options.modes)
+  for name in options.only or ["null", *pairs]:
+    if name == "null":
+      verdicts = realism.null(sets["real"], groups, folds)
+    else:
+      first, second = (sets[kind] for kind in pairs[name])
+      verdicts = realism.compare(first, second, groups, folds)
+      both = Patches(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+      labels = np.repeat([0, 1], len(groups))
+      if options.reasons and name not in _CONTROLS:
+        why[name] = realism.reasons(both, labels, np.tile(folds, 2))
+    comparisons[name] = {judge: verdict._asdict() for judge, verdict in verdicts.items()}
+    print(f"{name:18}" + "".join(
+      f"{judge} {v.auc:.3f} ({v.interval[0]:.2f} to {v.interval[1]:.2f})  "
+      for judge, v in verdicts.items()), flush=True)  # fmt: skip
+    if name in why:
+      print("   " + ", ".join(f"{f} {v['alone']:.2f}/{v['importance']:.2f}"
+                              for f, v in why[name].items()), flush=True)  # fmt: skip
   facts = {
     "benchmark": "insertion_realism",
     **harness.environment(),
@@ -83,181 +117,190 @@ def main(argv: list[str]) -> None:
     "lesions": len(sites),
     "groups": len(np.unique(groups)),
     "patch_px": SIDE,
-    "seeds": options.seeds,
     "physics": sites[0].patch.physics,
-    "default_mode": insertion.DEFAULT_MODE[sites[0].patch.physics],
     "auc": comparisons,
+    **({"reasons": why} if why else {}),
+    "clipped": clipped(sets, options.modes),
     "seconds": round(time.monotonic() - started),
   }
+  print(facts["clipped"], flush=True)
   harness.publish(facts, options.out)
 
 
-def find_sites(source: records.Records) -> list[Site]:
-  """Lesions with room for a patch and for a donor's window around them, one in each image."""
-  sites = []
-  for item in source:
-    image, value_range = transforms.values_of(item)
-    image = image.mean(axis=-1, keepdims=True)
-    for found in crops.crops_of(item):
-      if isinstance(found, str) or len(found.alpha) > _LARGEST:
+def flat(sets: dict[str, Patches], groups: np.ndarray, folds: np.ndarray) -> dict[str, np.ndarray]:
+  """The patches of all kinds as named arrays."""
+  made = {"groups": groups, "folds": folds}
+  for kind, patches in sets.items():
+    made |= {f"{kind}/pixels": patches.pixels, f"{kind}/diameters": patches.diameters}
+  return made
+
+
+def stored(path: Path) -> dict[str, Patches]:
+  """The inverse of `flat`."""
+  with np.load(path) as arrays:
+    kinds = [name.removesuffix("/pixels") for name in arrays if name.endswith("/pixels")]
+    return {k: Patches(arrays[f"{k}/pixels"], arrays[f"{k}/diameters"]) for k in kinds}
+
+
+def couples(modes: Sequence[str]) -> dict[str, tuple[str, str]]:
+  """{comparison: (kind of patches, the other kind)}."""
+  return {
+    **{f"inserted, {mode}": ("real", mode) for mode in modes},
+    **{f"sham, {mode}": ("untouched", f"sham, {mode}") for mode in modes},
+    "context": ("context, real", "context, chosen"),
+    **{name: ("real", name) for name in _CONTROLS},
+  }
+
+
+def clipped(sets: dict[str, Patches], modes: Sequence[str]) -> dict[str, list[float]]:
+  """Share of lesions with a clipped plateau, real and by mode, for 6 to 8, 8 to 11 and more px."""
+  found = {}
+  for name in ("real", *modes):
+    patches = sets[name]
+    shares = patch_features.share_clipped(*patches)
+    size = patches.diameters
+    bins = [(size >= a) & (size < b) for a, b in ((6, 8), (8, 11), (11, 1e9), (6, 1e9))]
+    found[name] = [round(float(shares[b].mean()), 3) if b.any() else float("nan") for b in bins]
+  return found
+
+
+def find_sites(items: Iterator[Any], seed: int = 0) -> list[Site]:
+  """One lesion of each image, with room for its patch."""
+  sites, rng = [], np.random.default_rng(seed)
+  for item in items:
+    scene = canvas.real(item)
+    found = []
+    for patch in crops.crops_of(item):
+      if isinstance(patch, str) or len(patch.alpha) > _LARGEST:
         continue
-      corner = _position(image, found)
-      row, column = (c + len(found.alpha) // 2 for c in corner)
-      room = _LARGEST // 2
-      if min(row, column) < room or row + room > image.shape[0] or column + room > image.shape[1]:
+      row, column = (c + len(patch.alpha) // 2 for c in _position(scene.values, patch))
+      room = SIDE // 2 + 1
+      if min(row, column) < room or row + room > scene.shape[0] or column + room > scene.shape[1]:
         continue
-      mask = np.zeros(image.shape[:2], bool)
-      _window(mask, row, column, len(found.alpha))[:] = found.mask
-      sites.append(Site(image, mask, row, column, _grey(found), value_range))
-      break  # every image has the same weight
+      mask = np.zeros(scene.shape, bool)
+      _window(mask, row, column, len(patch.alpha))[:] = patch.mask
+      found.append(Site(item, scene, mask, row, column, patch))
+    if found:  # every image has the same weight
+      sites.append(found[int(rng.integers(len(found)))])
   return sites
 
 
-def fold_of(groups: np.ndarray) -> np.ndarray:
-  """int[N]: the fold of each group; the largest groups are assigned first, to the smallest fold."""
-  filled, fold = [0] * FOLDS, {}
-  for group, count in Counter(groups.tolist()).most_common():
-    fold[group] = int(np.argmin(filled))
-    filled[fold[group]] += count
-  return np.array([fold[g] for g in groups.tolist()])
-
-
 def make(
-  sites: Sequence[Site], groups: np.ndarray, folds: np.ndarray, seed: int = 0
-) -> dict[str, np.ndarray]:
-  """{kind: patches f32[N, 33, 33]}, one for each site."""
-  rng = np.random.default_rng(seed)
-  sets: dict[str, list[np.ndarray]] = {}
+  sites: Sequence[Site], groups: np.ndarray, folds: np.ndarray, *, modes: Sequence[str]
+) -> dict[str, Patches]:
+  """{kind: patches}, a row for each site."""
+  where = atlas.fit(site.item for site in sites)
+  rows: dict[str, list[tuple[np.ndarray, float]]] = {}
   for index, site in enumerate(sites):
-    others = np.flatnonzero((folds == folds[index]) & (groups != groups[index]))
-    donor = sites[rng.choice(others)].patch
-    for name, patch in _site_patches(site, donor, jax.random.key(index), rng):
-      sets.setdefault(name, []).append(patch)
-  return {name: np.stack(patches) for name, patches in sets.items()}
+    near = np.flatnonzero((folds == folds[index]) & (groups != groups[index]))
+    sizes = np.array([sites[i].patch.diameter_px for i in near.tolist()])
+    best = near[np.argsort(np.abs(np.log(sizes / site.patch.diameter_px)))[:_DONORS]]
+    donors = Copies([sites[i].patch for i in best.tolist()])
+    same_fold = [sites[i].item for i in near.tolist()]
+    rng = np.random.default_rng(index)
+    for kind, pixels, size in _kinds(site, donors, same_fold, where, modes, index, rng):
+      rows.setdefault(kind, []).append((pixels, size))
+  sets = {}
+  for kind, made in rows.items():
+    pixels = np.stack([patch for patch, _ in made])
+    sizes = np.array([size for _, size in made], np.float32)
+    if kind in ("real", *modes, *_CONTROLS):  # of a mask, or of what is seen: judged alike
+      sizes = patch_features.measured_diameters(pixels, sizes)
+    sets[kind] = Patches(pixels, sizes)
+  return sets
 
 
-def compared(
-  sets: dict[str, np.ndarray], groups: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """{comparison: (patches, labels, index of their sites)}."""
-  count = len(groups)
-  twice = np.tile(np.arange(count), 2)
-  labels = np.repeat([0, 1], count)
-  half = np.random.default_rng(0).permutation(groups.max() + 1) % 2
-  pairs = {"real against real": (sets["real"], half[groups], np.arange(count))}
-  couples = {"sham against untouched": ("untouched", "sham")}
-  couples |= {name: ("real", name) for name in (*insertion.MODES, "rectangle")}
-  for name, (first, second) in couples.items():
-    pairs[name] = (np.concatenate([sets[first], sets[second]]), labels, twice)
-  return pairs
+def _kinds(
+  site: Site,
+  donors: Copies,
+  items: Sequence[Any],
+  where: atlas.Atlas,
+  modes: Sequence[str],
+  index: int,
+  rng: np.random.Generator,
+) -> Iterator[tuple[str, np.ndarray, float]]:
+  """(kind, patch, diameter) of all kinds at one site."""
+  values, size, key = site.scene.values, site.patch.diameter_px, jax.random.key(index)
+  away = ndimage.distance_transform_edt(~site.mask)
+  removed = inpaint(values, away <= _REMOVED_PX, key)
+  shown = _shown(site)
+  yield "real", shown(values), size
+  yield "removed", shown(removed), size
+  lesion = fitting.draw(donors, rng, site.scene._replace(values=removed), None)
+  here = candidates.Site((0, 0), _origin(site, len(lesion.mask)), 0.0, "")
+  for mode in modes:
+    made = insert.inserted(removed, [lesion], [here], mode=mode)
+    yield mode, shown(made), lesion.patch.diameter_px
+  yield "rectangle", shown(_rectangle(removed, site, lesion)), lesion.patch.diameter_px
+  ring = ((away > 1.5) & (away <= 4))[..., None]
+  yield "halo", shown(values - _HALO * ring), size
+  smoothed = ndimage.gaussian_filter(values, (1, 1, 0))
+  yield "smooth noise", shown(np.where((away <= 4)[..., None], smoothed, values)), size
+  yield from _shams(site, lesion, items, where, modes, rng)
+  yield "context, real", _covered(shown(removed), size), size
+  score = atlas.score_map(where, site.scene.content)
+  (chosen,) = candidates.place(rng, score, _room(site), [np.ones((1, 1), bool)], min_gap_px=0.0)
+  row, column = chosen.origin
+  mask = ndimage.shift(site.mask.astype(np.uint8), (row - site.row, column - site.column), order=0)
+  hole = ndimage.distance_transform_edt(mask == 0) <= _REMOVED_PX
+  filled = inpaint(values, hole, jax.random.fold_in(key, 1))
+  there = _shown(site._replace(row=row, column=column))(filled)
+  yield "context, chosen", _covered(there, size), size
 
 
-def sheet(sites: Sequence[Site], sets: dict[str, np.ndarray], count: int = 16) -> np.ndarray:
-  """uint8 picture: a row for each of some sites, a column for each kind, enlarged."""
-  names = ["real", "removed", *insertion.MODES, "rectangle", "untouched", "sham"]
-  chosen = np.random.default_rng(0).permutation(len(sites))[:count]
-  rows = []
-  for index in chosen:
-    tiles = [np.clip(127.5 * (sets[name][index] + 1), 0, 255).astype(np.uint8) for name in names]
-    rows.append(np.concatenate([np.pad(
-      cv2.resize(t, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC), 2, constant_values=255
-    ) for t in tiles], 1))  # fmt: skip
-  head = np.zeros((24, rows[0].shape[1]), np.uint8)
-  for column, name in enumerate(names):
-    cv2.putText(head, name, (column * rows[0].shape[1] // len(names) + 4, 17),
-                cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255)  # fmt: skip
-  return np.concatenate([head, *rows])
+def _shams(
+  site: Site,
+  lesion: fitting.Fitted,
+  items: Sequence[Any],
+  where: atlas.Atlas,
+  modes: Sequence[str],
+  rng: np.random.Generator,
+) -> Iterator[tuple[str, np.ndarray, float]]:
+  """A sham as `synthesize` draws, places and inserts it, and its place before."""
+  scene = site.scene
+  made: Any = items
+  sham = fitting.sham(insert.draw_sham(rng, made, where, lesion.patch), scene)
+  score = atlas.score_map(where, scene.content)
+  (place,) = candidates.place(rng, score, _room(site), [sham.mask], min_gap_px=0.0)
+  row, column = (int(c) for c in (place.centre[1], place.centre[0]))
+  shown = _shown(site._replace(row=row, column=column))
+  yield "untouched", shown(scene.values), sham.patch.diameter_px
+  for mode in modes:
+    image = insert.inserted(scene.values, [sham], [place], mode=mode)
+    yield f"sham, {mode}", shown(image), sham.patch.diameter_px
 
 
-def _site_patches(
-  site: Site, donor: LesionPatch, key: jax.Array, rng: np.random.Generator
-) -> Iterator[tuple[str, np.ndarray]]:
-  """(kind, patch) of all kinds at one site."""
-  hole = scipy.ndimage.distance_transform_edt(~site.mask) <= _REMOVED_PX
-  removed = inpaint(site.image, hole, jax.random.fold_in(key, 0))
-  yield "real", _patch(site, site.image)
-  yield "removed", _patch(site, removed)
-  for mode in insertion.MODES:
-    yield mode, _patch(site, _inserted(removed, site.row, site.column, donor, mode))
-  yield "rectangle", _patch(site, _rectangle(removed, site, donor))
-  # The same at a lesion-free site: a filled hole, and a lesion without contrast.
-  free = _lesion_free(site, rng)
-  filled = inpaint(site.image, free.mask, jax.random.fold_in(key, 1))
-  yield "untouched", _patch(free, site.image)
-  mode = insertion.DEFAULT_MODE[donor.physics]
-  nothing = _without_lesion(donor, filled, free, jax.random.fold_in(key, 2))
-  yield "sham", _patch(free, _inserted(filled, free.row, free.column, nothing, mode))
+def _room(site: Site) -> np.ndarray:
+  """bool[H, W], in the body, away from lesions, with room for a patch."""
+  half = SIDE // 2
+  inside = np.zeros(site.scene.shape, bool)
+  inside[half:-half, half:-half] = True
+  content = site.scene.content & inside
+  near = insert.near_boxes(site.item["boxes"], site.scene.shape)
+  return candidates.allowed_pixels(near, content, 2.0) & inside
 
 
-_insert = jax.jit(insertion.insert, static_argnames="mode")
-
-
-def _inserted(
-  canvas: np.ndarray, row: int, column: int, donor: LesionPatch, mode: str
-) -> np.ndarray:
-  out = canvas.copy()
-  window = _window(out, row, column, len(donor.alpha))
-  window[:] = _insert(window.copy(), donor.values, donor.surround, donor.alpha, mode=mode)
-  return out
-
-
-def _rectangle(canvas: np.ndarray, site: Site, donor: LesionPatch) -> np.ndarray:
+def _rectangle(removed: np.ndarray, site: Site, lesion: fitting.Fitted) -> np.ndarray:
   """The donor's box, 3 px around its mask, pasted."""
-  out = canvas.copy()
-  (box,) = scipy.ndimage.find_objects(donor.mask.astype(int))
+  out = removed.copy()
+  (box,) = ndimage.find_objects(lesion.mask.astype(int))
   wide = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in box)
-  _window(out, site.row, site.column, len(donor.alpha))[wide] = donor.values[wide]
+  top, left = _origin(site, len(lesion.mask))
+  rows, columns = (slice(start + s.start, start + s.stop) for start, s in zip((top, left), wide))
+  out[rows, columns] = lesion.values[wide][: out[rows, columns].shape[0]]
   return out
 
 
-def _without_lesion(
-  donor: LesionPatch, canvas: np.ndarray, site: Site, key: jax.Array
-) -> LesionPatch:
-  """The donor's shape with the site's own filler in it."""
-  window = _window(canvas, site.row, site.column, len(donor.alpha)).copy()
-  hole = scipy.ndimage.distance_transform_edt(~donor.mask) <= _REMOVED_PX
-  return donor._replace(values=inpaint(window, hole, key), surround=inpaint(window, hole))
-
-
-def _lesion_free(site: Site, rng: np.random.Generator) -> Site:
-  """A place in the same image that resembles the lesion's surround, away from the lesion.
-
-  It is one of the hundred places whose brightness and contrast are nearest to those around the
-  lesion, without anything as bright as a lesion near them.
-  """
-  image, half = site.image[..., 0], _LARGEST // 2
-  low, high = site.value_range
-  mean = scipy.ndimage.uniform_filter(image, SIDE // 2)
-  spread = scipy.ndimage.uniform_filter(np.square(image), SIDE // 2) - np.square(mean)
-  spread = np.sqrt(np.maximum(spread, 0))
-  middle = len(site.patch.alpha) // 2
-  surround = _window(site.patch.surround, middle, middle, SIDE // 2)
-  difference = np.abs(mean - surround.mean()) + np.abs(spread - surround.std())
-  away = scipy.ndimage.distance_transform_edt(~site.mask)
-  dim = scipy.ndimage.maximum_filter(image, SIDE // 2) < surround.mean() + 0.25 * (high - low)
-  difference[~(dim & (away > SIDE))] += 10 * (high - low)
-  inner = difference[half:-half, half:-half]
-  best = np.argpartition(inner.ravel(), 100)[:100]
-  row, column = (c + half for c in np.unravel_index(int(rng.choice(best)), inner.shape))
-  moved = scipy.ndimage.shift(
-    site.mask.astype(np.uint8), (row - site.row, column - site.column), order=0
-  )
-  hole = scipy.ndimage.distance_transform_edt(moved == 0) <= _REMOVED_PX
-  return site._replace(row=int(row), column=int(column), mask=hole)
+def _origin(site: Site, side: int) -> tuple[int, int]:
+  return site.row - side // 2, site.column - side // 2
 
 
 def _position(image: np.ndarray, patch: LesionPatch) -> tuple[int, int]:
   """Where in the image the window of a patch was cut out."""
-  found = cv2.matchTemplate(image[..., 0], patch.values.mean(axis=-1), cv2.TM_SQDIFF)
+  grey = [values.mean(axis=-1) for values in (image, patch.values)]
+  found = cv2.matchTemplate(grey[0], grey[1], cv2.TM_SQDIFF)
   row, column = np.unravel_index(int(found.argmin()), found.shape)
   return int(row), int(column)
-
-
-def _grey(patch: LesionPatch) -> LesionPatch:
-  return patch._replace(
-    values=patch.values.mean(axis=-1, keepdims=True),
-    surround=patch.surround.mean(axis=-1, keepdims=True),
-  )
 
 
 def _window(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
@@ -265,11 +308,42 @@ def _window(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
   return image[top : top + side, left : left + side]
 
 
-def _patch(site: Site, image: np.ndarray) -> np.ndarray:
-  """f32[33, 33] in [-1, 1], clipped and rounded to whole values, as an image is stored."""
-  low, high = site.value_range
-  values = np.round(np.clip(_window(image, site.row, site.column, SIDE)[..., 0], low, high))
-  return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+def _shown(site: Site) -> Callable[[np.ndarray], np.ndarray]:
+  """Cuts a site's patch u8[49, 49] out of an image, with grey values as they are exported."""
+  low, high = site.scene.value_range
+
+  def shown(image: np.ndarray) -> np.ndarray:
+    part = _window(image, site.row, site.column, SIDE).mean(axis=-1)
+    grey = np.round((np.clip(part, low, high) - low) / (high - low) * 255)
+    return grey.astype(np.uint8)
+
+  return shown
+
+
+def _covered(pixels: np.ndarray, size: float) -> np.ndarray:
+  """The patch with a disc over the lesion."""
+  offsets = np.arange(SIDE) - SIDE // 2
+  disc = np.hypot(offsets[:, None], offsets[None]) <= size / 2 + _COVERED_PX
+  return np.where(disc, np.uint8(0), pixels)
+
+
+def sheet(sets: dict[str, Patches], count: int = 16) -> np.ndarray:
+  """uint8 picture: a row for each of some sites, a column for each kind, enlarged."""
+  names = [name for name in sets if not name.startswith("context")]
+  chosen = np.random.default_rng(0).permutation(len(sets["real"].pixels))[:count]
+  rows = [
+    np.concatenate([
+      np.pad(cv2.resize(sets[name].pixels[index], None, fx=4, fy=4,
+                        interpolation=cv2.INTER_CUBIC), 2, constant_values=255)
+      for name in names
+    ], 1)
+    for index in chosen
+  ]  # fmt: skip
+  head = np.zeros((24, rows[0].shape[1]), np.uint8)
+  for column, name in enumerate(names):
+    cv2.putText(head, name, (column * rows[0].shape[1] // len(names) + 4, 17),
+                cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255)  # fmt: skip
+  return np.concatenate([head, *rows])
 
 
 if __name__ == "__main__":

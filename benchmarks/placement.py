@@ -7,16 +7,17 @@ On held-out images whose lesions are removed (`inference/emptied.py`):
 
   log-score     log-probability of the real places, nats over the uniform prior, with an interval
                 over patients: atlas, YOLO, both, and the gain of the one in use over the others
-  context       a small network (`patch_classifier.py`) learns real against chosen sites from
-                33 x 33 pixels around them with the middle covered, and is tested on other patients.
+  context       the judges of `evaluation/realism.py` learn real against chosen sites from 33 x 33
+                pixels around them with the middle covered, and are tested on other patients; the
+                strictest counts.
                 Chosen sites have filled holes, too, with the same outlines and in the same image:
-                otherwise the network could recognise a real site by its filled hole, or by a
+                otherwise a judge could recognise a real site by its filled hole, or by a
                 neighbour's. Half of the patients' real sites against the other half's shows the
                 level of chance. Three places in ten are uniform, as in use, and then none
   placements    a thousand of them with the mask in use: how many footprints touch it
   danger        share of real lesions that the mask would forbid, where the workdir has one
 
-Nothing was tuned on the classifier.
+Nothing was tuned on the judges.
 """
 
 import json
@@ -27,9 +28,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import harness, patch_classifier
-from benchmarks.insertion_realism import SIDE, fold_of
+from benchmarks import harness
 from hiresmed_jax.data import records, transforms
+from hiresmed_jax.evaluation import realism
 from hiresmed_jax.inference import canvas, emptied, places, prior_scores, survey, workdir
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas as atlases
@@ -38,6 +39,7 @@ from hiresmed_jax.routes.settings import PRIORS
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.figures import image_grid
 
+SIDE = 33  # of a patch
 FLOOR = 0.3  # the default of `synthesize.floor`
 NO_FLOOR = "in use, nothing uniform"
 MARGIN_PX = 2.0
@@ -63,7 +65,6 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--workdir", type=Path, required=True, help="with the route location trained")
   parser.add_argument("--data", type=Path, help="prepared dataset (that of the workdir)")
   parser.add_argument("--split", default="test", help="whose images")
-  parser.add_argument("--seeds", type=int, default=3, help="of the classifier")
   parser.add_argument("--figure", type=Path, help="PNG of scores and chosen sites")
   options = parser.parse_args(argv)
   dataset = workdir.dataset_of(options.workdir, options.data)
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> None:
     "data": dataset.card["name"],
     "images": len(scenes),
     "prior": {"used": used, **gains},
-    "context": _context(scenes, chosen["name"], options.seeds),
+    "context": _context(scenes, chosen["name"]),
     "placements": _placements(scenes, chosen["name"]),
     "danger": _danger(scenes, forbid is not None),
   }
@@ -149,7 +150,7 @@ def _place(
   )
 
 
-def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
+def _context(scenes: Sequence[Scene], used: str) -> dict[str, Any]:
   """AUC of real against chosen sites, by prior, and of real against real."""
   ways = {name: (name, FLOOR) for name in PRIORS} | {NO_FLOOR: (used, 0.0)}
   groups = [scene.group for scene in scenes for _ in scene.points]
@@ -165,7 +166,7 @@ def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
       real[name] += [_patch(scene, values, *point) for point in scene.points]
       chosen[name] += [_patch(scene, values, *point) for point in centres]
   number = np.unique(groups, return_inverse=True)[1]
-  folds, count = fold_of(number), len(groups)
+  folds, count = realism.fold_of(number), len(groups)
   figures: dict[str, Any] = {"sites": count, "groups": int(number.max()) + 1}
   half = np.random.default_rng(0).permutation(number.max() + 1) % 2
   pairs = {"real against real": (np.stack(real["alone"]), half[number], np.arange(count))}
@@ -173,10 +174,12 @@ def _context(scenes: Sequence[Scene], used: str, seeds: int) -> dict[str, Any]:
   for name, there in chosen.items():
     pairs[name] = (np.stack(real[name] + there), np.repeat([0, 1], count), twice)
   for name, (patches, labels, site) in pairs.items():
-    found = patch_classifier.cross_validate(
-      patches, labels, number[site], folds[site], seeds=range(seeds)
-    )
+    covered = realism.Patches(patches, np.full(len(patches), 2.0 * _MIDDLE_PX, np.float32))
+    verdicts = realism.judged(covered, labels, number[site], folds[site])
+    judge = realism.strictest(verdicts)
+    found = verdicts[judge]
     figures[name] = {"auc": round(found.auc, 3), "interval": [round(v, 3) for v in found.interval]}
+    figures[name]["judge"] = judge
     print(f"context, {name}: {figures[name]}", flush=True)
   return figures
 
@@ -193,15 +196,15 @@ def _with_holes(scene: Scene, sites: Sequence[candidates.Site], number: int) -> 
 
 
 def _patch(scene: Scene, values: np.ndarray, x: float, y: float) -> np.ndarray:
-  """f32[33, 33] in [-1, 1] around a point, a disc in the middle covered."""
+  """u8[33, 33], grey as exported, around a point, a disc in the middle covered."""
   low, high = scene.canvas.value_range
-  grey = (values.mean(axis=-1) - low) / (high - low) * 2 - 1
+  grey = (np.clip(values.mean(axis=-1), low, high) - low) / (high - low) * 255
   half = SIDE // 2
-  padded = np.pad(np.clip(grey, -1, 1), half, constant_values=-1.0)
+  padded = np.pad(np.round(grey).astype(np.uint8), half)
   row, column = int(y), int(x)
-  patch = padded[row : row + SIDE, column : column + SIDE].astype(np.float32).copy()
+  patch = padded[row : row + SIDE, column : column + SIDE].copy()
   rows, columns = np.ogrid[-half : half + 1, -half : half + 1]
-  patch[rows**2 + columns**2 <= _MIDDLE_PX**2] = 0.0
+  patch[rows**2 + columns**2 <= _MIDDLE_PX**2] = 128
   return patch
 
 

@@ -117,14 +117,17 @@ def _input_pipeline(result: Result) -> Iterator[Row]:
 
 def _insertion_realism(result: Result) -> Iterator[Row]:
   about = f"{result['data']}, {result['lesions']} lesions of {result['groups']} groups"
-  for name, found in result["auc"].items():
-    low, high = found["interval"]
-    against = "" if "against" in name else " against real"
-    default = " (default)" if name == result["default_mode"] else ""
+  for name, verdicts in result["auc"].items():
+    judge = max(verdicts, key=lambda name: verdicts[name]["auc"])
+    low, high = verdicts[judge]["interval"]
+    others = ", ".join(f"{v['auc']:.2f}" for other, v in verdicts.items() if other != judge)
     yield Row(
-      f"{about}, {result['seeds']} seeds: AUC, {name}{default}{against}",
-      f"{found['auc']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+      f"{about}: AUC, {name}, strictest judge ({judge})",
+      f"{verdicts[judge]['auc']:.2f} (95 % interval {low:.2f} to {high:.2f}); others {others}",
     )
+  for name, shares in result["clipped"].items():
+    yield Row(f"{about}: clipped plateau of lesions of 6 px or more, {name}",
+              f"{100 * shares[-1]:.0f} %")  # fmt: skip
 
 
 def _physics_oracle(result: Result) -> Iterator[Row]:

@@ -14,6 +14,7 @@ IMPORTED_AS = {
   "orbax-checkpoint": "orbax",
   "pillow": "PIL",
   "pyyaml": "yaml",
+  "scikit-learn": "sklearn",
   "tensorflow-datasets": "tensorflow_datasets",
 }
 # Imported where it is there.

@@ -69,7 +69,7 @@ def draw_sham(
     item = source[int(rng.integers(len(source)))]
     values, value_range = transforms.values_of(item)
     content = body.content(values, value_range=value_range)
-    free = allowed_pixels(_near_boxes(item["boxes"], content.shape), content, _MARGIN_PX)
+    free = allowed_pixels(near_boxes(item["boxes"], content.shape), content, _MARGIN_PX)
     try:
       (site,) = place(rng, atlas.score_map(where, content), free, [mask], min_gap_px=0.0)
     except UserError:
@@ -87,7 +87,7 @@ def draw_sham(
   raise UserError("no training image has room for lesion-free content of that size: use --shams 0")
 
 
-def _near_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def near_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   """uint8[H, W], 1 in the boxes and around them."""
   inside = np.zeros(shape, np.uint8)
   for x1, y1, x2, y2 in boxes:

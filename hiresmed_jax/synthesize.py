@@ -67,7 +67,15 @@ def main(argv: list[str]) -> None:
     Progress(None, "synthesize", unit=""),
     _data(options, run_folder, dataset, workers) as data,
   ):
-    setting, identity = run.assemble(values, asked, run_folder, data, dtype=dtype, workers=workers)
+    setting, identity = run.assemble(
+      values,
+      asked,
+      run_folder,
+      data,
+      dtype=dtype,
+      workers=workers,
+      begun=None if options.overwrite else folder.begun(options.out),
+    )
     real = None
     if options.with_real:
       groups, used = setting.survey.groups, frozenset[str]()
@@ -152,9 +160,11 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--data", type=pathlib.Path, help="prepared dataset (the one the workdir was trained on)")
   add("--out", required=True, type=pathlib.Path, help="folder of the images")
   add("--num", required=True, type=int, help="images to make")
-  add("--lesions", metavar="N[-M]", help="lesions in an image (1-3, or one a point of --at)")
+  add("--lesions", metavar="N[-M]", help="lesions in an image, such as 2 or 0-3 (as many as a "
+      "training image with lesions has, or one a point of --at)")  # fmt: skip
   size = parser.add_mutually_exclusive_group()
-  size.add_argument("--diameter-mm", metavar="D[-E]", help="of the lesions (as they come)")
+  size.add_argument("--diameter-mm", metavar="D[-E]", help="of the lesions; what can be made is "
+      "told before anything is made (as they come)")  # fmt: skip
   size.add_argument("--diameter-px", metavar="D[-E]", help="the same in pixels of the output")
   add("--at", action="append", default=[], metavar="X,Y", help="pixel of a lesion; may be repeated")
   add("--onto", type=pathlib.Path, metavar="FOLDER", help="put lesions into other images than "

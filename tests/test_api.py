@@ -179,7 +179,7 @@ def test_other_settings_are_taken_and_checked(workdir):
     ({"background": "rael"}, "background='rael': use 'reconstruction', 'real'"),
     ({"source": "singen"}, "source='singen': use 'singan'"),
     ({"on_empty": "copies"}, "on_empty='copies': use 'fail', 'copy', 'parametric'"),
-    ({"lesions": (0, 1)}, "ask for 1 or more"),
+    ({"lesions": (0, 0)}, "ask for 1 or more"),
     ({"lesions": "many"}, "not of its type"),
     ({"diameter": 5}, "not of its type"),
     ({"diameter": (8, 4, "px")}, "diameter-px 8-4: use"),

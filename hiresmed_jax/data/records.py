@@ -245,7 +245,7 @@ class Records:
     self._folder, self._split, self._length, self._ranges = folder, split, length, ranges
     self._masks = True
     self._all_labelled = False  # known without a look
-    self._numbers: list[int] | None = None  # of the records that count; None: all
+    self._numbers: Sequence[int] = range(length)  # of the records that count
     self._opened: Any = None
 
   @property
@@ -267,9 +267,8 @@ class Records:
     if self._all_labelled:
       return self
     examples, _ = self._open()
-    numbers = range(self._length) if self._numbers is None else self._numbers
     with self._or_damaged():
-      known = [n for n in numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
+      known = [n for n in self._numbers if (FIELDS_AS_THEY_WERE | examples[n])["labelled"]]
     if len(known) == self._length:
       return self
     return self.chosen(known)
@@ -290,17 +289,22 @@ class Records:
     if not 0 <= index < self._length:
       raise IndexError(index)
     examples, image = self._open()
-    number = index if self._numbers is None else self._numbers[index]
     with self._or_damaged():
-      return decode(examples[number], image, masks=self._masks, ranges=self._ranges)
+      return decode(examples[self._numbers[index]], image, masks=self._masks, ranges=self._ranges)
 
   def display_ranges(self) -> set[tuple[float, float]]:
     """The (low, high) that occur as `value_range` of the items; no image is decoded."""
     examples, _ = self._open()
-    numbers = range(self._length) if self._numbers is None else self._numbers
-    declared = {tuple(examples[number]["value_range"]) for number in numbers}
+    declared = {tuple(examples[number]["value_range"]) for number in self._numbers}
     shown = [(self._ranges or {}).get(ends, ends) for ends in declared]
     return {(float(low), float(high)) for low, high in shown}
+
+  def facts(self) -> list[tuple[tuple[int, int], np.ndarray, int]]:
+    """((rows, columns), spacing_mm, number of boxes) of every item; no image is decoded."""
+    examples, _ = self._open()
+    with self._or_damaged():
+      read = (examples[number] for number in self._numbers)
+      return [(stored.png_shape(e["image"]), e["spacing_mm"], len(e["boxes"])) for e in read]
 
   def _open(self) -> tuple[Any, Any]:
     """(the examples, the feature of their images)."""

@@ -4,6 +4,7 @@ raw = scale * stored + offset. Integers of up to 16 bits, and wider or floating 
 integers within 16 bits, are kept exactly (scale 1); other data are quantised to 65,536 levels.
 """
 
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -245,6 +246,12 @@ def encode_png(image: np.ndarray) -> bytes:
   if not done:
     raise ValueError(f"no PNG of {image.dtype} {image.shape}")
   return data.tobytes()
+
+
+def png_shape(data: bytes) -> tuple[int, int]:
+  """(rows, columns) of a PNG, from its header."""
+  columns, rows = struct.unpack(">II", data[16:24])
+  return rows, columns
 
 
 def decode_image(data: bytes, *, dtype: type[np.generic], channels: int) -> np.ndarray:

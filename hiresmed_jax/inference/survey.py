@@ -35,6 +35,9 @@ class Survey(NamedTuple):
   padding: np.ndarray  # f32[N, 5], see `crops.padding`
   groups: frozenset[str]  # hashes of the split's groups; no other may give a lesion
   skipped: dict[str, int]  # number of lesions that cannot be used, by reason
+  # Of each image with lesions, how many it has. A survey of an older version, read without its
+  # dataset, knows of those that can be used.
+  counts: tuple[int, ...]
 
 
 def require_training_donor(group: str, groups: Collection[str]) -> None:
@@ -65,6 +68,7 @@ def make(source: records.Records, *, workers: int = 1) -> Survey:
   paddings: list[np.ndarray] = []
   groups: set[str] = set()
   skipped: Counter[str] = Counter()
+  counts: list[int] = []
 
   def look(index: int) -> tuple[dict[str, Any], list[LesionPatch | str], np.ndarray]:
     item = source[index]
@@ -77,11 +81,14 @@ def make(source: records.Records, *, workers: int = 1) -> Survey:
         skipped.update(lesion for lesion in lesions if isinstance(lesion, str))
         paddings.append(padding)
         groups.add(item["group"])
+        counts.append(len(item["boxes"]))
         yield item
         progress.advance()
 
   places = atlas.fit(items())
-  return Survey(places, patches, np.concatenate(paddings), frozenset(groups), dict(skipped))
+  padding = np.concatenate(paddings)
+  with_lesions = tuple(count for count in counts if count)
+  return Survey(places, patches, padding, frozenset(groups), dict(skipped), with_lesions)
 
 
 def load_or_make(dataset: records.Dataset, workdir: Path, *, workers: int = 1) -> Survey:
@@ -92,11 +99,15 @@ def load_or_make(dataset: records.Dataset, workdir: Path, *, workers: int = 1) -
   Raises:
     UserError: see `make`; nothing can be written there.
   """
-  path = _path(workdir, dataset.card["fingerprint"])
-  survey = _read(path)
+  path, source = _path(workdir, dataset.card["fingerprint"]), records.source(dataset, "train")
+  survey, is_older = _read(path)
+  if survey is not None and not is_older:
+    return survey
   if survey is None:
-    survey = make(records.source(dataset, "train"), workers=workers)
-    files.write_npz(path, _packed(survey))
+    survey = make(source, workers=workers)
+  else:
+    survey = survey._replace(counts=tuple(count for _, _, count in source.facts() if count))
+  files.write_npz(path, _packed(survey))
   return survey
 
 
@@ -107,7 +118,7 @@ def load(workdir: Path, fingerprint: str) -> Survey:
     UserError: it is not there, or damaged.
   """
   path = _path(workdir, fingerprint)
-  survey = _read(path)
+  survey, _ = _read(path)
   if survey is None:
     state = "is damaged" if path.is_file() else "is not there"
     raise UserError(
@@ -120,14 +131,14 @@ def _path(workdir: Path, fingerprint: str) -> Path:
   return workdir / f"survey-{_VERSION}-{fingerprint[:12]}.npz"
 
 
-def _read(path: Path) -> Survey | None:
-  """None where there is no whole file."""
+def _read(path: Path) -> tuple[Survey | None, bool]:
+  """(the survey, None where there is no whole file; whether an older version wrote it)."""
   try:
     # By way of the bytes: of a damaged zip NumPy leaves the file open.
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-      return _unpacked(arrays)
+      return _unpacked(arrays), "counts" not in arrays
   except Exception:  # what a damaged archive raises is no closed list
-    return None
+    return None, False
 
 
 def _packed(survey: Survey) -> dict[str, np.ndarray]:
@@ -150,6 +161,7 @@ def _packed(survey: Survey) -> dict[str, np.ndarray]:
     "weights": survey.atlas.weights,
     "bandwidth": np.asarray(survey.atlas.bandwidth),
     "padding": survey.padding,
+    "counts": np.asarray(survey.counts, np.int64),
   }
 
 
@@ -172,4 +184,6 @@ def _unpacked(arrays: Any) -> Survey:
   row, column = arrays["bandwidth"]
   places = atlas.Atlas(arrays["centres"], arrays["weights"], (float(row), float(column)))
   groups = frozenset(about["groups"])
-  return Survey(places, patches, arrays["padding"], groups, about["skipped"])
+  usable = Counter(patch.donor for patch in patches).values()
+  counts = tuple(map(int, arrays.get("counts", usable)))
+  return Survey(places, patches, arrays["padding"], groups, about["skipped"], counts)

@@ -33,7 +33,7 @@ from hiresmed_jax.lesions.patch import (
   MASK_LEVEL,
   SMALLEST_SCALE,
   LesionPatch,
-  NoLesion,
+  SourceEmpty,
   central_component,
   diameter,
   diameters,
@@ -97,6 +97,11 @@ class Bank:
     """All members, group after group."""
     return [member for group in self.groups for member in group.members]
 
+  @property
+  def native_px(self) -> np.ndarray:
+    """f32[N], diameters of the training lesions."""
+    return diameters(self.members)
+
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
     """A new lesion: kind "singan". Several threads may call it.
 
@@ -105,7 +110,8 @@ class Bank:
       diameter_px: wanted; reached within 5 %, or half a pixel below 10 px; None keeps the sample's.
 
     Raises:
-      NoLesion: none of that diameter within the limits of scale, or all tries are rejected.
+      NoLesion: none of that diameter within the limits of scale.
+      SourceEmpty: all tries are rejected.
     """
     fits = fitting(diameters(self.members), diameter_px)
     tried: Counter[str] = Counter()
@@ -122,7 +128,7 @@ class Bank:
       tried[made] += 1
       self._count(made)
     reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common())
-    raise NoLesion(
+    raise SourceEmpty(
       f"the bank gave no lesion in {_TRIES} tries ({reasons})",
       "train it longer, or use --on-empty copy",
     )

@@ -42,6 +42,11 @@ class Copies:
   flip_columns: bool = False
   flip_rows: bool = False
 
+  @property
+  def native_px(self) -> np.ndarray:
+    """f32[N], diameters of the lesions that are drawn from."""
+    return diameters(self.patches)
+
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
     """A real lesion, warped: kind "copy".
 

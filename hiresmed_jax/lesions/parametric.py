@@ -55,6 +55,11 @@ class Lumps:
     uneven = np.clip(np.median(unevennesses) if unevennesses else 0.05, 0.0, 0.2)
     return cls(patches, float(blur), float(uneven))
 
+  @property
+  def native_px(self) -> np.ndarray:
+    """f32[N], diameters of the lesions that are drawn from."""
+    return diameters(self.patches)
+
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
     """A lumpy ellipsoid: kind "parametric".
 

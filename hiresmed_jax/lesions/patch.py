@@ -34,6 +34,10 @@ class NoLesion(UserError):
     self.reason = reason
 
 
+class SourceEmpty(NoLesion):
+  """A source of lesions has none, whatever the image and the diameter."""
+
+
 class LesionPatch(NamedTuple):
   """A lesion in the middle of a square window, at the resolution it was imaged with.
 
@@ -138,10 +142,11 @@ def fitting(native_px: np.ndarray, wanted_px: float | None) -> np.ndarray:
 
   Raises:
     NoLesion: there is none.
+    SourceEmpty: there are no lesions at all.
   """
   native_px = np.asarray(native_px, np.float64)
   if not native_px.size:
-    raise NoLesion("no lesion to draw from: the training split holds none that can be used")
+    raise SourceEmpty("no lesion to draw from: the training split holds none that can be used")
   if wanted_px is None:
     return np.arange(native_px.size)
   scale = wanted_px / native_px

@@ -5,6 +5,7 @@ S side of a window, C channels of the canvas.
 
 import contextlib
 import functools
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -24,6 +25,7 @@ from hiresmed_jax.lesions.patch import (
   one_piece,
 )
 from hiresmed_jax.ops import insertion
+from hiresmed_jax.synthesis.request import Diameter
 
 _SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of windows: few programs
 _AROUND = 12  # pixels around a lesion in which noise and level are measured
@@ -33,6 +35,10 @@ _DRAWS = 20  # to find a lesion whose size in mm fits the background's pixels
 
 class Source(Protocol):
   """What gives lesions: a bank, copies, a formula."""
+
+  @property
+  def native_px(self) -> np.ndarray:
+    """f32[N], diameters of the training lesions, which are used at 0.7 to 1.4 times their size."""
 
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
     """A lesion of this diameter in native pixels; NoLesion when there is none."""
@@ -91,6 +97,44 @@ def draw(
     "no lesion of that diameter: the pixels of this background and those of the lesions' images "
     f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times"
   )
+
+
+def require_diameter(asked: Diameter, native_px: np.ndarray, sides: np.ndarray) -> str:
+  """Refuses a range of diameters that holds some which no lesion has on any background.
+
+  Args:
+    asked: in the unit of the sides.
+    native_px: f32[N], see `Source`.
+    sides: f64[M], of a pixel of the record of each background: in mm, or in pixels of the output.
+
+  Returns:
+    What can be made, in words.
+
+  Raises:
+    UserError: a side that is not known, or diameters that cannot be made.
+  """
+  if unknown := int(np.count_nonzero(~np.isfinite(sides))):
+    raise UserError(
+      f"--diameter-mm: {unknown} of {len(sides)} images have no known pixel spacing; use "
+      "--diameter-px, or prepare the images with --spacing-mm"
+    )
+  natives = np.unique(np.outer(np.unique(sides), native_px.astype(np.float64)))
+  ranges: list[list[float]] = []
+  for low, high in zip(natives * SMALLEST_SCALE, natives * LARGEST_SCALE):
+    if ranges and low <= ranges[-1][1]:
+      ranges[-1][1] = float(high)
+    else:
+      ranges.append([float(low), float(high)])
+  # Rounded inwards: what is told can be asked for.
+  told = " and ".join(f"{math.ceil(a * 100) / 100:g} to {math.floor(b * 100) / 100:g}"
+                      for a, b in ranges)  # fmt: skip
+  told = f"diameters of {told} {asked.unit} can be made"
+  if not any(low <= asked.low and asked.high <= high for low, high in ranges):
+    raise UserError(
+      f"--diameter-{asked.unit} {asked.low:g}-{asked.high:g}: {told}, as a lesion is used at "
+      f"{SMALLEST_SCALE} to {LARGEST_SCALE} times its size"
+    )
+  return told
 
 
 def sham(patch: LesionPatch, canvas: Canvas) -> Fitted:

@@ -84,6 +84,15 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   files.write_json(path, identity, sort_keys=True)
 
 
+def begun(out: Path) -> dict[str, Any] | None:
+  """The identity of the images in a folder; None where there is none that can be read."""
+  try:
+    found = json.loads((out / REQUEST).read_text())
+  except (OSError, ValueError):
+    return None
+  return found if isinstance(found, dict) else None
+
+
 def is_made(out: Path, index: int) -> bool:
   """Whether image `index` is there, whole."""
   return (out / "records" / f"{index:06d}.json").is_file()
@@ -97,9 +106,6 @@ def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
     made: the image.
     setting: what it is made of: its request, look and classes.
     token: what the UIDs of DICOM are derived from.
-
-  Raises:
-    UserError: a lesion that cannot be seen in the file, which its label must not name.
   """
   form, layout, facts = setting.request.format, setting.request.layout, dict(made.facts)
   index = facts["index"]
@@ -113,7 +119,6 @@ def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
   shown = {key: export.levels(getattr(made, key), made.item, setting.look)
            for key in ("image", "twin")}  # fmt: skip
   if form == "png":
-    _check_seen(shown["image"], shown["twin"], made)
     facts["pixels"] = export.units(made.item, setting.look)
   for series, (key, pixels) in enumerate(shown.items(), 1):
     if form == "png":
@@ -136,18 +141,6 @@ def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
   runs = [writers.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
   record = {"manifest": facts | paths, "runs": runs, "channels": made.image.shape[-1]}
   files.write(out / "records" / f"{name}.json", writers.json_line(record))
-
-
-def _check_seen(image: np.ndarray, twin: np.ndarray, made: Made) -> None:
-  """Raises UserError where a new lesion is less than one of 255 grey levels in a written image."""
-  top = np.iinfo(image.dtype).max
-  differ = np.abs(image.astype(np.float32) - twin).max(axis=-1) * (255 / top)
-  for fact in made.facts["lesions"]:
-    if fact["kind"] != "own" and differ[made.mask == fact["id"]].mean() < 1.0:
-      raise UserError(
-        f"lesion {fact['id']} is less than one grey level in the window that is shown: choose "
-        "--window LOW,HIGH, or another --seed"
-      )
 
 
 def gather(out: Path, setting: Setting, *, has_real: bool = False) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from hiresmed_jax.inference import survey as surveys
 from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import crops
-from hiresmed_jax.lesions.patch import NoLesion
+from hiresmed_jax.lesions.patch import NoLesion, SourceEmpty
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import candidates, paper
 from hiresmed_jax.synthesis import export, fitting, insert
@@ -28,7 +28,8 @@ from hiresmed_jax.synthesis.background import Maker
 from hiresmed_jax.synthesis.mapped import Kept, MappedBackground
 from hiresmed_jax.synthesis.request import Request
 
-_BACKGROUNDS = 50  # tried until one has kept its own lesions
+_BACKGROUNDS = 50  # tried for an image, at most
+_IN_VAIN = 200  # lesions that are drawn for backgrounds which do not take them, about
 
 
 Clock = Callable[[str], AbstractContextManager[Any]]  # a context around each stage of an image
@@ -98,28 +99,85 @@ class Made(NamedTuple):
 def make(setting: Setting, index: int, device: jax.Device) -> Made:
   """Makes image `index`; the same bytes whatever else is made, and on any device.
 
+  Where the request cannot be met on a background, the image's random stream goes on with another
+  one and as many lesions; the facts say on which and why. Of a request for few backgrounds it is
+  the same one again.
+
   Args:
     setting: what it is made of.
     index: of the image.
     device: for the networks.
 
   Raises:
-    UserError: the request cannot be met on this background: no room, a forbidden point, no lesion
-      of that diameter, millimetres without spacing.
+    UserError: no background that was tried meets the request, the source of lesions gives none, a
+      lesion of a held-out patient.
   """
-  request = setting.request
+  request, few, count = setting.request, setting.request.backgrounds, len(setting.source)
   key = jax.random.fold_in(jax.random.key(request.seed), index)
   rng = np.random.default_rng([int(word) for word in jax.random.key_data(key)])
-  mapped, unused = _background(setting, index, rng, device)
+  order = np.random.default_rng(request.seed).permutation(count)
+  tried: list[int] = []
+  unused, attempts = 0, list[dict[str, str]]()
+  lesions: int | None = None
+  while len(tried) < (_BACKGROUNDS if few else min(_BACKGROUNDS, count)):
+    # After one that cannot be used comes one that is not the first of another image.
+    place = order[(index % few + unused * few) % count] if few else rng.integers(count)
+    if not few and place in tried:
+      continue
+    tried.append(int(place))
+    mapped = _mapped(setting, int(place), device)
+    if mapped is None:
+      unused += 1
+      continue
+    lesions = _count(setting, rng) if lesions is None else lesions
+    try:
+      made = _composed(setting, rng, mapped, lesions)
+    except SourceEmpty:
+      raise
+    except UserError as mistake:
+      attempts.append({"image": mapped.item["image_id"], "why": str(mistake)})
+      if len(attempts) * lesions >= _IN_VAIN:
+        break
+      continue
+    for fact in made.facts["lesions"]:
+      if fact["kind"] != "own":
+        surveys.require_training_donor(fact["donor_group"], setting.survey.groups)
+    made.facts["index"] = index
+    made.facts["background"] |= {"unused": unused, "attempts": attempts}
+    return made
+  if attempts:
+    more = f" ({len(attempts)} backgrounds tried)" if len(attempts) > 1 else ""
+    raise UserError(attempts[-1]["why"] + more)
+  raise UserError(
+    f"{unused} backgrounds in a row lost half of the contrast of a lesion of their own: use "
+    "synthesize.existing='inpaint', or a model that keeps small lesions"
+  )
+
+
+def _count(setting: Setting, rng: np.random.Generator) -> int:
+  """How many lesions an image gets."""
+  if setting.request.lesions is None:
+    counts = setting.survey.counts
+    return counts[rng.integers(len(counts))]
+  low, high = setting.request.lesions
+  return int(rng.integers(low, high + 1))
+
+
+def _composed(
+  setting: Setting, rng: np.random.Generator, mapped: MappedBackground, count: int
+) -> Made:
+  """An image with so many new lesions on this background.
+
+  Raises:
+    UserError: the request cannot be met on it: no room, a forbidden point, no lesion of that
+      diameter, a lesion that nobody would see.
+  """
+  request = setting.request
   item, ground, scene = mapped.item, mapped.ground, mapped.ground.canvas
   with setting.clock("sample"):
-    lesions, reasons = _lesions(setting, rng, scene)
-    shams = [
-      fitting.sham(
-        insert.draw_sham(rng, setting.source, setting.survey.atlas, lesions[0].patch), scene
-      )
-      for _ in range(request.shams)
-    ]
+    drawn = [_lesion(setting, rng, scene) for _ in range(count)]
+    lesions, reasons = [lesion for lesion, _ in drawn], [reason for _, reason in drawn]
+    shams = _shams(setting, rng, scene, lesions)
   with setting.clock("place"):
     sites = _sites(setting, rng, mapped, lesions + shams)
   lesion_sites, sham_sites = sites[: len(lesions)], sites[len(lesions) :]
@@ -131,20 +189,22 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
   mask = insert.instances(lesions, lesion_sites, scene.shape)
   for number, own in enumerate(ground.own_lesions, len(lesions) + 1):
     mask[own & (mask == 0)] = number
-  count = len(lesions) + len(ground.own_lesions)
-  facts = [_facts(image, twin, mask, number) for number in range(1, count + 1)]
+  total = count + len(ground.own_lesions)
+  facts = [_facts(image, twin, mask, number) for number in range(1, total + 1)]
   for fact, lesion, site, reason in zip(facts, lesions, lesion_sites, reasons):
     fact |= _origin(lesion, site) | {"substitute_because": reason}
+  image, twin = canvas.stored(image, item), canvas.stored(twin, item)
+  if request.format == "png":
+    _require_seen(image, twin, mask, count, item, setting.look)
   return Made(
-    image=canvas.stored(image, item),
-    twin=canvas.stored(twin, item),
+    image=image,
+    twin=twin,
     mask=mask,
     sham_mask=insert.instances(shams, sham_sites, scene.shape) if shams else None,
     item=item,
     canvas=scene,
     boxes=_boxes(setting, scene, facts),
     facts={
-      "index": index,
       "seed": request.seed,
       "height": scene.shape[0],
       "width": scene.shape[1],
@@ -154,30 +214,11 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
         "kind": request.background,
         "image": item["image_id"],
         "group": item["group"],
-        "unused": unused,
         **setting.origin,
       },
       "lesions": facts,
       "sham_lesions": [_origin(sham, site) for sham, site in zip(shams, sham_sites)],
     },
-  )
-
-
-def _background(
-  setting: Setting, index: int, rng: np.random.Generator, device: jax.Device
-) -> tuple[MappedBackground, int]:
-  """A background, and how many could not be used before it."""
-  few, count = setting.request.backgrounds, len(setting.source)
-  order = np.random.default_rng(setting.request.seed).permutation(count)
-  for unused in range(_BACKGROUNDS):
-    # After one that cannot be used comes one that is not the first of another image.
-    place = rng.integers(count) if few is None else order[(index % few + unused * few) % count]
-    mapped = _mapped(setting, int(place), device)
-    if mapped is not None:
-      return mapped, unused
-  raise UserError(
-    f"{_BACKGROUNDS} backgrounds in a row lost half of the contrast of a lesion of their own: use "
-    "synthesize.existing='inpaint', or a model that keeps small lesions"
   )
 
 
@@ -209,28 +250,18 @@ def _mapped(setting: Setting, place: int, device: jax.Device) -> MappedBackgroun
   return setting.kept.get((seed, place, setting.request.paper), make)
 
 
-def _lesions(
+def _lesion(
   setting: Setting, rng: np.random.Generator, scene: canvas.Canvas
-) -> tuple[list[fitting.Fitted], list[str | None]]:
-  """As many lesions as the request allows, of the diameters that it asks for.
-
-  Returns:
-    (the lesions; for each why it is a substitute, None where it is not).
-  """
-  low, high = setting.request.lesion_counts()
-  lesions, reasons = [], []
-  for _ in range(int(rng.integers(low, high + 1))):
-    asked_px, reason = _asked_px(setting.request, rng, scene), None
-    try:
-      lesion = fitting.draw(setting.lesions, rng, scene, asked_px)
-    except NoLesion as none:
-      if setting.substitute is None:
-        raise
-      lesion, reason = fitting.draw(setting.substitute, rng, scene, asked_px), none.reason
-    surveys.require_training_donor(lesion.patch.donor_group, setting.survey.groups)
-    lesions.append(lesion)
-    reasons.append(reason)
-  return lesions, reasons
+) -> tuple[fitting.Fitted, str | None]:
+  """(a lesion, why it is a substitute; None where it is not)."""
+  asked_px, reason = _asked_px(setting.request, rng, scene), None
+  try:
+    lesion = fitting.draw(setting.lesions, rng, scene, asked_px)
+  except NoLesion as none:
+    if setting.substitute is None:
+      raise
+    lesion, reason = fitting.draw(setting.substitute, rng, scene, asked_px), none.reason
+  return lesion, reason
 
 
 def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) -> float | None:
@@ -239,14 +270,24 @@ def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) 
   if asked is None:
     return None
   value = float(rng.uniform(asked.low, asked.high))
-  if asked.unit == "px":
-    return value
-  if not np.isfinite(scene.mean_spacing_mm):
-    raise UserError(
-      "--diameter-mm: this background has no known pixel spacing; use --diameter-px, or prepare "
-      "the images with --spacing-mm"
-    )
-  return value / scene.mean_spacing_mm
+  return value if asked.unit == "px" else value / scene.mean_spacing_mm
+
+
+def _shams(
+  setting: Setting,
+  rng: np.random.Generator,
+  scene: canvas.Canvas,
+  lesions: list[fitting.Fitted],
+) -> list[fitting.Fitted]:
+  """Shams of the size of the image's first lesion, or of any where it has none."""
+  if not setting.request.shams:
+    return []
+  like = (lesions[0] if lesions else _lesion(setting, rng, scene)[0]).patch
+  atlas = setting.survey.atlas
+  return [
+    fitting.sham(insert.draw_sham(rng, setting.source, atlas, like), scene)
+    for _ in range(setting.request.shams)
+  ]
 
 
 def _sites(
@@ -269,6 +310,26 @@ def _sites(
     min_gap_px=values.min_gap_px,
     prior=setting.prior.name,
   )
+
+
+def _require_seen(
+  image: np.ndarray,
+  twin: np.ndarray,
+  mask: np.ndarray,
+  count: int,
+  item: Mapping[str, Any],
+  look: export.Look,
+) -> None:
+  """Raises UserError where one of the new lesions is less than one of 255 grey levels in a PNG."""
+  ids = mask[mask > 0]
+  levels = [export.levels(one[mask > 0][None], item, look) for one in (image, twin)]
+  share = np.abs(levels[0].astype(np.float32) - levels[1]).max(axis=-1)[0] / ((1 << look.bits) - 1)
+  for number in range(1, count + 1):
+    if share[ids == number].mean() < 1 / 255:
+      raise UserError(
+        f"lesion {number} is less than one grey level in the window that is shown: choose "
+        "--window LOW,HIGH, or another --seed"
+      )
 
 
 def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:

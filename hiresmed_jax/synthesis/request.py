@@ -29,7 +29,8 @@ class Request(NamedTuple):
 
   Attributes:
     num: images 0 .. num - 1.
-    lesions: (least, most) in an image; None: (1, 3), or one for each point of `at`.
+    lesions: (least, most) in an image; None: as many as a training image with lesions has, drawn
+      for each image, or one for each point of `at`.
     diameter: `Diameter`; None: as the lesions come.
     at: (x, y) in output pixels, of the first lesions of every image.
     background: "reconstruction" by the trained model, or the "real" pixels of a training image.
@@ -80,11 +81,6 @@ class Request(NamedTuple):
     values["mask"] = [str(self.mask[0]), self.mask[1]] if self.mask else None
     return values
 
-  def lesion_counts(self) -> tuple[int, int]:
-    """(least, most) lesions in an image."""
-    points = len(self.at)
-    return self.lesions or (points or 1, points or 3)
-
   def indices(self) -> range:
     """The images of this shard."""
     first, step = self.shard
@@ -103,12 +99,13 @@ def window(text: str | None) -> tuple[float, float] | str | None:
 
 
 def checked(request: Request) -> Request:
-  """The same request with the number of lesions filled in.
+  """The same request with one lesion for each point where no number is given.
 
   Raises:
     UserError: a value out of its range, or two wishes that exclude each other.
   """
-  points, (low, high) = len(request.at), request.lesion_counts()
+  points = len(request.at)
+  low, high = request.lesions or (points, max(points, 1))
   blends = (None, *insertion.MODES)
   known: dict[str, Any] = {
     "background": BACKGROUNDS,
@@ -120,9 +117,10 @@ def checked(request: Request) -> Request:
   for name, words in known.items():
     if getattr(request, name) not in words:
       raise UserError(f"{name}={getattr(request, name)!r}: use {', '.join(map(repr, words))}")
-  if low < 1:
+  if low < 0 or high < 1:
     raise UserError(
-      f"--lesions {low}: ask for 1 or more; every image has a lesion-free twin beside it"
+      f"--lesions {high}: ask for 1 or more, or for a range such as 0-3; every image has a "
+      "lesion-free twin beside it"
     )
   if low > high:
     raise UserError(f"--lesions {low}-{high}: the first number must not be above the second")
@@ -165,4 +163,4 @@ def checked(request: Request) -> Request:
       raise UserError("--layout nnunet is of PNG files: leave out --format dicom")
   if request.blend and request.paper and request.blend != "paper":
     raise UserError(f"--paper blends as the paper does: leave out --blend {request.blend}")
-  return request._replace(lesions=(low, high))
+  return request._replace(lesions=(low, high) if points else request.lesions)

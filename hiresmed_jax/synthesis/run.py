@@ -1,7 +1,7 @@
 """From a run and a request to images: opens what they are made of, and makes those that lack."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import cv2
 import jax
 import numpy as np
 
-from hiresmed_jax.data import records
+from hiresmed_jax.data import records, transforms
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import other_images, places, survey, workdir
@@ -35,6 +35,7 @@ def assemble(
   dtype: Any = None,
   workers: int = 1,
   kept_bytes: int = _KEPT_BYTES,
+  begun: Mapping[str, Any] | None = None,
   say: Callable[[str], Any] = print,
 ) -> tuple[Setting, dict[str, Any]]:
   """Opens everything that a request needs.
@@ -47,7 +48,9 @@ def assemble(
     dtype: of the networks' convolutions; None: as the run's config says.
     workers: threads.
     kept_bytes: of backgrounds that are kept in memory.
-    say: gets a line about what is left out.
+    begun: identity of images that were made before: where the config leaves the choice of prior and
+      forbidden tissue to what is trained, theirs are used again.
+    say: gets a line about what is left out, and what can be asked for.
 
   Returns:
     (setting, identity: what images already made must agree on).
@@ -75,8 +78,12 @@ def assemble(
   substitute = None
   if request.on_empty != "fail":
     substitute, _ = _lesions(request.on_empty, run, fingerprint, found, flip=values.flip)
-  prior, prior_label = places.open_prior(values.prior, run, fingerprint, dtype=dtype)
-  danger, danger_label = places.open_danger(values.danger, run, fingerprint, dtype=dtype, say=say)
+  if request.diameter and lesions.native_px.size:
+    sides = _sides(request, source, model)
+    say(fitting.require_diameter(request.diameter, lesions.native_px, sides))
+  asked_prior, asked_danger = _chosen(values, begun, run, say)
+  prior, prior_label = places.open_prior(asked_prior, run, fingerprint, dtype=dtype)
+  danger, danger_label = places.open_danger(asked_danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
   look = export.look_of(request, source)
   classes, joined = export.classes_of(data.card)
@@ -111,6 +118,39 @@ def _labelled(dataset: records.Dataset) -> records.Records:
       "image without a label file may show lesions; an empty file says that it shows none"
     )
   return source
+
+
+def _chosen(
+  values: Any, begun: Mapping[str, Any] | None, run: Path, say: Callable[[str], Any]
+) -> tuple[str, str]:
+  """(prior, danger) to open: those of the images that are there, where the config says "auto"."""
+  prior, danger = values.prior, values.danger
+  if begun is None:
+    return prior, danger
+  older = []
+  if prior == "auto" and (label := str(begun.get("places", ""))):
+    prior = label.partition(",")[0]
+    older += ["location"] if prior == label else []
+  if danger == "auto" and (label := str(begun.get("forbidden", ""))):
+    danger = "off" if label == "off" else "on"
+    older += ["danger"] if label == "off" else []
+  if later := [route for route in older if (run / route / "DONE.json").is_file()]:
+    say(
+      f"the images that are there were made without the route {' and '.join(later)}, and so are "
+      "these: another --out, or --overwrite, may use it"
+    )
+  return prior, danger
+
+
+def _sides(request: Request, source: records.Records, model: workdir.Model | None) -> np.ndarray:
+  """f64[M], the side of a pixel of each record, in mm or in pixels of the output."""
+  if request.diameter is not None and request.diameter.unit == "mm":
+    return np.array([np.sqrt(np.prod(spacing.astype(float))) for _, spacing, _ in source.facts()])
+  if model is None:
+    return np.ones(1)
+  view, shapes = model.view, {shape for shape, _, _ in source.facts()}
+  scales = [transforms.place(shape, view.shape, view.fit).scale for shape in sorted(shapes)]
+  return np.array([np.sqrt(scale.prod()) for scale in scales])
 
 
 def token(identity: dict[str, Any]) -> str:

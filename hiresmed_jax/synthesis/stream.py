@@ -28,13 +28,13 @@ _MOST_IMAGES = 2**32  # numbers that `jax.random.fold_in` takes
 class Opener:
   """Opens what images are made of: once in each process, when the first image is asked for.
 
-  Another process must find what the first one found, or it would make other images.
+  Another process uses the prior that the first one found, and must find the same networks.
   """
 
   def __init__(self, values: Any, request: Request, folder: Path, data: Path | None, *,
                kept_bytes: int) -> None:  # fmt: skip
     self._given = values, request, folder, data, kept_bytes
-    self._token = ""
+    self._identity: dict[str, Any] | None = None
     self._lock = threading.Lock()
 
   @functools.cached_property
@@ -48,12 +48,17 @@ class Opener:
     if jax.config.values["jax_compilation_cache_dir"] is None:
       compilation.keep_programs(cache_folder())  # each worker needs the same ones
     found, identity = run.assemble(
-      values, request, folder, workdir.dataset_of(folder, data), kept_bytes=kept_bytes, say=_silent
+      values,
+      request,
+      folder,
+      workdir.dataset_of(folder, data),
+      kept_bytes=kept_bytes,
+      begun=self._identity,
+      say=_silent,
     )
-    token = run.token(identity)
-    if self._token not in ("", token):
+    if self._identity not in (None, identity):
       raise UserError(f"{folder} has changed since this stream was opened: open it again")
-    self._token = token
+    self._identity = identity
     return found
 
   def make(self, number: int) -> Made:
@@ -63,7 +68,7 @@ class Opener:
     return run.make(setting, number, jax.local_devices()[0])
 
   def __getstate__(self) -> dict[str, Any]:
-    return {"_given": self._given, "_token": self._token}
+    return {"_given": self._given, "_identity": self._identity}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state, _lock=threading.Lock())

@@ -15,7 +15,16 @@ from tests.docs.test_commands import PAGES, REPO
 
 PACKAGE = REPO / "hiresmed_jax"
 # What ends a command or leaves a file out.
-TOLD = {"UserError", "NoLesion", "Unreadable", "LeftOut", "BadBoxes", "or_unreadable", "refuse"}
+TOLD = {
+  "UserError",
+  "NoLesion",
+  "SourceEmpty",
+  "Unreadable",
+  "LeftOut",
+  "BadBoxes",
+  "or_unreadable",
+  "refuse",
+}
 LONG = {"settings", "troubleshooting"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -13,7 +13,8 @@ def asked(*flags: str) -> Request:
 
 
 def test_flags_become_plain_values(tmp_path):
-  assert asked() == checked(Request(4)) == Request(4, lesions=(1, 3))
+  assert asked() == checked(Request(4)) == Request(4, lesions=None)
+  assert asked("--lesions", "0-3").lesions == (0, 3)
   (tmp_path / "mask.png").touch()
   found = asked(
     *("--at", "3,4.5", "--at", "8,9", "--diameter-mm", "3-12.5", "--shard", "1/3"),

@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -83,10 +84,24 @@ def test_another_process_makes_the_same_ones_in_any_order(opened):
 def test_a_run_that_has_changed_meanwhile_is_not_used(opened, monkeypatch):
   stream = opened.stream(3, **WISH)
   there = pickle.dumps(stream)
-  monkeypatch.setattr(places, "open_prior", lambda *_, **__: (places.Prior("uniform"), "uniform"))
+  other = places.Prior("uniform"), "uniform"
+  monkeypatch.setattr(places, "open_prior", lambda *_, **__: other)
   with pytest.raises(UserError, match="has changed since this stream was opened"):
     pickle.loads(there)[0]
   stream[0]
+
+
+def test_a_worker_uses_the_prior_of_the_process_that_opened_the_stream(opened):
+  stream = opened.stream(3, **WISH)
+  there, done = pickle.dumps(stream), opened.workdir / "location" / "DONE.json"
+  done.parent.mkdir()
+  done.write_text("{}")  # as if that route had been trained meanwhile
+  try:
+    same(pickle.loads(there)[0], stream[0])
+    with pytest.raises(UserError, match=r"location.* is damaged"):
+      opened.stream(3, **WISH)
+  finally:
+    shutil.rmtree(done.parent)
 
 
 def test_pixels_as_seen_and_as_values(opened):

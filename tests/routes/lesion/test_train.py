@@ -87,7 +87,7 @@ def luck(monkeypatch, tmp_path):
   """Runs the route on four lesions with these shares -> (results, what was trained, the bank)."""
   patches = [drawn.patch(d, side=24, seed=i) for i, d in enumerate((5.0, 6.0, 8.0))]
   patches.append(drawn.patch(9.0, side=32, seed=3))
-  found = survey.Survey(None, patches, np.zeros((0, 5)), frozenset(), {})
+  found = survey.Survey(None, patches, np.zeros((0, 5)), frozenset(), {}, ())
   monkeypatch.setattr(lesion.survey, "load_or_make", lambda *_: found)
   monkeypatch.setattr(lesion, "chosen", lambda patches, values: patches)
 

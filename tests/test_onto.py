@@ -55,12 +55,10 @@ def without_lesions(seed):
   return cv2.resize(cv2.medianBlur(body, 9), (104 + 20 * seed, 88 + 12 * seed))
 
 
-def folder_of(place, names=NAMES, labels=False):
+def folder_of(place, names=NAMES):
   place.mkdir(parents=True)
   for seed, name in enumerate(names):
     cv2.imwrite(str(place / f"{name}.png"), without_lesions(seed))
-    if labels:
-      (place / f"{name}.txt").write_text("0 .5 .5 .1 .1\n" if seed == 0 else "")
   return place
 
 
@@ -150,14 +148,23 @@ def test_images_without_a_word_on_lesions_are_refused(plain, tmp_path, capsys):
   assert "is not there" in line
 
 
-def test_labels_of_a_folder_count_and_own_lesions_are_treated_as_ever(plain, tmp_path):
+def test_labels_of_a_folder_count_and_own_lesions_are_taken_out(plain, tmp_path, capsys):
   run, _ = plain
-  onto = folder_of(tmp_path / "labelled", labels=True)
-  lines = command(run, onto, tmp_path / "out", "--backgrounds", "6", "--num", "6")
-  # `synthesize.existing` is "label": the one labelled box stays, as a lesion of its own.
-  own = [one for line in lines for one in line["lesions"] if one["kind"] == "own"]
-  assert len(own) <= 1
-  assert len(lines) == 6
+  onto = folder_of(tmp_path / "labelled", NAMES[:4])
+  for name in NAMES[:2]:
+    (onto / f"{name}.txt").write_text("")
+  with_lesions = drawn.sample(45, "x")
+  cv2.imwrite(str(onto / f"{NAMES[0]}.png"), with_lesions.image)
+  height, width = drawn.SHAPE
+  labels = writers.yolo_labels(with_lesions.boxes.tolist(), height=height, width=width)
+  (onto / f"{NAMES[0]}.txt").write_bytes(labels)
+  lines = command(run, onto, tmp_path / "out", "--backgrounds", "2", "--num", "2")
+  assert "into 2 of 4 images; not into 2 without a word on lesions" in capsys.readouterr().out
+  (line,) = (line for line in lines if (line["height"], line["width"]) == drawn.SHAPE)
+  twin = cv2.imread(str(tmp_path / "out" / line["twin"]), cv2.IMREAD_UNCHANGED).astype(float)
+  image, mine = with_lesions.image[..., 0], with_lesions.lesion_mask > 0
+  assert (image - twin)[mine].mean() > 30  # `synthesize.existing` is "inpaint"
+  np.testing.assert_array_equal(twin[:20], image[:20])
 
 
 def test_images_of_the_run_are_recognised_by_their_pixels(plain, tmp_path, capsys):

@@ -6,10 +6,12 @@ An interrupted write leaves what was there before.
 import contextlib
 import errno
 import fcntl
+import glob
 import io
 import json
 import os
 import shutil
+import stat
 import sys
 import threading
 import zlib
@@ -50,10 +52,14 @@ def write_json(path: Path, content: Any, *, indent: int = 2, **options: Any) -> 
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes named arrays as an uncompressed .npz without pickles."""
+  """Writes named arrays as an uncompressed .npz without pickles.
+
+  What killed writers of the same file have left is removed.
+  """
   content = io.BytesIO()
   np.savez(content, allow_pickle=False, **dict(arrays))
   write(path, content.getvalue())
+  _remove_strays(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
 
 
 @contextlib.contextmanager
@@ -143,7 +149,7 @@ def _held(folder: Path, shared: bool, name: Path) -> int:
       raise UserError(f"cannot write {name}: {error.strerror}") from error
     try:
       if _try_lock(descriptor, fcntl.LOCK_EX):
-        _sweep(folder)
+        _remove_strays(folder.rglob(".*.partial"))
         if shared:
           fcntl.flock(descriptor, fcntl.LOCK_SH)
       elif not (shared and _try_lock(descriptor, fcntl.LOCK_SH)):
@@ -169,9 +175,9 @@ def _try_lock(descriptor: int, kind: int) -> bool:
   return True
 
 
-def _sweep(folder: Path) -> None:
-  """Removes what `write` has left in a folder when it was killed."""
-  for path in folder.rglob(".*.partial"):
+def _remove_strays(partial: Iterable[Path]) -> None:
+  """Removes those of what `write` has left whose process is gone."""
+  for path in partial:
     process = path.name.split(".")[-2].split("-")[0]
     if not process.isdecimal() or not path.is_file():
       continue
@@ -226,10 +232,27 @@ def check_digests(
 def _digest(path: Path) -> list[int]:
   """[bytes, CRC-32]: four times as fast as SHA-256, and as good against chance."""
   size = checksum = 0
+  if not path.is_file():
+    path.stat()  # says what is missing
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
   with path.open("rb") as file:
     while chunk := file.read(_CHUNK_BYTES):
       size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
   return [size, checksum]
+
+
+def content(path: Path, most: int = 1 << 28) -> bytes:
+  """All bytes of a regular file.
+
+  Raises:
+    OSError: it cannot be read, has more than `most` bytes, or is a pipe or device, which end never.
+  """
+  found = path.stat()
+  if not stat.S_ISREG(found.st_mode):
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+  if found.st_size > most:
+    raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+  return path.read_bytes()
 
 
 def read_json(path: Path, kinds: Mapping[str, Any], *, cure: str = "") -> dict[str, Any]:
@@ -241,11 +264,14 @@ def read_json(path: Path, kinds: Mapping[str, Any], *, cure: str = "") -> dict[s
     UserError: it is damaged, or some other file; `cure` is what the user does about it.
   """
   try:
-    content = json.loads(path.read_bytes())
-    if _fits(content, kinds):
-      return content
+    found = json.loads(content(path))
+    if _fits(found, kinds):
+      return found
   except (ValueError, RecursionError):
     pass
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.EFBIG):
+      raise
   raise UserError(f"{path} is damaged, or no file of this program" + (f": {cure}" if cure else ""))
 
 

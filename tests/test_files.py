@@ -1,7 +1,9 @@
 """Files are written whole or not at all."""
 
+import os
 import resource
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +128,30 @@ def test_json_is_checked_before_it_is_believed(tmp_path, content):
   (tmp_path / "x.json").write_bytes(content)
   with pytest.raises(UserError, match=r"x.json is damaged, or no file of this program: make it"):
     files.read_json(tmp_path / "x.json", {"a": int}, cure="make it again")
+
+
+def test_a_file_of_arrays_sweeps_what_a_killed_writer_of_it_has_left(tmp_path):
+  process = subprocess.Popen([sys.executable, "-c", ""])
+  process.wait()
+  mine, other = (tmp_path / f".{name}.{process.pid}-1.partial" for name in ("a[1].npz", "b.npz"))
+  at_work = tmp_path / f".a[1].npz.{os.getpid()}-1.partial"
+  for path in (mine, other, at_work):
+    path.touch()
+  files.write_npz(tmp_path / "a[1].npz", {"x": np.ones(2)})
+  assert {path.name for path in tmp_path.iterdir()} == {"a[1].npz", other.name, at_work.name}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_what_never_ends_is_not_read(tmp_path, kind):
+  path = tmp_path / "a.json"
+  if kind == "pipe":
+    os.mkfifo(path)
+  elif kind == "device":
+    path.symlink_to("/dev/zero")
+  else:
+    with path.open("wb") as file:
+      file.truncate(10_000_000_000)
+  with pytest.raises(OSError, match=r"no regular file|more than 256 MB"):
+    files.content(path)
+  with pytest.raises(UserError, match="is damaged, or no file of this program: delete it"):
+    files.read_json(path, {}, cure="delete it")

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from hiresmed_jax import files
 from hiresmed_jax.data import matching
 from hiresmed_jax.data.matching import Use
 from hiresmed_jax.data.sample import Unreadable
@@ -183,9 +185,8 @@ def _by_image(
 
 def _table(path: Path, what: str) -> tuple[list[str], list[dict[str, str]]]:
   try:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      reader = csv.DictReader(file)
-      return list(reader.fieldnames or ()), list(reader)
+    reader = csv.DictReader(io.StringIO(files.content(path).decode("utf-8-sig"), ""))
+    return list(reader.fieldnames or ()), list(reader)
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     why = getattr(error, "strerror", None) or "it is not UTF-8 text with commas"
     raise UserError(f"the {what} {path} cannot be read: {why}") from error

@@ -127,6 +127,8 @@ def _read_ahead(
     return ahead
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain reads flags of its own, which only absl programs parse
+  # Python's own process clears shared memory away when a run was killed, and need not say so.
+  os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
   processes = grain.MultiprocessingOptions(num_workers=workers)
   return ahead.mp_prefetch(processes, worker_init_fn=_leave_signals_to_the_main_process)
 
@@ -166,7 +168,9 @@ class _BatchIterator(grain.DatasetIterator):
       self._reading = self._read_from(self._given)
     batch = next(self._reading)
     self._given += 1
-    return batch
+    # Out of the memory that is shared with processes: a device on the CPU would use it as it is,
+    # and still hold it when the program ends.
+    return {name: v if type(v) is np.ndarray else np.array(v) for name, v in batch.items()}
 
   def get_state(self) -> dict[str, int]:
     return {"batches": self._given}

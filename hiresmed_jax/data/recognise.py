@@ -13,6 +13,7 @@ from hiresmed_jax.data import listing, matching
 from hiresmed_jax.data.readers import layouts, masks
 from hiresmed_jax.data.readers.boxes import BadBoxes, text_of
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.files import content
 
 # Suffixes of the formats, and where a tool that keeps labels apart from images puts them.
 _LABEL_SUFFIX = {
@@ -160,14 +161,14 @@ def _made_by_synthesize(source: Path, *, twins: bool) -> Source:
   """A folder of `synthesize`, whose manifest tells images, labels and the groups of backgrounds."""
   path = source / _MANIFEST
   try:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in content(path).splitlines()]
     groups = {
       line[key]: line["background"]["group"]
       for line in lines
       for key in ("image", "twin")[: 1 + twins]
     }
-    version = json.loads((source / "request.json").read_text()).get("version", 1)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    version = json.loads(content(source / "request.json")).get("version", 1)
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} is damaged, or no manifest of synthesize") from error
   if version < 2 or not groups:
     raise UserError(
@@ -302,11 +303,11 @@ def _is_of_masks(name: str) -> bool:
 def _map_names(path: Path) -> dict[int, str]:
   """Class of each value of the label maps, without the background, from a dataset.json."""
   try:
-    labels = json.loads(path.read_text()).get("labels", {})
+    labels = json.loads(content(path)).get("labels", {})
     pairs = [
       (int(k), str(v)) if str(k).isdecimal() else (int(v), str(k)) for k, v in labels.items()
     ]
-  except (OSError, ValueError, TypeError, AttributeError):
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError):
     return {}
   return {value: name for value, name in pairs if value}
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.figures import save
@@ -155,12 +156,12 @@ def _runs(count: int) -> str:
 def _steps_per_epoch(folder: Path) -> float | None:
   """Steps of an epoch, from the files that `train` writes; None where they are missing."""
   try:
-    config = json.loads((folder / "config.json").read_text())["config"]
+    config = json.loads(files.content(folder / "config.json"))["config"]
     noted = folder.parent / "data.json"
     root = (
-      Path(json.loads(noted.read_text())["root"]) if noted.is_file() else folder.parent / "data"
+      Path(json.loads(files.content(noted))["root"]) if noted.is_file() else folder.parent / "data"
     )
-    images = int(json.loads((root / "card.json").read_text())["splits"]["train"])
+    images = int(json.loads(files.content(root / "card.json"))["splits"]["train"])
     return float(max(1, images // int(config[folder.name]["batch_size"])))
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
     return None

@@ -1,11 +1,13 @@
 """A reader study (visual Turing test) from a CSV file, of counts or of answers."""
 
 import csv
+import io
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.metrics import reader_study
 
@@ -31,8 +33,7 @@ def study(path: Path) -> dict[str, Any]:
     UserError: no such file, other columns, an answer that is neither.
   """
   try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-      lines = list(csv.DictReader(file))
+    lines = list(csv.DictReader(io.StringIO(files.content(path).decode("utf-8-sig"), "")))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"--reader-study {path} cannot be read: it needs {FORMAT}") from error
   names = {name.strip().lower() for name in (lines[0] if lines else {}) if name}

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hiresmed_jax.data import records, stored
+from hiresmed_jax import files
+from hiresmed_jax.data import records
 from hiresmed_jax.data.matching import stem_of
+from hiresmed_jax.data.readers import images
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation.pictures import (
@@ -99,7 +101,7 @@ def synthesis_set(name: str, path: Path, real: Real) -> ImageSet:
     UserError: a damaged manifest, or a background or donor of a held-out group.
   """
   try:
-    lines = [json.loads(line) for line in (path / MANIFEST).read_text().splitlines() if line]
+    lines = [json.loads(line) for line in files.content(path / MANIFEST).splitlines() if line]
     facts = [(line, line["background"]["image"], line["background"]["group"]) for line in lines]
     groups = {group for _, _, group in facts} | {
       lesion["donor_group"]
@@ -232,9 +234,9 @@ def _load_synthetic(path: Path, line: Mapping[str, Any], real: Real) -> Picture:
     written = scale._replace(slope=pixels["slope"], intercept=pixels["intercept"])
   image = show_sample(read(path / line["image"]), written)
   try:
-    mask = stored.decode_mask((path / line["mask"]).read_bytes(), np.uint16)
-  except (OSError, ValueError) as error:
-    raise Unreadable("its mask cannot be read") from error
+    mask = images.plain(path / line["mask"]).max(axis=-1).astype(np.uint16)
+  except Unreadable as error:
+    raise Unreadable(f"its mask {error}") from error
   boxes = np.asarray([lesion["tight_box"] for lesion in line["lesions"]], np.float32)
   reference = None if item is None or scale is None else shown(item["image"], scale)
   made = _paired(image, reference)

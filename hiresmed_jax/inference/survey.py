@@ -24,6 +24,7 @@ from hiresmed_jax.placement import atlas
 from hiresmed_jax.runtime.progress import Progress
 
 _VERSION = 1  # of the file and of how lesions are found
+_MOST_BYTES = 1 << 32
 _IMAGES = ("values", "surround", "alpha")
 
 
@@ -135,7 +136,7 @@ def _read(path: Path) -> tuple[Survey | None, bool]:
   """(the survey, None where there is no whole file; whether an older version wrote it)."""
   try:
     # By way of the bytes: of a damaged zip NumPy leaves the file open.
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(files.content(path, _MOST_BYTES)), allow_pickle=False) as arrays:
       return _unpacked(arrays), "counts" not in arrays
   except Exception:  # what a damaged archive raises is no closed list
     return None, False

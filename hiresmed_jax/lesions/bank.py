@@ -274,14 +274,16 @@ def load(folder: Path) -> Bank:
   if not (folder / FACTS).is_file():
     raise UserError(f"no bank of lesions in {folder}: train the lesion route first")
   try:
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads(files.content(folder / FACTS))
     version = int(facts["version"])
     if version <= _VERSION:
       files.check_digests(folder, "train the lesion route again")
       arrays = safetensors.numpy.load_file(folder / WEIGHTS)
       groups = [_group(number, one, arrays) for number, one in enumerate(facts["groups"])]
       return Bank(groups, start=int(facts["start"]))
-  except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+  except (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError,
+  ) as error:  # fmt: skip
     raise UserError(f"the bank in {folder} is damaged: train the lesion route again") from error
   raise UserError(
     f"a newer version of this program has written the bank in {folder} (format {version}, this one "

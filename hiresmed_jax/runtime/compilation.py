@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.errors import UserError
 
-_LEAST_SECONDS = 0.5  # what compiles faster is not worth a file
+LEAST_SECONDS = 0.5  # what compiles faster is not worth a file
 _MOST_BYTES = 2 << 30
 
 
@@ -22,7 +22,7 @@ def keep_programs(folder: pathlib.Path) -> None:
   folder that several machines share, each kind of processor gets a folder of its own.
   """
   jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{_processor()}"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
   jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
 
 

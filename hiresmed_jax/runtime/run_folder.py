@@ -1,5 +1,6 @@
 """The folder of one run: whose it is, its metrics, whether it is finished."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -97,6 +98,7 @@ def _look(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] |
   return None
 
 
+_MOST_BYTES = 1 << 32  # of a metrics.jsonl
 _log = logging.getLogger("hiresmed_jax")
 
 
@@ -156,9 +158,12 @@ class Writer:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Lines of a metrics.jsonl, "NaN" and the like as floats again; broken lines are left out."""
   path = pathlib.Path(path)
-  lines = path.read_bytes().splitlines() if path.is_file() else []
-  entries = [entry for entry in map(_parse, lines) if entry is not None]
-  return [{k: float(v) for k, v in entry.items()} | {"step": entry["step"]} for entry in entries]
+  lines = files.content(path, _MOST_BYTES).splitlines() if path.is_file() else []
+  found = []
+  for entry in filter(None, map(_parse, lines)):
+    with contextlib.suppress(ValueError, TypeError):
+      found.append({k: float(v) for k, v in entry.items()} | {"step": entry["step"]})
+  return found
 
 
 def truncate_metrics(path: str | os.PathLike[str], step: int) -> None:
@@ -181,7 +186,7 @@ def truncate_metrics(path: str | os.PathLike[str], step: int) -> None:
 def _parse(line: bytes) -> dict[str, Any] | None:
   try:
     entry = json.loads(line)
-  except ValueError:  # not JSON, or not text
+  except (ValueError, RecursionError):  # not JSON, or not text
     return None
   return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 

@@ -65,9 +65,9 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
       (out / name).unlink(missing_ok=True)
   if path.is_file():
     try:
-      before = json.loads(path.read_text())
+      before = json.loads(files.content(path))
       changed, version = differences(before, identity), before.get("version", 1)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
       raise UserError(f"{path} is damaged: use another --out") from error
     if version != _VERSION:
       raise UserError(

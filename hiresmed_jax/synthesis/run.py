@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 
 from hiresmed_jax.data import records, transforms
 from hiresmed_jax.data.parallel import ordered_map
+from hiresmed_jax.data.readers import images
+from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import other_images, places, survey, workdir
 from hiresmed_jax.lesions import bank as banks
@@ -178,13 +179,12 @@ def _user_mask(request: Request) -> tuple[np.ndarray | None, list[str] | None]:
   if request.mask is None:
     return None, None
   path, kind = request.mask
-  content = path.read_bytes()
-  pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
-  if pixels is None:
-    raise UserError(f"--mask {path} is no image")
-  marked = np.asarray(pixels).reshape(*pixels.shape[:2], -1)[..., :3].max(axis=-1) > 0
+  try:
+    marked = images.plain(path).max(axis=-1) > 0
+  except Unreadable as error:
+    raise UserError(f"--mask {path} {error}") from error
   forbidden = marked if kind == "forbidden" else ~marked
-  return forbidden, [hashlib.sha256(content).hexdigest(), kind]
+  return forbidden, [hashlib.sha256(path.read_bytes()).hexdigest(), kind]
 
 
 def make(setting: Setting, index: int, device: jax.Device) -> image.Made:

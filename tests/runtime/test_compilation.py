@@ -14,7 +14,7 @@ _PROGRAM = """
 import pathlib, sys
 import jax, jax.numpy as jnp
 from hiresmed_jax.runtime import compilation
-compilation._LEAST_SECONDS = 0.0
+compilation.LEAST_SECONDS = 0.0
 compilation.keep_programs(pathlib.Path(sys.argv[1]))
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))

@@ -16,6 +16,8 @@ from xml.parsers import expat
 import numpy as np
 from scipy import ndimage
 
+from hiresmed_jax import files
+
 OVERHANG = 1.0  # pixels
 MAX_FILE_BYTES = 1 << 30
 
@@ -202,9 +204,7 @@ def parse_xml(data: bytes) -> ElementTree.Element:
 def text_of(path: Path) -> str:
   """A label file as text. Raises BadBoxes when it cannot be."""
   try:
-    if path.stat().st_size > MAX_FILE_BYTES:
-      raise BadBoxes(f"is larger than {MAX_FILE_BYTES >> 30} GB")
-    return path.read_bytes().decode("utf-8-sig")
+    return files.content(path, MAX_FILE_BYTES).decode("utf-8-sig")
   except (OSError, UnicodeDecodeError):
     raise BadBoxes("cannot be opened as text") from None
 

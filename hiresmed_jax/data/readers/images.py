@@ -92,6 +92,15 @@ def read(
     )
 
 
+def plain(path: Path) -> np.ndarray:
+  """The values [H, W, 1 or 3] of a PNG or JPEG as they are stored, as a mask's.
+
+  Raises:
+    Unreadable: see `read`.
+  """
+  return with_channels(_decoded(read_file(path)).raw)
+
+
 def _what_it_is(data: bytes) -> str:
   head = data[:512]
   is_text = b"\0" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) == 0

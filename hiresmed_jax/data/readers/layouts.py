@@ -268,7 +268,7 @@ def table(path: Path) -> list[Label]:
   A row without numbers, such as `No finding`, or with zeros alone, says that the image is negative.
   Width and height beside two corners are those of the image, where they are not the box's.
   """
-  rows = csv.DictReader(io.StringIO(text_of(path)))
+  rows = csv.DictReader(io.StringIO(text_of(path), newline=""))
   column = _columns(rows.fieldnames or ())
   has_ends = "x2" in column
   found: dict[str, list[Mark]] = defaultdict(list)
@@ -319,7 +319,7 @@ def format_of(path: Path) -> str | None:
       with path.open(encoding="utf-8-sig", newline="") as file:
         columns = _columns(next(csv.reader(file), ()))
       return "csv" if {"image", "x1", "y1"} <= columns.keys() else None
-  except (BadBoxes, OSError, ValueError, RecursionError, ElementTree.ParseError):
+  except (BadBoxes, OSError, ValueError, RecursionError, ElementTree.ParseError, csv.Error):
     return None
   return None
 
@@ -369,7 +369,7 @@ def read(path: Path, kind: str, name: str, classes: Sequence[str] = ()) -> list[
     if kind in of_one:
       return [Label(name, path, refused=str(error))]
     raise
-  except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
+  except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error):
     reason = f"is no label file of the format {kind}"
     if kind in of_one:
       return [Label(name, path, refused=reason)]

@@ -12,7 +12,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
 from hiresmed_jax.data.readers.boxes import BadBoxes, parse_xml
-from hiresmed_jax.data.readers.guard import or_unreadable
+from hiresmed_jax.data.readers.guard import or_unreadable, read_file
 from hiresmed_jax.data.sample import Unreadable
 
 MAX_FILE_BYTES = 1 << 27  # the largest of the collection has 3 MB
@@ -63,11 +63,7 @@ def read(path: Path) -> Reading:
       or an invalid contour. No reason quotes the file.
   """
   with or_unreadable("cannot be opened"):
-    if path.exists() and not path.is_file():
-      raise Unreadable("is no regular file")
-    if path.stat().st_size > MAX_FILE_BYTES:
-      raise Unreadable(f"is XML of more than {MAX_FILE_BYTES >> 20} MB")
-    data = path.read_bytes()
+    data = read_file(path, MAX_FILE_BYTES)
   try:
     root = parse_xml(data)
   except BadBoxes as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.data.readers.boxes import tight_boxes
-from hiresmed_jax.data.readers.guard import check_size, or_unreadable
+from hiresmed_jax.data.readers.guard import check_regular, check_size, or_unreadable
 from hiresmed_jax.data.sample import Sample, Unreadable
 from hiresmed_jax.data.stored import full_range, source_of, to_stored, with_channels
 
@@ -157,6 +157,7 @@ def _array(path: Path) -> np.ndarray:
   """The slice [H, W] of a .npy file without pickled objects."""
   with or_unreadable("is not a .npy file of numbers, or is damaged or cut short"):
     # Mapped: a header that declares more than the file holds fails before memory is taken.
+    check_regular(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != 2:
       raise Unreadable(f"holds an array of {array.ndim} dimensions, not a slice")

@@ -48,7 +48,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "xxxxxxxxxx"><!ENTITY c "&b;&b;&b;&b;">]>'
     (lambda t: t.replace("LidcReadMessage", "annotation"), "no LIDC reading"),
     (lambda t: t.replace(SERIES + "<", "<"), "of which series"),
     (lambda t: t[:-20], "not well-formed"),
-    (lambda t: "", "not well-formed"),
+    (lambda t: "", "is empty"),
     (lambda t: t.replace("<xCoord>3<", "<xCoord>-3<"), "no pixel"),
     (lambda t: t.replace("<xCoord>3<", "<xCoord>3.5<"), "no pixel"),
     (lambda t: t.replace("<xCoord>3<", "<xCoord>1e9<"), "no pixel"),

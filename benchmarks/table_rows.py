@@ -295,6 +295,17 @@ def _synthesize(result: Result) -> Iterator[Row]:
     )
 
 
+def _stream(result: Result) -> Iterator[Row]:
+  (height, width, _), cores = result["image"], result["cores_used"]
+  for epoch in result["epochs"]:
+    yield Row(
+      f"{result['data']}, images of {width} x {height} with labels from a stream, {cores} "
+      f"core{'s' if cores > 1 else ''}, {epoch['what']}",
+      f"{epoch['images_per_processor_second']:.1f} a second of the processor, "
+      f"{epoch['images_per_second']:.1f} a second of the clock",
+    )
+
+
 def _detector(result: Result) -> Iterator[Row]:
   pages = ", large pages" if "hugetlb" in (result["glibc_tunables"] or "") else ""
   for row in result["rows"]:
@@ -370,6 +381,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "programs": _programs,
   "scaling": _scaling,
   "singan": _singan,
+  "stream": _stream,
   "synthesize": _synthesize,
   "train_step": _train_step,
 }

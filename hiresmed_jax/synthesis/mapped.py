@@ -113,12 +113,16 @@ class Kept:
   """Values by key; at a number of bytes those that were not used for longest are dropped.
 
   Threads may share it. Arrays in what it gives cannot be written to.
+
+  Attributes:
+    most_bytes: of all values.
+    bytes: of those that are there.
   """
 
   def __init__(self, most_bytes: int) -> None:
     self.most_bytes = most_bytes
     self._values: collections.OrderedDict[Hashable, tuple[Any, int]] = collections.OrderedDict()
-    self._bytes, self._lock = 0, threading.Lock()
+    self.bytes, self._lock = 0, threading.Lock()
 
   def __len__(self) -> int:
     return len(self._values)
@@ -137,8 +141,8 @@ class Kept:
     with self._lock:
       if key not in self._values and size <= self.most_bytes:
         self._values[key] = value, size
-        self._bytes += size
-      while self._bytes > self.most_bytes:
+        self.bytes += size
+      while self.bytes > self.most_bytes:
         _, (_, dropped) = self._values.popitem(last=False)
-        self._bytes -= dropped
+        self.bytes -= dropped
     return value

@@ -19,6 +19,7 @@ from hiresmed_jax.inference import workdir
 from hiresmed_jax.runtime import compilation
 from hiresmed_jax.synthesis import export, run
 from hiresmed_jax.synthesis.image import Made, Setting
+from hiresmed_jax.synthesis.mapped import Kept
 from hiresmed_jax.synthesis.request import Request
 
 PIXELS = ("seen", "values")
@@ -94,6 +95,11 @@ class Stream:
   def epochs(self, count: int) -> "Stream":
     """The images of the first epochs one after the other: one source for a whole training."""
     return self._of(range(count * self._length))
+
+  @property
+  def kept(self) -> Kept:
+    """The backgrounds that this process has made and kept."""
+    return self._opener.setting.kept
 
   def _of(self, numbers: range) -> "Stream":
     if not 0 <= numbers.start <= numbers.stop <= _MOST_IMAGES:

@@ -46,6 +46,17 @@ def _blocks(result: Result) -> Iterator[Row]:
   )
 
 
+def _by_eye(result: Result) -> Iterator[Row]:
+  for data in ("stones_ct", "nodules_ct"):
+    found = result[data]
+    shares = (f"{found[where]:.1%}" for where in ("inside", "at_the_edge", "outside"))
+    yield Row(
+      f"{data}: centres of {found['lesions']} real lesions inside the organs drawn by eye, within "
+      f"{found['edge_px']:g} px of their edge, outside, {found['images']} validation images",
+      ", ".join(shares),
+    )
+
+
 def _cpu_gains(result: Result) -> Iterator[Row]:
   times = {name: row["median_ms"] for name, row in result["without"].items()}
   whole = times.pop("everything")
@@ -367,6 +378,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "anchor": _anchor,
   "blocks": _blocks,
   "convergence": _convergence,
+  "by_eye": _by_eye,
   "cpu_gains": _cpu_gains,
   "danger": _danger,
   "depthwise": _depthwise,

@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -178,15 +179,44 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _remove_strays(partial: Iterable[Path]) -> None:
   """Removes those of what `write` has left whose process is gone."""
   for path in partial:
-    process = path.name.split(".")[-2].split("-")[0]
-    if not process.isdecimal() or not path.is_file():
-      continue
-    try:
-      os.kill(int(process), 0)
-    except ProcessLookupError:
+    if path.is_file() and _is_of_nobody(path):
       path.unlink(missing_ok=True)
-    except (OSError, OverflowError):  # another user's, or no number of a process
-      continue
+
+
+def _is_of_nobody(partial: Path) -> bool:
+  """Whether the process is gone whose number stands in a name: `.NAME.NUMBER-....partial`."""
+  process = partial.name.split(".")[-2].split("-")[0]
+  try:
+    os.kill(int(process), 0)
+  except ProcessLookupError:
+    return True
+  except (OSError, OverflowError, ValueError):  # another user's, or no number of a process
+    pass
+  return False
+
+
+@contextlib.contextmanager
+def folder_for_now(out: Path) -> Iterator[Path]:
+  """Yields an empty folder beside `out` that is removed at the end of the block.
+
+  Those of processes that were killed are removed first.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  beside = out.absolute().parent
+  for old in beside.glob(f".{out.name}.*-now.partial"):
+    if _is_of_nobody(old):
+      shutil.rmtree(old, ignore_errors=True)
+  try:
+    beside.mkdir(parents=True, exist_ok=True)
+    name = tempfile.mkdtemp(dir=beside, prefix=f".{out.name}.{os.getpid()}-", suffix="-now.partial")
+  except OSError as error:
+    raise UserError(f"cannot write {out}: {error.strerror}") from error
+  try:
+    yield Path(name)
+  finally:
+    shutil.rmtree(name, ignore_errors=True)
 
 
 def tell(line: str) -> None:

@@ -92,6 +92,28 @@ def test_one_process_makes_a_folder_and_what_a_killed_one_left_is_removed(tmp_pa
   assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
 
 
+def test_a_folder_for_now_is_gone_at_the_end_and_so_are_those_of_killed_processes(tmp_path):
+  out = tmp_path / "below" / "out"
+  with files.folder_for_now(out) as first:
+    (first / "file").touch()
+    with files.folder_for_now(out) as second:
+      assert first.is_dir()
+      assert second.parent == first.parent == out.parent
+  assert not list(out.parent.iterdir())
+  done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                        capture_output=True, text=True, check=True)  # fmt: skip
+  killed = out.parent / f".out.{done.stdout.strip()}-abc-now.partial"
+  killed.mkdir()
+  other = out.parent / ".other.0-abc-now.partial"
+  other.mkdir()
+  with files.folder_for_now(out):
+    assert not killed.exists()
+  assert list(out.parent.iterdir()) == [other]
+  with pytest.raises(ZeroDivisionError), files.folder_for_now(out):
+    1 / 0  # noqa: B018
+  assert list(out.parent.iterdir()) == [other]
+
+
 def test_digests_find_a_bit_a_missing_byte_and_a_missing_file(tmp_path, capsys):
   for name in ("small", "large"):
     files.write(tmp_path / name, b"\0" * 100)

@@ -176,14 +176,14 @@ def test_it_stops_at_a_signal_and_leaves_nothing_beside(trained, tmp_path):
   command += ["--images", str(images), "--out", str(tmp_path / "out")]
   process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
   began = time.monotonic()
-  while not list(tmp_path.glob(".hiresmed-*")) and time.monotonic() - began < 240:
+  while not list(tmp_path.glob(".out.*")) and time.monotonic() - began < 240:
     assert process.poll() is None
     time.sleep(0.02)
   process.send_signal(signal.SIGTERM)
   _, told = process.communicate(timeout=60)
   assert process.returncode == 143
   assert told.strip().splitlines()[-1].startswith("stopped")
-  assert not list(tmp_path.glob(".hiresmed-*"))
+  assert not list(tmp_path.glob(".out.*"))
 
 
 def test_in_python(trained, tmp_path):

@@ -2,12 +2,12 @@
 
 import collections
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hiresmed_jax import files
 from hiresmed_jax.data import identity, records, source_folder
 from hiresmed_jax.errors import UserError, printable
 from hiresmed_jax.inference import contents
@@ -70,11 +70,8 @@ def opened(
   if (path / records.CARD).is_file():
     yield records.open_dataset(path)
     return
-  beside = None if out is None else out.absolute().parent
-  if beside is not None:
-    beside.mkdir(parents=True, exist_ok=True)
-  folder = Path(tempfile.mkdtemp(prefix=".hiresmed-", dir=beside))
-  try:
+  anywhere = Path(tempfile.gettempdir()) / "hiresmed"
+  with files.folder_for_now(out or anywhere) as folder:
     private = folder / "private" if out is None else out.absolute().with_name(f"{out.name}.private")
     given = next(iter(physics)) if len(physics) == 1 else None
     try:
@@ -84,8 +81,6 @@ def opened(
         f"{error} (prepare has more options: name the dataset that it makes with {option})"
       ) from error
     yield records.open_dataset(folder / "data")
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(

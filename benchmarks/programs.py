@@ -8,9 +8,12 @@ meshes of 8, 64 and 256 devices, which need not exist, memory and collectives of
 compare them with the committed file, so that a costlier program is found without a clock; the
 command above accepts a change. It takes 2 minutes on 2 cores, most of it in the compiler.
 
-The compiler is always XLA's for the CPU. It partitions as every backend does, but later steps
-differ: those of a GPU or a TPU make one reduce-scatter of an all-reduce and a slice, and overlap
-communication with computation.
+The compiler is XLA's for the CPU. It partitions as every backend does, but later steps differ:
+those of a GPU or a TPU make one reduce-scatter of an all-reduce and a slice, and overlap
+communication with computation. With `--target` it is that of a described device, and what the
+kernels move is counted: benchmarks/device_programs.py.
+
+  python -m benchmarks.programs --target h200 --only paper --out programs_h200.json
 """
 
 import pathlib
@@ -24,8 +27,10 @@ import jaxlib
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import harness
+from benchmarks import device_programs, harness, hlo
 from benchmarks.collectives import collectives
+from benchmarks.targets import TARGETS
+from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes.background import explain
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import cli
@@ -77,8 +82,15 @@ PROGRAMS = {
 
 def main(argv: list[str]) -> None:
   parser = harness.parser(__doc__)
-  parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="NAME", help="some programs")
+  parser.add_argument("--only", nargs="+", metavar="NAME", help="some programs")
+  parser.add_argument("--target", choices=TARGETS, help="compile for this device, described")
   options = parser.parse_args(argv)
+  known = device_programs.PROGRAMS if options.target else PROGRAMS
+  if unknown := sorted(set(options.only or ()) - set(known)):
+    raise UserError(f"no program {unknown[0]!r}: {', '.join(known)}")
+  if options.target:
+    device_programs.run(options.target, options.only or list(known), options.out)
+    return
   chosen = {name: PROGRAMS[name] for name in options.only or PROGRAMS}
   jax.config.update("jax_platforms", "cpu")
   most = max(program.data * program.fsdp for program in chosen.values())
@@ -155,7 +167,7 @@ def compiled(step: Any) -> dict[str, Any]:
     "bytes_accessed": analysis["bytes accessed"],
     "state_and_batch_bytes": memory.argument_size_in_bytes,
     "intermediate_bytes": memory.temp_size_in_bytes,
-    "collectives": {k: t._asdict() for k, t in collectives(step.as_text()).items()},
+    "collectives": {k: t._asdict() for k, t in collectives(hlo.parse(step.as_text())).items()},
   }
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import harness
+from benchmarks import harness, hlo
 from benchmarks.collectives import collectives
 from benchmarks.programs import compile_step
 from hiresmed_jax.runtime import cli
@@ -157,7 +157,7 @@ def _measure(case: Case, overrides: Sequence[str], *, steps: int, quick: bool) -
   if not all(np.isfinite(float(value)) for value in scalars.values()):
     print(f"error: the step of {case} is not finite", file=sys.stderr)
     sys.exit(2)
-  traffic = collectives(program.step.as_text())
+  traffic = collectives(hlo.parse(program.step.as_text()))
   median = statistics.median(seconds)
   devices = case.data * case.fsdp
   return {

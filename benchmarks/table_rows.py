@@ -207,6 +207,16 @@ def _programs(result: Result) -> Iterator[Row]:
       )
 
 
+def _device_programs(result: Result) -> Iterator[Row]:
+  for name, program in result["programs"].items():
+    moved = f"{program['bytes'] / 1e9:.1f} GB moved by {program['kernels']:,} kernels"
+    held = f"{program['temporary_bytes'] / 1e9:.1f} GB of temporaries"
+    yield Row(
+      f"kub, {name}: 8 images of 1024 x 1024 a device",
+      f"{moved}, {held}, floor {program['floor_ms']:.0f} ms",
+    )
+
+
 def _scaling(result: Result) -> Iterator[Row]:
   rows = result["rows"]
   most = max(row["devices"] for row in rows)
@@ -391,6 +401,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "physics_oracle": _physics_oracle,
   "placement": _placement,
   "programs": _programs,
+  "device_programs": _device_programs,
   "scaling": _scaling,
   "singan": _singan,
   "stream": _stream,

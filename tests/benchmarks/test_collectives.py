@@ -4,7 +4,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.collectives import Traffic, collectives, shape_bytes
+from benchmarks import hlo
+from benchmarks.collectives import Traffic
+from benchmarks.collectives import collectives as count
+from benchmarks.hlo import shape_bytes
 from hiresmed_jax.runtime import mesh as meshes
 
 # Written by hand after what XLA prints: tuples, comments, layouts, pairs, operands with shapes.
@@ -35,6 +38,10 @@ replica_groups={{0,1},{2,3}}, to_apply=%add
   ROOT %a2a = f32[4]{0} all-to-all(%rs), dimensions={0}
 }
 """
+
+
+def collectives(text):
+  return count(hlo.parse(text))
 
 
 def test_a_program_written_by_hand():

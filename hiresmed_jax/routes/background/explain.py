@@ -99,7 +99,7 @@ def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
   """The route's task with the shapes of the perceptual weights in place of the weights."""
   distance, weights = None, None
   if values.perceptual.net and values.perceptual.weight:
-    distance, weights = _perceptual(values.perceptual.net, dtype)
+    distance, weights = perceptual(values.perceptual.net, dtype)
   return background.build(
     values,
     channels=config.data.channels,
@@ -112,7 +112,8 @@ def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
   )
 
 
-def _perceptual(net: str, dtype: Any) -> tuple[lpips.Distance, Any]:
+def perceptual(net: str, dtype: Any) -> tuple[lpips.Distance, Any]:
+  """A perceptual distance and the shapes of its weights, which need not be there."""
   layout = {name: _shape(*shape) for name, shape in features.layout(net).items()}
   trunk = features.TRUNKS[net](dtype=dtype)
   heads = [layout.pop(name) for name in sorted(n for n in layout if n.startswith("lin"))]

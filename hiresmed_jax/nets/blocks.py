@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from hiresmed_jax.ops import convolution, norm
+from hiresmed_jax.ops import activation as activations
+from hiresmed_jax.ops import convolution, norm, norm_chain
 from hiresmed_jax.ops.depthwise import depthwise_conv
+from hiresmed_jax.ops.gated_norm import gated_norm_beside
+from hiresmed_jax.ops.head import head
 from hiresmed_jax.types import Array
 
 
@@ -32,7 +35,8 @@ class Conv(nn.Module):
   """size x size convolution with bias: [N,H,W,I] -> [N,ceil(H/stride),ceil(W/stride),features].
 
   Padding is (size - 1) // 2 on every side also when strided (Flax's SAME would pad one side only).
-  Parameters float32, computed in `dtype`.
+  Parameters float32, computed in `dtype`. Biases of others cost nothing here: `lacking`, f32[I],
+  is added to the input first, of a 1x1 convolution only; `more`, f32[features], to the output.
   """
 
   features: int
@@ -42,10 +46,14 @@ class Conv(nn.Module):
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, *, lacking: Array | None = None, more: Array | None = None) -> Array:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+    kernel, bias = _kernel_and_bias(self, shape)
+    if lacking is not None:
+      assert self.size == 1, "the border of a wider convolution would lack it too"
+      bias += lacking @ kernel[0, 0]
+    if more is not None:
+      bias += more
     pad = (self.size - 1) // 2
     return convolution.conv(
       x.astype(self.dtype),
@@ -57,19 +65,46 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """One size x size kernel per channel, with bias, zero padding. [N,H,W,C] -> [N,H,W,C]."""
+  """One size x size kernel per channel, zero padding. [N,H,W,C] -> ([N,H,W,C], its bias f32[C]).
+
+  The bias is not added: the convolution behind takes it as its own.
+  """
 
   size: int
   dtype: DTypeLike = jnp.float32
   kernel_init_std: float | None = None
 
   @nn.compact
+  def __call__(self, x: Array) -> tuple[Array, Array]:
+    kernel, bias = _kernel_and_bias(self, (self.size, self.size, 1, x.shape[-1]))
+    return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype)), bias
+
+
+class Head(nn.Module):
+  """The last convolution, 3x3, float32 whatever it reads. [N,H,W,C] -> f32[N,H,W,features]."""
+
+  features: int
+  kernel_init_std: float | None = None
+
+  @nn.compact
   def __call__(self, x: Array) -> Array:
-    shape = (self.size, self.size, 1, x.shape[-1])
-    kernel = self.param("kernel", kernel_init(self.kernel_init_std), shape, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    out = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
-    return out + bias.astype(self.dtype)
+    return head(x, *_kernel_and_bias(self, (3, 3, x.shape[-1], self.features)))
+
+
+class Weights(nn.Module):
+  """Kernel and bias, f32, of a convolution that another one takes in."""
+
+  shape: tuple[int, int, int, int]
+  kernel_init_std: float | None = None
+
+  @nn.compact
+  def __call__(self) -> tuple[Array, Array]:
+    return _kernel_and_bias(self, self.shape)
+
+
+def _kernel_and_bias(module: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+  kernel = module.param("kernel", kernel_init(module.kernel_init_std), shape, jnp.float32)
+  return kernel, module.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
 
 
 class GroupNorm(nn.Module):
@@ -83,11 +118,33 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    channels = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-    groups = norm.group_count(channels)
+    scale, bias = _scale_and_bias(self, x.shape[-1])
+    groups = norm.group_count(x.shape[-1])
     return norm.group_norm(x.astype(self.dtype), scale, bias, groups=groups, silu=self.silu)
+
+
+class Affine(nn.Module):
+  """Scale and bias, f32[channels] each, of a normalisation that an operation takes in."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self) -> tuple[Array, Array]:
+    return _scale_and_bias(self, self.channels)
+
+
+def _norm_beside(module: Any, name: str, x: Array) -> tuple[Array, Array]:
+  """(SiLU(GN(x)), x) in the type of `module`, in which the norm's parameters are called `name`."""
+  scale, bias = Affine(x.shape[-1], name=name, parent=module)()
+  groups = norm.group_count(x.shape[-1])
+  return norm.group_norm_beside(x.astype(module.dtype), scale, bias, groups=groups, silu=True)
+
+
+def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Array, Array]:
+  return (
+    module.param("scale", nn.initializers.ones, (channels,), jnp.float32),
+    module.param("bias", nn.initializers.zeros, (channels,), jnp.float32),
+  )
 
 
 class BatchNorm(nn.Module):
@@ -104,8 +161,7 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     channels = (x.shape[-1],)
-    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+    scale, bias = _scale_and_bias(self, x.shape[-1])
     mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
     var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
     if not train:
@@ -139,7 +195,7 @@ class Logits(nn.Module):
 Activation = Literal["relu", "gelu"]
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-  "relu": jax.nn.relu,
+  "relu": activations.relu,
   # Its derivative is cheap beside the full-resolution tensors that it would have stored.
   "gelu": jax.checkpoint(partial(jax.nn.gelu, approximate=False)),
 }
@@ -166,7 +222,8 @@ class DropPath(nn.Module):
 class MSConvFE(nn.Module):
   """Multi-scale convolutional feed-forward extraction (the paper's Eq. 12). [N,H,W,C] -> the same.
 
-  X + DropPath(1x1(DW5x5(act(3x3(GN(X)))))). GELU is the exact one. 10 C^2 + 30 C parameters.
+  X + DropPath(1x1(DW5x5(act(3x3(GN(X)))))). GELU is the exact one. 10 C^2 + 30 C parameters. With
+  `before`, scale and bias of a normalisation, X is SiLU(GN(x)): one operation with the norm here.
   """
 
   activation: Activation = "relu"
@@ -175,13 +232,18 @@ class MSConvFE(nn.Module):
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
+  def __call__(self, x: Array, train: bool, before: norm_chain.Affine | None = None) -> Array:
     features = x.shape[-1]
     options = inherited(self)
-    h = GroupNorm(self.dtype, name="norm")(x)
+    own, groups = Affine(features, name="norm")(), norm.group_count(features)
+    x = x.astype(self.dtype)
+    if before is None:
+      h, x = norm.group_norm_beside(x, *own, groups=groups)
+    else:
+      x, h = norm_chain.norm_silu_norm(x, before, own, groups=groups)
     h = _ACTIVATIONS[self.activation](Conv(features, 3, **options, name="conv")(h))
-    h = DepthwiseConv(5, **options, name="depthwise")(h)
-    h = Conv(features, 1, **options, name="pointwise")(h)
+    h, bias = DepthwiseConv(5, **options, name="depthwise")(h)
+    h = Conv(features, 1, **options, name="pointwise")(h, lacking=bias)
     return x + DropPath(self.drop_path_rate, name="drop_path")(h, train)
 
 
@@ -202,10 +264,10 @@ class HDFB(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     options = inherited(self)
-    h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
+    h, x = _norm_beside(self, "norm1", x)
     h = Conv(self.features, 3, **options, name="conv")(h)
-    h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
-    h = MSConvFE(self.activation, self.drop_path_rate, **options, name="msconvfe")(h, train)
+    norm2 = Affine(self.features, name="norm2")()
+    h = MSConvFE(self.activation, self.drop_path_rate, **options, name="msconvfe")(h, train, norm2)
     if x.shape[-1] != self.features:
       x = Conv(self.features, 1, **options, name="skip")(x)
     return x + h
@@ -226,7 +288,7 @@ class Residual(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     del train
     options = inherited(self)
-    h = GroupNorm(self.dtype, silu=True, name="norm1")(x)
+    h, x = _norm_beside(self, "norm1", x)
     h = Conv(self.features, 3, **options, name="conv1")(h)
     h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
     h = Conv(self.features, 3, **options, name="conv2")(h)
@@ -239,38 +301,47 @@ class ChannelAttention(nn.Module):
   """Squeeze-and-excitation (Hu et al. 2018): weigh channels by a function of their means.
 
   [N,H,W,C] -> the same. Mean over positions -> C / ratio (at least 1) -> ReLU -> C -> sigmoid, all
-  in float32 (N x C numbers), times the input.
+  in float32, times the input. With `apart` -> (the input, what multiplies it, f32[N,1,1,C]).
   """
 
   ratio: int = 16
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, *, apart: bool = False) -> Any:
     features = x.shape[-1]
     h = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
     h = Conv(
       max(features // self.ratio, 1), 1, kernel_init_std=self.kernel_init_std, name="squeeze"
     )(h)
     h = Conv(features, 1, kernel_init_std=self.kernel_init_std, name="excite")(jax.nn.relu(h))
-    return x * jax.nn.sigmoid(h).astype(x.dtype)
+    weights = jax.nn.sigmoid(h)
+    return (x, weights) if apart else x * weights.astype(x.dtype)
 
 
 class DetailEnhancement(nn.Module):
   """The decoder's last step at full resolution (the paper's section 2.2). [N,H,W,C] -> the same.
 
   Of h = SiLU(GN(X)): a depthwise-separable branch 1x1(DW3x3(h)) and a residual-convolution branch
-  X + 3x3(h), added. 10 C^2 + 14 C parameters.
+  X + 3x3(h), added. Both read h, so they are one 3x3 convolution. X is the input times `gate`,
+  f32[N,1,1,C], of the attention before it, if any. 10 C^2 + 14 C parameters.
   """
 
   dtype: DTypeLike = jnp.float32
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    features = x.shape[-1]
-    options = inherited(self)
-    h = GroupNorm(self.dtype, silu=True, name="norm")(x)
-    separable = DepthwiseConv(3, **options, name="depthwise")(h)
-    separable = Conv(features, 1, **options, name="pointwise")(separable)
-    return separable + (x + Conv(features, 3, **options, name="conv")(h))
+  def __call__(self, x: Array, gate: Array | None = None) -> Array:
+    c, std = x.shape[-1], self.kernel_init_std
+    if gate is None:
+      gate = jnp.ones((x.shape[0], 1, 1, c))
+    scale, bias = Affine(c, name="norm")()
+    h, x = gated_norm_beside(
+      x.astype(self.dtype), gate[:, 0, 0], scale, bias, groups=norm.group_count(c)
+    )
+    depthwise, lacking = Weights((3, 3, 1, c), std, name="depthwise")()
+    pointwise, bias = Weights((1, 1, c, c), std, name="pointwise")()
+    kernel, own = Weights((3, 3, c, c), std, name="conv")()
+    kernel += depthwise.swapaxes(2, 3) * pointwise
+    bias += own + lacking @ pointwise[0, 0]
+    return x + convolution.conv(h, kernel.astype(self.dtype), bias, padding=((1, 1), (1, 1)))

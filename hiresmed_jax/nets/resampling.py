@@ -1,7 +1,7 @@
 """Down and up by powers of two, each with a linear shortcut past its convolutions."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -67,6 +67,8 @@ def shared_phase_init(std: float | None) -> Callable[..., Array]:
 class UpConv(nn.Module):
   """One learnt doubling: [N,H,W,I] -> [N,2H,2W,features]. Borders repeat the border pixel.
 
+  With `apart` -> (the same without the bias, the bias f32[features]).
+
   transposed: 4x4 stride-2 transposed convolution, bilinear start (also under `kernel_init_std`,
   which then scales its channel matrix). resize: nearest, then 3x3 convolution. subpixel: 3x3
   convolution to 4 x features, then depth to space. With each, a constant input gives a constant
@@ -79,7 +81,7 @@ class UpConv(nn.Module):
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, *, apart: bool = False) -> Any:
     inputs, std = x.shape[-1], self.kernel_init_std
     if self.method == "transposed":
       init, shape = bilinear_kernel_init(std), (4, 4, inputs, self.features)
@@ -91,13 +93,15 @@ class UpConv(nn.Module):
       raise ValueError(f"unknown upsampling {self.method!r}: transposed, resize or subpixel")
     kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    x = x.astype(self.dtype)
+    x, own = x.astype(self.dtype), None if apart else bias
     if self.method == "subpixel":
-      phases = convolution.conv(upsample.edge_pad(x), kernel, jnp.tile(bias, 4))
-      return upsample.depth_to_space(phases)
-    if self.method == "resize":
-      kernel = upsample.nearest_kernel(kernel)
-    return upsample.transposed_conv(x, kernel, bias)
+      four = None if apart else jnp.tile(bias, 4)
+      out = upsample.depth_to_space(convolution.conv(upsample.edge_pad(x), kernel, four))
+    elif self.method == "resize":
+      out = upsample.transposed_conv(x, upsample.nearest_kernel(kernel), own)
+    else:
+      out = upsample.transposed_conv(x, kernel, own)
+    return (out, bias) if apart else out
 
 
 class Upsample(nn.Module):
@@ -115,8 +119,14 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     options = inherited(self)
-    shortcut = Conv(self.features[-1], 1, **options, name="shortcut")(x)
+    h = x
     for step, features in enumerate(self.features):
-      x = UpConv(features, self.method, **options, name=f"up{step}")(activation.silu(x))
+      last = step == len(self.features) - 1
+      up = UpConv(features, self.method, **options, name=f"up{step}")
+      h = up(activation.silu(h), apart=last)
+    # A constant passes the bilinear shortcut as it is, so the last bias is added before it.
+    h, bias = h
+    shortcut = Conv(self.features[-1], 1, **options, name="shortcut")(x, more=bias)
+    for _ in self.features:
       shortcut = upsample.bilinear(shortcut)
-    return shortcut + x
+    return shortcut + h

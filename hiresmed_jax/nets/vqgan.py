@@ -16,6 +16,7 @@ from hiresmed_jax.nets.blocks import (
   Conv,
   DetailEnhancement,
   GroupNorm,
+  Head,
   Residual,
   inherited,
 )
@@ -82,7 +83,10 @@ class EncoderStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-  """Upsample, `blocks`, channel attention. [N,H,W,I] -> [N,H*2^k,W*2^k,features[-1]]."""
+  """Upsample, `blocks`, channel attention. [N,H,W,I] -> [N,H*2^k,W*2^k,features[-1]].
+
+  With `apart` -> what attention multiplies: (the same before it, its weights f32[N,1,1,C]).
+  """
 
   features: tuple[int, ...]
   blocks: Stack
@@ -93,24 +97,25 @@ class DecoderStage(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
+  def __call__(self, x: Array, train: bool, *, apart: bool = False) -> Any:
     up = recomputed(Upsample, self.remat)
     x = up(self.features, self.upsampling, **inherited(self), name="up")(x)
     x = self.blocks(x, train)
-    return ChannelAttention(self.se_ratio, self.kernel_init_std, name="attention")(x)
+    attention = ChannelAttention(self.se_ratio, self.kernel_init_std, name="attention")
+    return attention(x, apart=apart)
 
 
 class DecoderTail(nn.Module):
-  """Detail enhancement, GN, SiLU: what the head reads. [N,H,W,C] -> the same."""
+  """Detail enhancement, GN, SiLU: what the head reads. [N,H,W,C], gate f32[N,1,1,C] -> like x."""
 
   dtype: DTypeLike = jnp.float32
   kernel_init_std: float | None = None
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, gate: Array) -> Array:
     detail = recomputed(DetailEnhancement, self.remat)
-    x = detail(**inherited(self), name="detail")(x)
+    x = detail(**inherited(self), name="detail")(x, gate)
     return GroupNorm(self.dtype, silu=True, name="norm")(x)
 
 
@@ -189,7 +194,7 @@ class VQGAN(nn.Module):
       for i, features in enumerate(self._decoder_features(steps))
     ]
     self.decoder_tail = DecoderTail(**options)
-    self.output = Conv(self.out_channels, 3, kernel_init_std=self.kernel_init_std)
+    self.output = Head(self.out_channels, self.kernel_init_std)
 
   def _decoder_features(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Channels after each doubling, one tuple per decoder stage, coarsest first."""
@@ -218,16 +223,17 @@ class VQGAN(nn.Module):
     In `dtype`. Kept apart so that the adaptive GAN weight differentiates the head alone.
     """
     x = self.decoder_middle(self.code_conv(codes), train)
-    for stage in self.decoder_stages:
+    *stages, last = self.decoder_stages
+    for stage in stages:
       x = stage(x, train)
-    return self.decoder_tail(x)
+    return self.decoder_tail(*last(x, train, apart=True))
 
   def head(self, features: Array) -> Array:
     """The last 3x3 convolution, float32: features -> images_m11 f32[N,H,W,out_channels].
 
     Not bounded: values may leave [-1, 1].
     """
-    return self.output(features.astype(jnp.float32))
+    return self.output(features)
 
   def decode(self, codes: Array, train: bool = False) -> Array:
     """Codes [N,h,w,code_dim] -> images_m11 f32[N,h*s,w*s,out_channels]."""

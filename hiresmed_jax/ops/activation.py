@@ -1,4 +1,4 @@
-"""SiLU and its gradient, each with a division as its last operation.
+"""ReLU; SiLU and its gradient, each with a division as its last operation.
 
 XLA's CPU backend repeats what is cheap in every reader and stores once what is dear, a division
 among it. Of sigmoid(y), then times y, it stores the sigmoid and repeats the rest, with all that led
@@ -37,3 +37,22 @@ def _backward(y: Array, grad: Array) -> tuple[Array]:
 
 
 silu.defvjp(lambda y: (silu(y), y), _backward)
+
+
+@jax.custom_vjp
+def relu(y: Array) -> Array:
+  """max(y, 0), whose gradient reads the result: nothing else of it has to be stored."""
+  return jnp.maximum(y, 0)
+
+
+def _relu_forward(y: Array) -> tuple[Array, Array]:
+  out = relu(y)
+  return out, out
+
+
+def _relu_backward(out: Array, grad: Array) -> tuple[Array]:
+  # Without the barrier XLA compares y, which it then stores.
+  return (jnp.where(jax.lax.optimization_barrier(out) > 0, grad, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)

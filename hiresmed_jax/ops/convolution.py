@@ -67,7 +67,7 @@ def _pointwise_backward(
   kernel_grad = jax.lax.dot_general(
     flat, flat_grad, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
   )
-  bias_grad = jax.lax.platform_dependent(flat_grad, cpu=cpu.sum_of_rows, default=_sum)
+  bias_grad = jax.lax.platform_dependent(flat_grad, cpu=cpu.sum_of_rows, default=sum_over_pixels)
   return x_grad, kernel_grad[None, None].astype(kernel.dtype), bias_grad.astype(bias.dtype)
 
 
@@ -76,7 +76,7 @@ _pointwise.defvjp(lambda *given: (_pointwise(*given), given), _pointwise_backwar
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(stride: Pair, padding: Padding, x: Array, kernel: Array, bias: Array) -> Array:
-  return _without_bias(stride, padding, x, kernel) + bias.astype(x.dtype)
+  return without_bias(stride, padding, x, kernel) + bias.astype(x.dtype)
 
 
 def _forward(
@@ -89,7 +89,7 @@ def _backward(
   stride: Pair, padding: Padding, saved: tuple[Array, Array, Array], grad: Array
 ) -> tuple[Array, Array, Array]:
   x, kernel, bias = saved
-  (x_grad,) = jax.linear_transpose(lambda x: _without_bias(stride, padding, x, kernel), x)(grad)
+  (x_grad,) = jax.linear_transpose(lambda x: without_bias(stride, padding, x, kernel), x)(grad)
   plain = functools.partial(plain_gradients, stride, padding, kernel)
   if x.size < cpu.LARGE:
     kernel_grad, bias_grad = plain(x, grad)
@@ -102,7 +102,8 @@ def _backward(
 _conv.defvjp(_forward, _backward)
 
 
-def _without_bias(stride: Pair, padding: Padding, x: Array, kernel: Array) -> Array:
+def without_bias(stride: Pair, padding: Padding, x: Array, kernel: Array) -> Array:
+  """The backend's convolution."""
   return jax.lax.conv_general_dilated(
     x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
@@ -112,10 +113,10 @@ def plain_gradients(
   stride: Pair, padding: Padding, kernel: Array, x: Array, grad: Array
 ) -> tuple[Array, Array]:
   """Of kernel and bias, f32[O]."""
-  transpose = jax.linear_transpose(lambda kernel: _without_bias(stride, padding, x, kernel), kernel)
-  return transpose(grad)[0], _sum(grad)
+  transpose = jax.linear_transpose(lambda kernel: without_bias(stride, padding, x, kernel), kernel)
+  return transpose(grad)[0], sum_over_pixels(grad)
 
 
-def _sum(grad: Array) -> Array:
+def sum_over_pixels(grad: Array) -> Array:
   """Over all but channels, in float32."""
   return jnp.sum(grad, range(grad.ndim - 1), dtype=jnp.float32)

@@ -222,7 +222,7 @@ def sums(*values: Array) -> tuple[Array, ...]:
   n, length, channels = values[0].shape
   while (step := _step(length)) > 1:
     length //= step
-    values = _together(tuple(v.reshape(n, length, step, channels) for v in values))
+    values = together(tuple(v.reshape(n, length, step, channels) for v in values), 2)
   return tuple(jnp.sum(value, 1) for value in values)
 
 
@@ -231,11 +231,11 @@ def _step(length: int) -> int:
   return max(n for n in range(1, _STEP + 1) if length % n == 0)
 
 
-def _together(values: tuple[Array, ...]) -> tuple[Array, ...]:
-  """Sums over axis 2 by one reduction."""
+def together(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
+  """Sums of arrays of one shape over an axis, by one reduction."""
 
   def add(some: tuple[Array, ...], more: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(a + b for a, b in zip(some, more, strict=True))
 
   zeros = tuple(jnp.zeros((), value.dtype) for value in values)
-  return tuple(jax.lax.reduce(values, zeros, add, (2,)))
+  return tuple(jax.lax.reduce(values, zeros, add, (axis,)))

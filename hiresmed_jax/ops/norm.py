@@ -9,12 +9,26 @@ N examples, P positions, C channels. Statistics are float32. Reverse-mode deriva
 """
 
 import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import activation, cpu
+from hiresmed_jax.ops.copies import copies
 from hiresmed_jax.types import Array
+
+EPSILON = 1e-6
+
+
+class Line(NamedTuple):
+  """A normalisation whose statistics are known: y = gain * x + shift."""
+
+  x: Array  # [N,P,C]
+  mean: Array  # of the group of each channel, f32[N,C]
+  gain: Array  # f32[N,C]
+  shift: Array  # f32[N,C]
 
 
 def group_count(channels: int, *, limit: int = 32) -> int:
@@ -23,7 +37,7 @@ def group_count(channels: int, *, limit: int = 32) -> int:
 
 
 def group_norm(
-  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = 1e-6, silu: bool = False
+  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, silu: bool = False
 ) -> Array:
   """Normalises each group of channels of each example to mean 0, variance 1; then scale and shift.
 
@@ -41,11 +55,25 @@ def group_norm(
   Raises:
     ValueError: C does not divide into `groups`.
   """
-  channels = x.shape[-1]
-  if channels % groups:
-    raise ValueError(f"{channels} channels do not divide into {groups} groups")
-  flat = x.reshape(x.shape[0], -1, channels)
-  return _group_norm(groups, eps, silu, flat, scale, bias).reshape(x.shape)
+  return _group_norm(groups, eps, silu, False, flat(x, groups), scale, bias)[0].reshape(x.shape)
+
+
+def group_norm_beside(
+  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, silu: bool = False
+) -> tuple[Array, Array]:
+  """(`group_norm`, x): a branch and what it is added to.
+
+  The gradients of both are added where that of the norm is written, and not in a pass of their own.
+  """
+  y, beside = _group_norm(groups, eps, silu, True, flat(x, groups), scale, bias)
+  return y.reshape(x.shape), beside.reshape(x.shape)
+
+
+def flat(x: Array, groups: int) -> Array:
+  """[N,...,C] -> [N,P,C]; ValueError where C does not divide into `groups`."""
+  if x.shape[-1] % groups:
+    raise ValueError(f"{x.shape[-1]} channels do not divide into {groups} groups")
+  return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def batch_norm(
@@ -70,74 +98,142 @@ def affine(x: Array, gain: Array, shift: Array, *, silu: bool) -> Array:
   return (activation.silu(y) if silu else y).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _group_norm(groups: int, eps: float, silu: bool, x: Array, scale: Array, bias: Array) -> Array:
-  """[N,P,C], f32[C], f32[C] -> [N,P,C]."""
-  return _group_forward(groups, eps, silu, x, scale, bias)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _group_norm(
+  groups: int, eps: float, silu: bool, beside: bool, x: Array, scale: Array, bias: Array
+) -> tuple[Array, ...]:
+  """[N,P,C], f32[C], f32[C] -> ([N,P,C],), and x if `beside`."""
+  return _group_forward(groups, eps, silu, beside, x, scale, bias)[0]
 
 
 def _group_forward(
-  groups: int, eps: float, silu: bool, x: Array, scale: Array, bias: Array
-) -> tuple[Array, tuple[Array, ...]]:
-  mean, inverse_deviation = _group_statistics(x, groups, eps)
-  y = _group_affine(x, mean, inverse_deviation, scale, bias)
-  out = activation.silu(y) if silu else y
-  return out.astype(x.dtype), (x, mean, inverse_deviation, scale, bias)
+  groups: int, eps: float, silu: bool, beside: bool, x: Array, scale: Array, bias: Array
+) -> tuple[tuple[Array, ...], tuple[Line, Array, Array]]:
+  mean, inverse_deviation = group_statistics(x, x, pilot(x), groups, eps)
+  line = line_of(x, mean, inverse_deviation, scale, bias)
+  y = normalised(line, silu).astype(x.dtype)
+  return ((y, x) if beside else (y,)), (line, inverse_deviation, scale)
 
 
 def _group_backward(
-  groups: int, eps: float, silu: bool, residuals: tuple[Array, ...], grad: Array
+  groups: int, eps: float, silu: bool, beside: bool, saved: Any, grads: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
-  # The barrier keeps the compiler from storing the forward pass's values to spare this arithmetic.
-  x, mean, inverse_deviation, scale, bias = jax.lax.optimization_barrier(residuals)
-  grad = grad.astype(jnp.float32)
-  if silu:
-    y = _group_affine(x, mean, inverse_deviation, scale, bias)
-    grad = activation.silu_gradient(y, grad)
-  offset = x.astype(jnp.float32) - mean[:, None]
-  grad_sum, grad_offset_sum = sums(grad, grad * offset)
-
-  # d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x, per group.
-  count = x.shape[1] * x.shape[2] // groups
-  shift = _group_sum(grad_sum * scale, groups) * inverse_deviation / count
-  slope = _group_sum(grad_offset_sum * scale, groups) * inverse_deviation**3 / count
-  gain = inverse_deviation * scale
-  x_grad = grad * gain[:, None] - offset * slope[:, None] - shift[:, None]
-  scale_grad = jnp.sum(grad_offset_sum * inverse_deviation, 0)
-  return x_grad.astype(x.dtype), scale_grad, jnp.sum(grad_sum, 0)
+  del eps, beside
+  line, inverse_deviation, scale = saved
+  # The barriers also keep the compiler from storing the forward pass's values for this one.
+  first, second, last = copies(3, (line, grads))
+  found = gradient_sums(silu, (first[0], first[1][0]), (second[0], second[1][0]))
+  slope, shift, scale_grad, bias_grad = coefficients(
+    groups, line.x.shape[1], inverse_deviation, scale, found
+  )
+  line, (grad, *skipped) = last
+  x_grad = sum(skipped, input_gradient(silu, line, grad, slope, shift))
+  return x_grad.astype(line.x.dtype), scale_grad, bias_grad
 
 
 _group_norm.defvjp(_group_forward, _group_backward)
 
 
-def _group_statistics(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
-  """[N,P,C] -> the group's mean and 1 / deviation, for every channel: f32[N,C] each."""
+def line_of(x: Array, mean: Array, inverse_deviation: Array, scale: Array, bias: Array) -> Line:
+  """From x [N,P,C], statistics f32[N,C], scale and bias f32[C]."""
+  gain = inverse_deviation * scale
+  return Line(x, mean, gain, bias - mean * gain)
+
+
+def normalised(line: Line, silu: bool) -> Array:
+  """By one multiply-add a value, and SiLU of it: f32[N,P,C]."""
+  y = line.x.astype(jnp.float32) * line.gain[:, None] + line.shift[:, None]
+  return activation.silu(y) if silu else y
+
+
+def gradient_at_norm(silu: bool, line: Line, grad: Array) -> tuple[Array, Array]:
+  """Gradient with respect to the normalised and scaled values, and x less its mean: f32[N,P,C]."""
+  grad = grad.astype(jnp.float32)
+  if silu:
+    grad = activation.silu_gradient(normalised(line, silu=False), grad)
+  return grad, line.x.astype(jnp.float32) - line.mean[:, None]
+
+
+def gradient_sums(
+  silu: bool, first: tuple[Line, Array], second: tuple[Line, Array]
+) -> tuple[Array, Array]:
+  """Sums over positions of the gradient and of its product with x less its mean, f32[N,C] each.
+
+  `first` and `second` are copies of (line, gradient of the output), one for each sum.
+  """
+  grad, _ = gradient_at_norm(silu, *first)
+  again, offset = gradient_at_norm(silu, *second)
+  # Sums over examples follow: without a barrier, a GPU's compiler passes over the tensor for them.
+  return jax.lax.optimization_barrier(sums(grad, again * offset))
+
+
+def coefficients(
+  groups: int,
+  positions: int,
+  inverse_deviation: Array,
+  scale: Array,
+  sums_of_grad: tuple[Array, Array],
+) -> tuple[Array, Array, Array, Array]:
+  """d/dx of (x - mean) / deviation: the gradient less its projections on 1 and on x, per group.
+
+  Returns:
+    (slope f32[N,C], which multiplies x - mean; shift f32[N,C]; gradients of scale and bias).
+  """
+  grad_sum, grad_offset_sum = sums_of_grad
+  count = positions * scale.shape[0] // groups
+  shift = _group_sum(grad_sum * scale, groups) * inverse_deviation / count
+  slope = _group_sum(grad_offset_sum * scale, groups) * inverse_deviation**3 / count
+  scale_grad, bias_grad = cpu.together((grad_offset_sum * inverse_deviation, grad_sum), 0)
+  return slope, shift, scale_grad, bias_grad
+
+
+def input_gradient(silu: bool, line: Line, grad: Array, slope: Array, shift: Array) -> Array:
+  """f32[N,P,C], from the gradient of the output and `coefficients`."""
+  grad, offset = gradient_at_norm(silu, line, grad)
+  return grad * line.gain[:, None] - offset * slope[:, None] - shift[:, None]
+
+
+def group_statistics(
+  x: Array, again: Array, pilot: Array, groups: int, eps: float
+) -> tuple[Array, Array]:
+  """[N,P,C] -> the group's mean and 1 / deviation, for every channel: f32[N,C] each.
+
+  Arguments as for `moments`.
+  """
+  return of_groups(*moments(x, again, pilot), groups, eps)
+
+
+def moments(x: Array, again: Array, pilot: Array) -> tuple[Array, Array]:
+  """[N,P,C] -> mean and variance of each channel, f32[N,C] each.
+
+  `again` is x, or a copy of it: one for each of two sums. `pilot` [N,C] is a value of each channel.
+  """
   # The plain E[x^2] - E[x]^2 cancels when a channel sits far from zero. Squares of the distance to
   # one value of the channel itself take the same single pass and are safe.
-  pilot = x[:, x.shape[1] // 2].astype(jnp.float32)
-  x = x.astype(jnp.float32)
-  both = sums(x, jnp.square(x - pilot[:, None]))
+  pilot = pilot.astype(jnp.float32)
+  both = sums(x.astype(jnp.float32), jnp.square(again.astype(jnp.float32) - pilot[:, None]))
   mean, mean_square = (total / x.shape[1] for total in both)
-  variance = mean_square - jnp.square(mean - pilot)
-  group_mean = _group_sum(mean, groups) * (groups / x.shape[2])
+  return mean, mean_square - jnp.square(mean - pilot)
+
+
+def of_groups(mean: Array, variance: Array, groups: int, eps: float) -> tuple[Array, Array]:
+  """Moments of channels -> mean and 1 / deviation of their groups, for every channel: f32[N,C]."""
+  group_mean = _group_sum(mean, groups) * (groups / mean.shape[1])
   # Variance within the channels and between their means.
   spread = variance + jnp.square(mean - group_mean)
-  group_variance = _group_sum(spread, groups) * (groups / x.shape[2])
+  group_variance = _group_sum(spread, groups) * (groups / mean.shape[1])
   return group_mean, jax.lax.rsqrt(jnp.maximum(group_variance, 0.0) + eps)
+
+
+def pilot(x: Array) -> Array:
+  """A value of each channel: [N,P,C] -> [N,C]."""
+  return x[:, x.shape[1] // 2]
 
 
 def _group_sum(x: Array, groups: int) -> Array:
   """[N,C] -> [N,C]: every channel gets the sum over its group."""
   grouped = x.reshape(x.shape[0], groups, -1)
   return jnp.broadcast_to(jnp.sum(grouped, -1, keepdims=True), grouped.shape).reshape(x.shape)
-
-
-def _group_affine(
-  x: Array, mean: Array, inverse_deviation: Array, scale: Array, bias: Array
-) -> Array:
-  """Normalised, scaled and shifted, in float32: one multiply-add per value."""
-  gain = inverse_deviation * scale
-  return x.astype(jnp.float32) * gain[:, None] + (bias - mean * gain)[:, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -198,12 +294,23 @@ def sums(*values: Array) -> tuple[Array, ...]:
 
   Derivatives of any order. On the CPU they take a way of their own: ops/cpu.py.
   """
-  return jax.lax.platform_dependent(*values, cpu=cpu.sums, default=plain_sums)
+  return jax.lax.platform_dependent(*values, cpu=cpu.sums, default=one_reduction)
 
 
 def plain_sums(*values: Array) -> tuple[Array, ...]:
-  """What `sums` is where no compiler needs another way."""
+  """What `sums` would be if no compiler needed another way."""
   return tuple(jnp.sum(value, 1) for value in values)
+
+
+def one_reduction(*values: Array) -> tuple[Array, ...]:
+  """What `sums` is on accelerators: one pass over what the values are made of.
+
+  In two steps, as a GPU's compiler splits long sums; of short ones it would store the values first.
+  """
+  n, length, channels = values[0].shape
+  rows = max(r for r in range(1, math.isqrt(length) + 1) if length % r == 0)
+  parts = cpu.together(tuple(v.reshape(n, rows, -1, channels) for v in values), 2)
+  return cpu.together(parts, 1)
 
 
 def _sums_backward(shape: tuple[int, int, int], grads: tuple[Array, ...]) -> tuple[Array, ...]:

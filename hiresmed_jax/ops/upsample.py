@@ -1,12 +1,17 @@
-"""Upsampling by two, written with stride-1 work only: no zeros are multiplied, no grid appears."""
+"""Upsampling by two without a grid: no zeros are multiplied, and borders repeat the border pixel.
+
+On the CPU by stride-1 work, which alone is fast there; elsewhere in one pass over memory."""
 
 import functools
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import cpu
-from hiresmed_jax.ops.convolution import conv
+from hiresmed_jax.ops.convolution import conv, sum_over_pixels, without_bias
 from hiresmed_jax.types import Array
 
 
@@ -16,7 +21,23 @@ def edge_pad(x: Array) -> Array:
 
   Reverse-mode derivatives only: derived from the padding, they are a chain of pads and sums.
   """
+  return jax.lax.platform_dependent(x, cpu=_padded, default=clamped)
+
+
+def _padded(x: Array) -> Array:
   return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+
+def clamped(x: Array) -> Array:
+  """The same by reading: one pass over memory, with what made x."""
+  for axis in (1, 2):
+    x = _read(x, axis, jnp.arange(-1, x.shape[axis] + 1))
+  return x
+
+
+def _read(x: Array, axis: int, positions: Array) -> Array:
+  """x at positions of an axis, beyond the border at the border."""
+  return jnp.take(x, jnp.clip(positions, 0, x.shape[axis] - 1), axis, mode="clip")
 
 
 def _edge_pad_backward(_: None, grad: Array) -> tuple[Array]:
@@ -34,17 +55,35 @@ def _edge_pad_backward(_: None, grad: Array) -> tuple[Array]:
 edge_pad.defvjp(lambda x: (edge_pad(x), None), _edge_pad_backward)
 
 
-def transposed_conv(x: Array, kernel: Array, bias: Array) -> Array:
+@jax.custom_vjp
+def transposed_conv(x: Array, kernel: Array, bias: Array | None = None) -> Array:
   """Transposed convolution, kernel 4, stride 2, of the edge-padded input.
 
-  x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias [O] -> [N,2H,2W,O]. Before the bias, output
-  row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]: inside, a
-  transposed convolution with padding 1. Rows and columns beyond the border repeat the border, so
-  that a constant image stays constant to the last pixel whenever the kernel's four phases have
-  equal sums.
+  x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias f32[O] or none -> [N,2H,2W,O]. Before the
+  bias, output row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]:
+  inside, a transposed convolution with padding 1. Rows and columns beyond the border repeat the
+  border, so that a constant image stays constant to the last pixel whenever the kernel's phases have
+  equal sums. Reverse-mode derivatives only.
+  """
+  return jax.lax.platform_dependent(x, kernel, bias, cpu=by_phases, default=by_stride)
 
-  The four phases are one 2x2 convolution to 4 O channels; a quarter of the multiplications of a
-  convolution over an input with zeros between its pixels.
+
+def _transposed_backward(saved: tuple[Any, ...], grad: Array) -> tuple[Any, ...]:
+  def back(way: Callable[..., Array], *given: Any) -> tuple[Any, ...]:
+    *values, grad = given
+    return jax.vjp(way, *values)[1](grad)
+
+  ways = {"cpu": functools.partial(back, by_phases), "default": functools.partial(back, by_stride)}
+  return jax.lax.platform_dependent(*saved, grad, **ways)
+
+
+transposed_conv.defvjp(lambda *given: (transposed_conv(*given), given), _transposed_backward)
+
+
+def by_phases(x: Array, kernel: Array, bias: Array | None) -> Array:
+  """As one 2x2 convolution to 4 O channels, the four phases, and depth to space.
+
+  A quarter of the multiplications of a convolution over an input with zeros between its pixels.
   """
   _, height, width, _ = x.shape
   # Window j covers padded rows j, j + 1 = input rows j - 1, j. Phase 0 of output i reads window i
@@ -52,11 +91,46 @@ def transposed_conv(x: Array, kernel: Array, bias: Array) -> Array:
   # laid out as [window row, phase].
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
   phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
-  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1), jnp.tile(bias, 4))
+  four = None if bias is None else jnp.tile(bias, 4)
+  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1), four)
   # Split first: the way back then writes each phase once.
-  four = zip(((0, 0), (0, 1), (1, 0), (1, 1)), jnp.split(out, 4, -1), strict=True)
-  aligned = [phase[:, r : r + height, c : c + width] for (r, c), phase in four]
+  split = zip(((0, 0), (0, 1), (1, 0), (1, 1)), jnp.split(out, 4, -1), strict=True)
+  aligned = [phase[:, r : r + height, c : c + width] for (r, c), phase in split]
   return depth_to_space(jnp.concatenate(aligned, -1))
+
+
+def by_stride(x: Array, kernel: Array, bias: Array | None) -> Array:
+  """As the transpose of a convolution with stride 2, which cuDNN has: no phases to put together."""
+  return _transposed(edge_pad(x), kernel, bias)
+
+
+@jax.custom_vjp
+def _transposed(padded: Array, kernel: Array, bias: Array | None) -> Array:
+  """[N,H+2,W+2,I] -> [N,2H,2W,O]."""
+  n, height, width, _ = padded.shape
+  doubled = jax.ShapeDtypeStruct((n, 2 * height - 4, 2 * width - 4, kernel.shape[-1]), padded.dtype)
+  (out,) = jax.linear_transpose(lambda grown: _halving(grown, kernel), doubled)(padded)
+  return out if bias is None else out + bias.astype(out.dtype)
+
+
+def _halving(grown: Array, kernel: Array) -> Array:
+  """[N,2H,2W,O] -> [N,H+2,W+2,I]."""
+  return without_bias((2, 2), ((3, 3), (3, 3)), grown, kernel.swapaxes(2, 3))
+
+
+def _transposed_grads(
+  saved: tuple[Array, Array, Array | None], grad: Array
+) -> tuple[Array, Array, Array | None]:
+  padded, kernel, bias = saved
+  of_kernel = jax.linear_transpose(lambda kernel: _halving(grad, kernel), kernel)
+  of_bias = None
+  if bias is not None:
+    # What made the gradient would else be stored in float32 for the sum.
+    of_bias = sum_over_pixels(jax.lax.optimization_barrier(grad)).astype(bias.dtype)
+  return _halving(grad, kernel), of_kernel(padded)[0], of_bias
+
+
+_transposed.defvjp(lambda *given: (_transposed(*given), given), _transposed_grads)
 
 
 def nearest_kernel(kernel: Array) -> Array:
@@ -85,6 +159,10 @@ def bilinear(x: Array) -> Array:
 
   The reverse-mode derivative is its own: derived from the slices, it is slower on the CPU.
   """
+  return jax.lax.platform_dependent(x, cpu=_stacked, default=mixed)
+
+
+def _stacked(x: Array) -> Array:
   for axis in (1, 2):
     size = x.shape[axis]
     before = _joined(_part(x, axis, 0, 1), _part(x, axis, 0, size - 1), axis)
@@ -94,11 +172,45 @@ def bilinear(x: Array) -> Array:
   return x
 
 
+def mixed(x: Array) -> Array:
+  """The same in one pass, each value from the four that it is mixed of."""
+
+  def taps(size: int) -> Taps:
+    at = jnp.arange(2 * size)
+    return [(0.75, at // 2), (0.25, at // 2 - 1 + 2 * (at % 2))]
+
+  return _weighted(x, taps(x.shape[1]), taps(x.shape[2]))
+
+
+Taps = list[tuple[float, Array]]  # weight, positions on an axis
+
+
+def _weighted(x: Array, rows: Taps, columns: Taps) -> Array:
+  parts = [
+    weight * other * _read(_read(x, 1, row), 2, column)
+    for weight, row in rows
+    for other, column in columns
+  ]
+  return functools.reduce(operator.add, parts)
+
+
 def _bilinear_backward(_: None, grad: Array) -> tuple[Array]:
-  halve_rows = functools.partial(halve, axis=1)
-  if grad.size < cpu.LARGE:
-    return (halve(halve_rows(grad), 2),)
-  return (halve(jax.lax.platform_dependent(grad, cpu=cpu.halve_rows, default=halve_rows), 2),)
+  def rows_then_columns(rows: Callable[[Array], Array], grad: Array) -> Array:
+    return halve(rows(grad), 2)
+
+  by_rows = cpu.halve_rows if grad.size >= cpu.LARGE else functools.partial(halve, axis=1)
+  on_cpu = functools.partial(rows_then_columns, by_rows)
+  return (jax.lax.platform_dependent(grad, cpu=on_cpu, default=unmixed),)
+
+
+def unmixed(grad: Array) -> Array:
+  """The way back of `mixed`, each value from sixteen."""
+
+  def taps(size: int) -> Taps:
+    at = 2 * jnp.arange(size // 2)
+    return [(0.25, at - 1), (0.75, at), (0.75, at + 1), (0.25, at + 2)]
+
+  return _weighted(grad, taps(grad.shape[1]), taps(grad.shape[2]))
 
 
 def halve(grad: Array, axis: int) -> Array:

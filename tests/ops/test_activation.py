@@ -43,3 +43,11 @@ def test_half_precision_is_rounded_once():
   (grad,) = back(jnp.ones_like(y))
   wanted = activation.silu_gradient(wide, jnp.ones_like(wide)).astype(jnp.bfloat16)
   np.testing.assert_array_equal(grad, wanted)
+
+
+def test_relu_takes_its_gradient_from_its_result():
+  y = jnp.asarray([-2.0, -0.0, 0.0, 1e-30, 3.0])
+  out, back = jax.vjp(activation.relu, y)
+  np.testing.assert_array_equal(out, jax.nn.relu(y))
+  (grad,) = back(jnp.full(5, 2.0))
+  np.testing.assert_array_equal(grad, jax.vjp(jax.nn.relu, y)[1](jnp.full(5, 2.0))[0])

@@ -1,4 +1,4 @@
-"""Normalisations beside PyTorch's in float64, by the CPU's sums and by plain ones."""
+"""Normalisations beside PyTorch's in float64, by the CPU's way and by accelerators'."""
 
 import functools
 
@@ -10,12 +10,13 @@ import torch
 
 from hiresmed_jax.ops import cpu, norm
 from tests.reference.parity import close, images, quick_jit
+from tests.reference.ways import as_on_accelerators
 
 
-@pytest.fixture(params=["cpu", "plain"])
+@pytest.fixture(params=["cpu", "accelerator"])
 def way(request, monkeypatch):
-  if request.param == "plain":
-    monkeypatch.setattr(cpu, "sums", norm.plain_sums)
+  if request.param == "accelerator":
+    as_on_accelerators(monkeypatch)
 
 
 def torch_norm(arrays, cotangent, silu, normalise):

@@ -139,7 +139,8 @@ def _rows(net: nn.Module, params: Any, image: Any) -> list[dict[str, Any]]:
       seen[path] = ("", [])  # takes its place before the modules within it
     out = call(*args, **kwargs)
     if wanted:
-      seen[path] = (type(context.module).__name__, list(out.shape[1:]))
+      first = out[0] if isinstance(out, tuple) else out
+      seen[path] = (type(context.module).__name__, list(first.shape[1:]))
     return out
 
   with nn.intercept_methods(note):

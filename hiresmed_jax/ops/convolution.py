@@ -15,7 +15,7 @@ from hiresmed_jax.types import Array
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
-_UNPADDED = ((0, 0), (0, 0))
+UNPADDED = ((0, 0), (0, 0))
 
 
 def conv(
@@ -24,7 +24,7 @@ def conv(
   bias: Array | None = None,
   *,
   stride: Pair = (1, 1),
-  padding: Padding = _UNPADDED,
+  padding: Padding = UNPADDED,
 ) -> Array:
   """2-D convolution (cross-correlation, as networks use it), plus a bias.
 
@@ -45,7 +45,7 @@ def conv(
     raise ValueError(f"x [N, H, W, I] and kernel [kh, kw, I, O] wanted: {x.shape}, {kernel.shape}")
   if bias is None:
     bias = jnp.zeros(kernel.shape[-1], x.dtype)
-  if kernel.shape[:2] == (1, 1) and stride == (1, 1) and padding == _UNPADDED:
+  if kernel.shape[:2] == (1, 1) and stride == (1, 1) and padding == UNPADDED:
     return _pointwise(x, kernel, bias)
   return _conv(stride, padding, x, kernel, bias)
 
@@ -85,9 +85,10 @@ def _forward(
   return _conv(stride, padding, x, kernel, bias), (x, kernel, bias)
 
 
-def _backward(
+def gradients(
   stride: Pair, padding: Padding, saved: tuple[Array, Array, Array], grad: Array
 ) -> tuple[Array, Array, Array]:
+  """Of x, kernel and bias, which are `saved`; `grad` is that of the convolution."""
   x, kernel, bias = saved
   (x_grad,) = jax.linear_transpose(lambda x: without_bias(stride, padding, x, kernel), x)(grad)
   plain = functools.partial(plain_gradients, stride, padding, kernel)
@@ -99,7 +100,7 @@ def _backward(
   return x_grad, kernel_grad.astype(kernel.dtype), bias_grad.astype(bias.dtype)
 
 
-_conv.defvjp(_forward, _backward)
+_conv.defvjp(_forward, gradients)
 
 
 def without_bias(stride: Pair, padding: Padding, x: Array, kernel: Array) -> Array:

@@ -5,13 +5,12 @@ On the CPU by stride-1 work, which alone is fast there; elsewhere in one pass ov
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hiresmed_jax.ops import cpu
-from hiresmed_jax.ops.convolution import conv, sum_over_pixels, without_bias
+from hiresmed_jax.ops import convolution, cpu
+from hiresmed_jax.ops.convolution import UNPADDED, conv
 from hiresmed_jax.types import Array
 
 
@@ -55,82 +54,92 @@ def _edge_pad_backward(_: None, grad: Array) -> tuple[Array]:
 edge_pad.defvjp(lambda x: (edge_pad(x), None), _edge_pad_backward)
 
 
-@jax.custom_vjp
 def transposed_conv(x: Array, kernel: Array, bias: Array | None = None) -> Array:
   """Transposed convolution, kernel 4, stride 2, of the edge-padded input.
 
   x [N,H,W,I], kernel [4,4,I,O] of the same dtype, bias f32[O] or none -> [N,2H,2W,O]. Before the
   bias, output row 2i + r (r in {0, 1}) is x[i] * kernel[1 + r] + x[i - 1 + 2r] * kernel[3 - 3r]:
-  inside, a transposed convolution with padding 1. Rows and columns beyond the border repeat the
-  border, so that a constant image stays constant to the last pixel whenever the kernel's phases have
+  inside, a transposed convolution with padding 1. Rows and columns beyond the border repeat it, so
+  that a constant image stays constant to the last pixel whenever the kernel's phases have
   equal sums. Reverse-mode derivatives only.
   """
-  return jax.lax.platform_dependent(x, kernel, bias, cpu=by_phases, default=by_stride)
+  bias = jnp.zeros(kernel.shape[-1]) if bias is None else bias
+  return _doubled(edge_pad(x), kernel, bias)
 
 
-def _transposed_backward(saved: tuple[Any, ...], grad: Array) -> tuple[Any, ...]:
-  def back(way: Callable[..., Array], *given: Any) -> tuple[Any, ...]:
-    *values, grad = given
-    return jax.vjp(way, *values)[1](grad)
-
-  ways = {"cpu": functools.partial(back, by_phases), "default": functools.partial(back, by_stride)}
-  return jax.lax.platform_dependent(*saved, grad, **ways)
+Operands = tuple[Array, Array, Array]  # padded [N,H+2,W+2,I], kernel [4,4,I,O], bias f32[O]
 
 
-transposed_conv.defvjp(lambda *given: (transposed_conv(*given), given), _transposed_backward)
+@jax.custom_vjp
+def _doubled(*operands: Array) -> Array:
+  return jax.lax.platform_dependent(*operands, cpu=by_phases, default=by_stride)
 
 
-def by_phases(x: Array, kernel: Array, bias: Array | None) -> Array:
+def _doubled_backward(operands: Operands, grad: Array) -> Operands:
+  return jax.lax.platform_dependent(*operands, grad, cpu=phase_gradients, default=stride_gradients)
+
+
+_doubled.defvjp(lambda *operands: (_doubled(*operands), operands), _doubled_backward)
+
+
+def by_phases(padded: Array, kernel: Array, bias: Array) -> Array:
   """As one 2x2 convolution to 4 O channels, the four phases, and depth to space.
 
   A quarter of the multiplications of a convolution over an input with zeros between its pixels.
   """
-  _, height, width, _ = x.shape
+  return _interleaved(conv(padded, _phases(kernel), jnp.tile(bias, 4)))
+
+
+def phase_gradients(padded: Array, kernel: Array, bias: Array, grad: Array) -> Operands:
+  """The way back of `by_phases`."""
+  n, height, width, _ = padded.shape
+  out = jax.ShapeDtypeStruct((n, height - 1, width - 1, 4 * kernel.shape[-1]), grad.dtype)
+  (grad,) = jax.linear_transpose(_interleaved, out)(grad)
+  given = (padded, _phases(kernel), jnp.tile(bias, 4))
+  padded_grad, phase_grad, bias_grad = convolution.gradients((1, 1), UNPADDED, given, grad)
+  (kernel_grad,) = jax.linear_transpose(_phases, kernel)(phase_grad)
+  return padded_grad, kernel_grad, jnp.sum(bias_grad.reshape(4, -1), 0)
+
+
+def _phases(kernel: Array) -> Array:
+  """[4,4,I,O] -> [2,2,I,4*O]."""
   # Window j covers padded rows j, j + 1 = input rows j - 1, j. Phase 0 of output i reads window i
   # with taps (3, 1); phase 1 reads window i + 1 with taps (2, 0). Reversed, the taps 3 2 1 0 are
   # laid out as [window row, phase].
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
   phases = taps.transpose(0, 2, 4, 1, 3, 5)  # [row, column, I, row phase, column phase, O]
-  four = None if bias is None else jnp.tile(bias, 4)
-  out = conv(edge_pad(x), phases.reshape(2, 2, kernel.shape[2], -1), four)
+  return phases.reshape(2, 2, kernel.shape[2], -1)
+
+
+def _interleaved(out: Array) -> Array:
+  """[N,H+1,W+1,4*O] -> [N,2H,2W,O]."""
+  height, width = out.shape[1] - 1, out.shape[2] - 1
   # Split first: the way back then writes each phase once.
-  split = zip(((0, 0), (0, 1), (1, 0), (1, 1)), jnp.split(out, 4, -1), strict=True)
-  aligned = [phase[:, r : r + height, c : c + width] for (r, c), phase in split]
+  four = zip(((0, 0), (0, 1), (1, 0), (1, 1)), jnp.split(out, 4, -1), strict=True)
+  aligned = [phase[:, r : r + height, c : c + width] for (r, c), phase in four]
   return depth_to_space(jnp.concatenate(aligned, -1))
 
 
-def by_stride(x: Array, kernel: Array, bias: Array | None) -> Array:
+def by_stride(padded: Array, kernel: Array, bias: Array) -> Array:
   """As the transpose of a convolution with stride 2, which cuDNN has: no phases to put together."""
-  return _transposed(edge_pad(x), kernel, bias)
-
-
-@jax.custom_vjp
-def _transposed(padded: Array, kernel: Array, bias: Array | None) -> Array:
-  """[N,H+2,W+2,I] -> [N,2H,2W,O]."""
   n, height, width, _ = padded.shape
   doubled = jax.ShapeDtypeStruct((n, 2 * height - 4, 2 * width - 4, kernel.shape[-1]), padded.dtype)
   (out,) = jax.linear_transpose(lambda grown: _halving(grown, kernel), doubled)(padded)
-  return out if bias is None else out + bias.astype(out.dtype)
+  return out + bias.astype(out.dtype)
+
+
+def stride_gradients(padded: Array, kernel: Array, bias: Array, grad: Array) -> Operands:
+  """The way back of `by_stride`."""
+  of_kernel = jax.linear_transpose(lambda kernel: _halving(grad, kernel), kernel)
+  # Without the barrier, what made the gradient would be stored in float32 for the sum.
+  of_bias = convolution.sum_over_pixels(jax.lax.optimization_barrier(grad))
+  return _halving(grad, kernel), of_kernel(padded)[0], of_bias.astype(bias.dtype)
 
 
 def _halving(grown: Array, kernel: Array) -> Array:
   """[N,2H,2W,O] -> [N,H+2,W+2,I]."""
-  return without_bias((2, 2), ((3, 3), (3, 3)), grown, kernel.swapaxes(2, 3))
-
-
-def _transposed_grads(
-  saved: tuple[Array, Array, Array | None], grad: Array
-) -> tuple[Array, Array, Array | None]:
-  padded, kernel, bias = saved
-  of_kernel = jax.linear_transpose(lambda kernel: _halving(grad, kernel), kernel)
-  of_bias = None
-  if bias is not None:
-    # What made the gradient would else be stored in float32 for the sum.
-    of_bias = sum_over_pixels(jax.lax.optimization_barrier(grad)).astype(bias.dtype)
-  return _halving(grad, kernel), of_kernel(padded)[0], of_bias
-
-
-_transposed.defvjp(lambda *given: (_transposed(*given), given), _transposed_grads)
+  padding = ((3, 3), (3, 3))
+  return convolution.without_bias((2, 2), padding, grown, kernel.swapaxes(2, 3))
 
 
 def nearest_kernel(kernel: Array) -> Array:

@@ -54,22 +54,18 @@ def test_gradient_of_bilinear_equals_that_of_resize(size, large, monkeypatch):
   np.testing.assert_allclose(found[0], backward(grad)[0], rtol=1e-5, atol=1e-6)
 
 
-def gradients(way, x, *others):
-  out, back = jax.vjp(way, x, *others)
-  return out, back(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
-
-
 @pytest.mark.parametrize("size", [(5, 6), (1, 2)])
 def test_the_ways_of_accelerators_are_those_of_the_cpu(size):
-  x, kernel, bias = images((2, *size, 3)), images((4, 4, 3, 2), 1), images((2,), 2)
-  grown = images((2, 2 * size[0], 2 * size[1], 3), 3)
-  (halved,) = jax.vjp(upsample.bilinear, jnp.asarray(x))[1](jnp.asarray(grown))
-  pairs = [
-    [gradients(way, x, kernel, bias) for way in (upsample.by_stride, upsample.transposed_conv)],
+  x, grown = (images((2, rows, columns, 3)) for rows, columns in (size, (2 * size[0], 2 * size[1])))
+  operands = (upsample.edge_pad(x), images((4, 4, 3, 3), 1), images((3,), 2))
+  pairs = (
+    (upsample.by_stride(*operands), upsample.by_phases(*operands)),
+    (upsample.stride_gradients(*operands, grown), upsample.phase_gradients(*operands, grown)),
+    (upsample.phase_gradients(*operands, grown), jax.vjp(upsample.by_phases, *operands)[1](grown)),
     (upsample.clamped(x), upsample.edge_pad(x)),
     (upsample.mixed(x), upsample.bilinear(jnp.asarray(x))),
-    (upsample.unmixed(grown), halved),
-  ]
+    (upsample.unmixed(grown), *jax.vjp(upsample.bilinear, jnp.asarray(x))[1](jnp.asarray(grown))),
+  )
   for mine, wanted in pairs:
     for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(wanted), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

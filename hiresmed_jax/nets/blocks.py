@@ -37,6 +37,7 @@ class Conv(nn.Module):
   Padding is (size - 1) // 2 on every side also when strided (Flax's SAME would pad one side only).
   Parameters float32, computed in `dtype`. Biases of others cost nothing here: `lacking`, f32[I],
   is added to the input first, of a 1x1 convolution only; `more`, f32[features], to the output.
+  With `apart` -> (the output without its bias, the bias).
   """
 
   features: int
@@ -46,7 +47,14 @@ class Conv(nn.Module):
   kernel_init_std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array, *, lacking: Array | None = None, more: Array | None = None) -> Array:
+  def __call__(
+    self,
+    x: Array,
+    *,
+    lacking: Array | None = None,
+    more: Array | None = None,
+    apart: bool = False,
+  ) -> Any:
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel, bias = _kernel_and_bias(self, shape)
     if lacking is not None:
@@ -55,13 +63,14 @@ class Conv(nn.Module):
     if more is not None:
       bias += more
     pad = (self.size - 1) // 2
-    return convolution.conv(
+    out = convolution.conv(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
-      bias,
+      None if apart else bias,
       stride=(self.stride, self.stride),
       padding=((pad, pad), (pad, pad)),
     )
+    return (out, bias) if apart else out
 
 
 class DepthwiseConv(nn.Module):
@@ -108,19 +117,19 @@ def _kernel_and_bias(module: Any, shape: tuple[int, ...]) -> tuple[Array, Array]
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation, 32 groups or the largest divisor of C below, eps 1e-6; SiLU if `silu`.
+  """Group normalisation, 32 groups or the largest divisor of C below, eps 1e-6; then `act`.
 
   [N,...,C] -> the same shape in `dtype`; statistics float32, per example.
   """
 
   dtype: DTypeLike = jnp.float32
-  silu: bool = False
+  act: activations.Act = "none"
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     scale, bias = _scale_and_bias(self, x.shape[-1])
     groups = norm.group_count(x.shape[-1])
-    return norm.group_norm(x.astype(self.dtype), scale, bias, groups=groups, silu=self.silu)
+    return norm.group_norm(x.astype(self.dtype), scale, bias, groups=groups, act=self.act)
 
 
 class Affine(nn.Module):
@@ -137,7 +146,7 @@ def _norm_beside(module: Any, name: str, x: Array) -> tuple[Array, Array]:
   """(SiLU(GN(x)), x) in the type of `module`, in which the norm's parameters are called `name`."""
   scale, bias = Affine(x.shape[-1], name=name, parent=module)()
   groups = norm.group_count(x.shape[-1])
-  return norm.group_norm_beside(x.astype(module.dtype), scale, bias, groups=groups, silu=True)
+  return norm.group_norm_beside(x.astype(module.dtype), scale, bias, groups=groups, act="silu")
 
 
 def _scale_and_bias(module: nn.Module, channels: int) -> tuple[Array, Array]:
@@ -290,7 +299,7 @@ class Residual(nn.Module):
     options = inherited(self)
     h, x = _norm_beside(self, "norm1", x)
     h = Conv(self.features, 3, **options, name="conv1")(h)
-    h = GroupNorm(self.dtype, silu=True, name="norm2")(h)
+    h = GroupNorm(self.dtype, "silu", name="norm2")(h)
     h = Conv(self.features, 3, **options, name="conv2")(h)
     if x.shape[-1] != self.features:
       x = Conv(self.features, 1, **options, name="skip")(x)

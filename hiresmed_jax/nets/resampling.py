@@ -33,9 +33,11 @@ class Downsample(nn.Module):
     n, height, width, inputs = x.shape
     size = 2**self.steps
     tiles = x.reshape(n, height // size, size, width // size, size, inputs)
-    shortcut = Conv(self.features, 1, **options, name="shortcut")(tiles.mean((2, 4)))
+    pooled = Conv(self.features, 1, **options, name="shortcut")
+    shortcut, bias = pooled(tiles.mean((2, 4)), apart=True)
     for step in range(self.steps):
-      x = Conv(self.features, 3, stride=2, **options, name=f"down{step}")(activation.silu(x))
+      down = Conv(self.features, 3, stride=2, **options, name=f"down{step}")
+      x = down(activation.silu(x), more=bias if step == self.steps - 1 else None)
     return shortcut + x
 
 

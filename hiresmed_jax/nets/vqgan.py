@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -21,6 +20,7 @@ from hiresmed_jax.nets.blocks import (
   inherited,
 )
 from hiresmed_jax.nets.resampling import Downsample, Upsample, Upsampling
+from hiresmed_jax.ops.activation import leaky_relu
 from hiresmed_jax.types import Array
 
 Block = Literal["hdfb", "residual"]
@@ -116,7 +116,7 @@ class DecoderTail(nn.Module):
   def __call__(self, x: Array, gate: Array) -> Array:
     detail = recomputed(DetailEnhancement, self.remat)
     x = detail(**inherited(self), name="detail")(x, gate)
-    return GroupNorm(self.dtype, silu=True, name="norm")(x)
+    return GroupNorm(self.dtype, "silu", name="norm")(x)
 
 
 class VQGAN(nn.Module):
@@ -175,7 +175,7 @@ class VQGAN(nn.Module):
       for i, c in enumerate(self.channels)
     ]
     self.encoder_middle = stack(last, rates[stages * n :])
-    self.latent_norm = GroupNorm(self.dtype, silu=True)
+    self.latent_norm = GroupNorm(self.dtype, "silu")
     self.latent_conv = Conv(self.code_dim, 1, kernel_init_std=self.kernel_init_std)
 
     n = self.decoder_blocks
@@ -283,8 +283,9 @@ class PatchDiscriminator(nn.Module):
     for index, features in enumerate(self.features):
       x = Conv(features, 4, stride=2, **options, name=f"layer{index}")(x)
       if index == len(self.features) - 1:
-        x = GroupNorm(self.dtype, name="norm")(x)
-      x = jax.nn.leaky_relu(x, 0.2)
+        x = GroupNorm(self.dtype, "leaky_relu", name="norm")(x)
+      else:
+        x = leaky_relu(x)
     return Conv(1, 4, **options, name="head")(x).astype(jnp.float32)
 
 

@@ -5,6 +5,8 @@ among it. Of sigmoid(y), then times y, it stores the sigmoid and repeats the res
 to y, in every convolution and sum that follows. With the division last it stores the result.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,24 @@ from hiresmed_jax.types import Array
 
 # Below, the slope is under 2e-16, and the square of exp(-y) would in the end overflow.
 _LEAST = -40.0
+
+
+Act = Literal["none", "silu", "leaky_relu"]
+_SLOPE = 0.2
+
+
+def apply(act: Act, y: Array) -> Array:
+  """An activation by its name."""
+  if act == "silu":
+    return silu(y)
+  return _leaky(y) if act == "leaky_relu" else y
+
+
+def gradient(act: Act, y: Array, grad: Array) -> Array:
+  """f32 each, the gradient with respect to the activation of y -> with respect to y."""
+  if act == "silu":
+    return silu_gradient(y, grad)
+  return _sloped(y, grad) if act == "leaky_relu" else grad
 
 
 @jax.custom_vjp
@@ -43,6 +63,32 @@ silu.defvjp(lambda y: (silu(y), y), _backward)
 def relu(y: Array) -> Array:
   """max(y, 0), whose gradient reads the result: nothing else of it has to be stored."""
   return jnp.maximum(y, 0)
+
+
+def _leaky(y: Array) -> Array:
+  return jnp.where(y > 0, y, _SLOPE * y)
+
+
+def _sloped(y: Array, grad: Array) -> Array:
+  return jnp.where(y > 0, grad, _SLOPE * grad)
+
+
+@jax.custom_vjp
+def leaky_relu(y: Array) -> Array:
+  """y above 0, 0.2 y below. Its gradient reads the result, whose sign is that of y."""
+  return _leaky(y)
+
+
+def _leaky_forward(y: Array) -> tuple[Array, Array]:
+  out = _leaky(y)
+  return out, out
+
+
+def _leaky_backward(out: Array, grad: Array) -> tuple[Array]:
+  return (_sloped(jax.lax.optimization_barrier(out), grad),)
+
+
+leaky_relu.defvjp(_leaky_forward, _leaky_backward)
 
 
 def _relu_forward(y: Array) -> tuple[Array, Array]:

@@ -43,7 +43,7 @@ def _forward(groups: int, eps: float, x: Array, gate: Array, scale: Array, bias:
   statistics = norm.of_groups(gate * mean, jnp.square(gate) * variance, groups, eps)
   line = norm.line_of(x, *statistics, scale, bias)
   seen = _gated(line, gate)
-  y = norm.normalised(seen, silu=True)
+  y = norm.normalised(seen, "silu")
   saved = ((line, gate), moments, statistics[1], scale)
   return (y.astype(x.dtype), seen.x.astype(x.dtype)), saved
 
@@ -62,7 +62,7 @@ def _backward(groups: int, eps: float, saved: tuple, grads: tuple[Array, Array])
   def at_norm(copy: Any) -> tuple[Array, Array]:
     """The gradient at the norm, and x less the mean of its channel."""
     seen, (y_grad, _) = copy
-    grad, _ = norm.gradient_at_norm(True, _gated(*seen), y_grad)
+    grad, _ = norm.gradient_at_norm("silu", _gated(*seen), y_grad)
     return grad, seen[0].x.astype(jnp.float32) - mean[:, None]
 
   grad, offset = at_norm(two)
@@ -81,7 +81,7 @@ def _backward(groups: int, eps: float, saved: tuple, grads: tuple[Array, Array])
   gate_grad -= slope * of_offset + shift * count * mean
 
   (line, gate), (y_grad, beside_grad) = last
-  gated_grad = norm.input_gradient(True, _gated(line, gate), y_grad, slope, shift) + beside_grad
+  gated_grad = norm.input_gradient("silu", _gated(line, gate), y_grad, slope, shift) + beside_grad
   return (gated_grad * gate[:, None]).astype(line.x.dtype), gate_grad, scale_grad, bias_grad
 
 

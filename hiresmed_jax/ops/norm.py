@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import activation, cpu
+from hiresmed_jax.ops.activation import Act
 from hiresmed_jax.ops.copies import copies
 from hiresmed_jax.types import Array
 
@@ -37,7 +38,7 @@ def group_count(channels: int, *, limit: int = 32) -> int:
 
 
 def group_norm(
-  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, silu: bool = False
+  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, act: Act = "none"
 ) -> Array:
   """Normalises each group of channels of each example to mean 0, variance 1; then scale and shift.
 
@@ -47,7 +48,7 @@ def group_norm(
     bias: f32[C].
     groups: statistics run over all positions and the C / groups channels of each.
     eps: added to the variance.
-    silu: whether y * sigmoid(y) of the result is taken (the paper's Eq. 4).
+    act: what is taken of the result; the paper's Eq. 4 has "silu".
 
   Returns:
     Like x. Source: Wu and He 2018; the paper's Eq. 9.
@@ -55,17 +56,17 @@ def group_norm(
   Raises:
     ValueError: C does not divide into `groups`.
   """
-  return _group_norm(groups, eps, silu, False, flat(x, groups), scale, bias)[0].reshape(x.shape)
+  return _group_norm(groups, eps, act, False, flat(x, groups), scale, bias)[0].reshape(x.shape)
 
 
 def group_norm_beside(
-  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, silu: bool = False
+  x: Array, scale: Array, bias: Array, *, groups: int, eps: float = EPSILON, act: Act = "none"
 ) -> tuple[Array, Array]:
   """(`group_norm`, x): a branch and what it is added to.
 
   The gradients of both are added where that of the norm is written, and not in a pass of their own.
   """
-  y, beside = _group_norm(groups, eps, silu, True, flat(x, groups), scale, bias)
+  y, beside = _group_norm(groups, eps, act, True, flat(x, groups), scale, bias)
   return y.reshape(x.shape), beside.reshape(x.shape)
 
 
@@ -100,34 +101,34 @@ def affine(x: Array, gain: Array, shift: Array, *, silu: bool) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _group_norm(
-  groups: int, eps: float, silu: bool, beside: bool, x: Array, scale: Array, bias: Array
+  groups: int, eps: float, act: Act, beside: bool, x: Array, scale: Array, bias: Array
 ) -> tuple[Array, ...]:
   """[N,P,C], f32[C], f32[C] -> ([N,P,C],), and x if `beside`."""
-  return _group_forward(groups, eps, silu, beside, x, scale, bias)[0]
+  return _group_forward(groups, eps, act, beside, x, scale, bias)[0]
 
 
 def _group_forward(
-  groups: int, eps: float, silu: bool, beside: bool, x: Array, scale: Array, bias: Array
+  groups: int, eps: float, act: Act, beside: bool, x: Array, scale: Array, bias: Array
 ) -> tuple[tuple[Array, ...], tuple[Line, Array, Array]]:
   mean, inverse_deviation = group_statistics(x, x, pilot(x), groups, eps)
   line = line_of(x, mean, inverse_deviation, scale, bias)
-  y = normalised(line, silu).astype(x.dtype)
+  y = normalised(line, act).astype(x.dtype)
   return ((y, x) if beside else (y,)), (line, inverse_deviation, scale)
 
 
 def _group_backward(
-  groups: int, eps: float, silu: bool, beside: bool, saved: Any, grads: tuple[Array, ...]
+  groups: int, eps: float, act: Act, beside: bool, saved: Any, grads: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
   del eps, beside
   line, inverse_deviation, scale = saved
   # The barriers also keep the compiler from storing the forward pass's values for this one.
   first, second, last = copies(3, (line, grads))
-  found = gradient_sums(silu, (first[0], first[1][0]), (second[0], second[1][0]))
+  found = gradient_sums(act, (first[0], first[1][0]), (second[0], second[1][0]))
   slope, shift, scale_grad, bias_grad = coefficients(
     groups, line.x.shape[1], inverse_deviation, scale, found
   )
   line, (grad, *skipped) = last
-  x_grad = sum(skipped, input_gradient(silu, line, grad, slope, shift))
+  x_grad = sum(skipped, input_gradient(act, line, grad, slope, shift))
   return x_grad.astype(line.x.dtype), scale_grad, bias_grad
 
 
@@ -140,29 +141,29 @@ def line_of(x: Array, mean: Array, inverse_deviation: Array, scale: Array, bias:
   return Line(x, mean, gain, bias - mean * gain)
 
 
-def normalised(line: Line, silu: bool) -> Array:
-  """By one multiply-add a value, and SiLU of it: f32[N,P,C]."""
+def normalised(line: Line, act: Act) -> Array:
+  """By one multiply-add a value, and the activation of it: f32[N,P,C]."""
   y = line.x.astype(jnp.float32) * line.gain[:, None] + line.shift[:, None]
-  return activation.silu(y) if silu else y
+  return activation.apply(act, y)
 
 
-def gradient_at_norm(silu: bool, line: Line, grad: Array) -> tuple[Array, Array]:
+def gradient_at_norm(act: Act, line: Line, grad: Array) -> tuple[Array, Array]:
   """Gradient with respect to the normalised and scaled values, and x less its mean: f32[N,P,C]."""
   grad = grad.astype(jnp.float32)
-  if silu:
-    grad = activation.silu_gradient(normalised(line, silu=False), grad)
+  if act != "none":
+    grad = activation.gradient(act, normalised(line, "none"), grad)
   return grad, line.x.astype(jnp.float32) - line.mean[:, None]
 
 
 def gradient_sums(
-  silu: bool, first: tuple[Line, Array], second: tuple[Line, Array]
+  act: Act, first: tuple[Line, Array], second: tuple[Line, Array]
 ) -> tuple[Array, Array]:
   """Sums over positions of the gradient and of its product with x less its mean, f32[N,C] each.
 
   `first` and `second` are copies of (line, gradient of the output), one for each sum.
   """
-  grad, _ = gradient_at_norm(silu, *first)
-  again, offset = gradient_at_norm(silu, *second)
+  grad, _ = gradient_at_norm(act, *first)
+  again, offset = gradient_at_norm(act, *second)
   # Sums over examples follow: without a barrier, a GPU's compiler passes over the tensor for them.
   return jax.lax.optimization_barrier(sums(grad, again * offset))
 
@@ -187,9 +188,9 @@ def coefficients(
   return slope, shift, scale_grad, bias_grad
 
 
-def input_gradient(silu: bool, line: Line, grad: Array, slope: Array, shift: Array) -> Array:
+def input_gradient(act: Act, line: Line, grad: Array, slope: Array, shift: Array) -> Array:
   """f32[N,P,C], from the gradient of the output and `coefficients`."""
-  grad, offset = gradient_at_norm(silu, line, grad)
+  grad, offset = gradient_at_norm(act, line, grad)
   return grad * line.gain[:, None] - offset * slope[:, None] - shift[:, None]
 
 

@@ -41,11 +41,11 @@ def _forward(groups: int, eps: float, x: Array, first: Affine, second: Affine) -
   mean, inverse_deviation = norm.group_statistics(x, x, norm.pilot(x), groups, eps)
   line = norm.line_of(x, mean, inverse_deviation, *first)
   # One for each sum of the second norm, for its output and for z.
-  one, two, inner, outer = (norm.normalised(copy, silu=True) for copy in copies(4, line))
-  pilot = norm.normalised(line._replace(x=norm.pilot(x)[:, None]), silu=True)[:, 0]
+  one, two, inner, outer = (norm.normalised(copy, "silu") for copy in copies(4, line))
+  pilot = norm.normalised(line._replace(x=norm.pilot(x)[:, None]), "silu")[:, 0]
   mean, inverse_of_second = norm.group_statistics(one, two, pilot, groups, eps)
   behind = norm.line_of(inner, mean, inverse_of_second, *second)
-  y, z = norm.normalised(behind, silu=False).astype(x.dtype), outer.astype(x.dtype)
+  y, z = norm.normalised(behind, "none").astype(x.dtype), outer.astype(x.dtype)
   saved = (line, behind._replace(x=z))
   return (z, y), (saved, (inverse_deviation, first[0]), (inverse_of_second, second[0]))
 
@@ -58,23 +58,23 @@ def _backward(groups: int, eps: float, residuals: tuple, grads: tuple[Array, Arr
 
   def at_second(copy: Any) -> tuple[norm.Line, Array]:
     (line, behind), (_, y_grad) = copy
-    z = again(lambda *line: norm.normalised(norm.Line(*line), silu=True), behind.x, *line)
+    z = again(lambda *line: norm.normalised(norm.Line(*line), "silu"), behind.x, *line)
     return behind._replace(x=z), y_grad
 
-  sums = norm.gradient_sums(False, at_second(one), at_second(two))
+  sums = norm.gradient_sums("none", at_second(one), at_second(two))
   slope, shift, *second_grads = norm.coefficients(
     groups, positions, inverse_of_second, scale_of_second, sums
   )
 
   def at_first(copy: Any) -> tuple[norm.Line, Array]:
     (line, _), (z_grad, _) = copy
-    return line, norm.input_gradient(False, *at_second(copy), slope, shift) + z_grad
+    return line, norm.input_gradient("none", *at_second(copy), slope, shift) + z_grad
 
-  sums = norm.gradient_sums(True, at_first(three), at_first(four))
+  sums = norm.gradient_sums("silu", at_first(three), at_first(four))
   slope_first, shift_first, *first_grads = norm.coefficients(
     groups, positions, inverse_of_first, scale_of_first, sums
   )
-  x_grad = norm.input_gradient(True, *at_first(five), slope_first, shift_first)
+  x_grad = norm.input_gradient("silu", *at_first(five), slope_first, shift_first)
   return x_grad.astype(saved[0].x.dtype), tuple(first_grads), tuple(second_grads)
 
 

@@ -18,21 +18,21 @@ SHAPE = (3, 6, 5, 8)
 
 
 def beside_apart(x, affine):
-  return norm.group_norm(x, *affine, **GROUPS, silu=True), x
+  return norm.group_norm(x, *affine, **GROUPS, act="silu"), x
 
 
 def beside(x, affine):
-  return norm.group_norm_beside(x, *affine, **GROUPS, silu=True)
+  return norm.group_norm_beside(x, *affine, **GROUPS, act="silu")
 
 
 def chain_apart(x, first, second):
-  z = norm.group_norm(x, *first, **GROUPS, silu=True)
+  z = norm.group_norm(x, *first, **GROUPS, act="silu")
   return z, norm.group_norm(z, *second, **GROUPS)
 
 
 def gated_apart(x, gate, affine):
   gated = x * gate[:, None, None].astype(x.dtype)
-  return norm.group_norm(gated, *affine, **GROUPS, silu=True), gated
+  return norm.group_norm(gated, *affine, **GROUPS, act="silu"), gated
 
 
 def gated(x, gate, affine):

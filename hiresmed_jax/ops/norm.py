@@ -184,7 +184,8 @@ def coefficients(
   count = positions * scale.shape[0] // groups
   shift = _group_sum(grad_sum * scale, groups) * inverse_deviation / count
   slope = _group_sum(grad_offset_sum * scale, groups) * inverse_deviation**3 / count
-  scale_grad, bias_grad = cpu.together((grad_offset_sum * inverse_deviation, grad_sum), 0)
+  # One sum for both; of two in one reduction the examples would be gathered from all devices.
+  scale_grad, bias_grad = jnp.sum(jnp.stack((grad_offset_sum * inverse_deviation, grad_sum)), 1)
   return slope, shift, scale_grad, bias_grad
 
 

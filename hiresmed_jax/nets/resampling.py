@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.blocks import Conv, inherited, kernel_init
+from hiresmed_jax.nets.layers import Conv, inherited, kernel_init
 from hiresmed_jax.ops import activation, convolution, upsample
 from hiresmed_jax.types import Array
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.blocks import BatchNorm, Logits
+from hiresmed_jax.nets.layers import BatchNorm, Logits
 from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.pool import max_pool
 from hiresmed_jax.ops.upsample import depth_to_space

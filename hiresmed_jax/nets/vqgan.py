@@ -12,13 +12,10 @@ from hiresmed_jax.nets.blocks import (
   HDFB,
   Activation,
   ChannelAttention,
-  Conv,
   DetailEnhancement,
-  GroupNorm,
-  Head,
   Residual,
-  inherited,
 )
+from hiresmed_jax.nets.layers import Conv, GroupNorm, Head, inherited
 from hiresmed_jax.nets.resampling import Downsample, Upsample, Upsampling
 from hiresmed_jax.ops.activation import leaky_relu
 from hiresmed_jax.types import Array

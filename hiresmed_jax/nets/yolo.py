@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.blocks import BatchNorm, Logits
+from hiresmed_jax.nets.layers import BatchNorm, Logits
 from hiresmed_jax.ops import convolution
 from hiresmed_jax.ops.depthwise import depthwise_conv
 from hiresmed_jax.ops.pool import max_pool

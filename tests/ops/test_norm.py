@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiresmed_jax.ops import cpu, norm
+from hiresmed_jax.ops import batch_norm, cpu, norm
 from tests.reference.parity import close, images, quick_jit
 from tests.reference.ways import as_on_accelerators
 
@@ -69,7 +69,7 @@ def test_batch_norm_is_pytorchs_with_gradients(silu):
   )
 
   def ours(x, scale, bias):
-    y, mean, var = norm.batch_norm(x, scale, bias, eps=1e-3, silu=silu)
+    y, mean, var = batch_norm.batch_norm(x, scale, bias, eps=1e-3, silu=silu)
     return jnp.sum(y * cotangent), (y, mean, var)
 
   value = quick_jit(jax.value_and_grad(ours, (0, 1, 2), has_aux=True))
@@ -91,9 +91,9 @@ def test_by_running_statistics_it_is_a_line():
   x = images((2, 3, 3, 4))
   gain, shift = np.arange(4, dtype=np.float32), np.ones(4, np.float32)
   y = x * gain + shift
-  np.testing.assert_allclose(norm.affine(x, gain, shift, silu=False), y, rtol=1e-6)
+  np.testing.assert_allclose(batch_norm.affine(x, gain, shift, silu=False), y, rtol=1e-6)
   np.testing.assert_allclose(
-    norm.affine(x, gain, shift, silu=True), y / (1 + np.exp(-y)), rtol=1e-5, atol=1e-6
+    batch_norm.affine(x, gain, shift, silu=True), y / (1 + np.exp(-y)), rtol=1e-5, atol=1e-6
   )
 
 
@@ -103,8 +103,8 @@ def test_a_single_position_and_a_constant_channel_become_their_bias():
   alone = group_norm(images((2, 1, 1, 16)), jnp.ones(16), bias)
   np.testing.assert_allclose(alone, np.broadcast_to(bias, alone.shape), atol=1e-6)
   x = np.full((2, 4, 4, 3), 7.0, np.float32)
-  batch_norm = quick_jit(functools.partial(norm.batch_norm, eps=1e-3, silu=False))
-  y, mean, var = batch_norm(x, np.ones(3, np.float32), np.arange(3.0))
+  batch = quick_jit(functools.partial(batch_norm.batch_norm, eps=1e-3, silu=False))
+  y, mean, var = batch(x, np.ones(3, np.float32), np.arange(3.0))
   np.testing.assert_allclose(y, np.broadcast_to(np.arange(3.0), x.shape), atol=1e-6)
   assert (float(mean[0]), float(var[0])) == (7.0, 0.0)
 

@@ -36,8 +36,6 @@ def get_config(arg: str = "all"):
   config.location.update({"size": 256, "batch_size": 4, "steps": 240, "mosaic": 0.0})
   config.location.update({"log_every": 40, "eval_every": 120, "lesion_free": 0.3})
   config.location.augment.scale = 0.2
-  # With the default, every third stone would lie anywhere in the body, mostly near the skin.
-  config.synthesize.floor = 0.05
   config.danger.update({"size": (320, 320), "crop": 128, "width": 4, "batch_size": 4, "steps": 160})
   config.danger.update({"log_every": 20, "eval_every": 160})
   return config

@@ -19,4 +19,5 @@ def get_config(arg: str = "all"):
     config.data.window = (-1000.0, 400.0)
   if preset == "best":
     config.data.size = (512, 512)
+  config.synthesize.host_rule = "lung"
   return config

@@ -29,4 +29,5 @@ def get_config(arg: str = "all"):
   config.location.update({"size": 320, "batch_size": 8, "epochs": 20, "close_mosaic": 3})
   config.location.update({"log_every": 25, "eval_every": 100})
   config.lesion.update({"sides": (32,), "limit": 20})  # what two cores train in half an hour
+  config.synthesize.host_rule = "lung"
   return config

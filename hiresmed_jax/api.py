@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from hiresmed_jax.data import records, stored
 from hiresmed_jax.data.sample import PHOTOMETRICS
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import canvas, other_images, places, survey, workdir
+from hiresmed_jax.inference import canvas, host_prior, other_images, places, survey, workdir
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import candidates
 from hiresmed_jax.routes.settings import SYNTHESIZE
@@ -145,8 +145,9 @@ class Run:
     """Chance of each pixel to be the centre of a lesion, as `synthesize` draws places.
 
     The prior is that of the run's `synthesize.prior`: by default the one that the route `location`
-    found best (atlas, YOLO11 or their product), and the atlas where that route is not trained. A
-    share `synthesize.floor` of the chance is uniform. It is 0 outside the body, in saturated
+    found best (hosts, and perhaps atlas or YOLO11), and hosts with or without the atlas where that
+    route is not trained; it is that of a lesion of mean size. A share `synthesize.floor` of the
+    chance is uniform within what is likely. It is 0 outside the body, in saturated
     pixels, where the U-Net of the route `danger` forbids lesions (if `synthesize.danger` is on; by
     default where that route is trained and spares real lesions), and within `synthesize.margin_px`
     of all these. The extent of a lesion is not considered.
@@ -162,10 +163,12 @@ class Run:
       UserError: the run has no survey of lesions; an image other than these.
     """
     scene, values = canvas.real(_record(image, self._ranges, **units)), self._values
-    score = places.score_map(self._prior, self._survey.atlas, scene)
+    density = places.density(self._prior, self._survey.atlas, scene)
+    score = places.score_map(self._prior, density, scene)
     forbidden = None if self._danger is None else places.forbidden(self._danger, scene)
     allowed = places.allowed(scene, forbidden, values.margin_px)
-    return np.exp(candidates.log_probabilities(score, allowed, values.floor)).astype(np.float32)
+    logs = candidates.log_probabilities(score, allowed, values.floor, density.likely)
+    return np.exp(logs).astype(np.float32)
 
   def synthesize(
     self,
@@ -271,7 +274,15 @@ class Run:
 
   @functools.cached_property
   def _prior(self) -> places.Prior:
-    return places.open_prior(self._values.prior, self.workdir, self._fingerprint)[0]
+    fitted, rule = None, self._values.host_rule
+    if self._values.hosts == "on" and self._values.prior != "uniform":
+      fitted = host_prior.load(self.workdir, self._fingerprint, host_rule=rule)
+      if fitted is None:
+        dataset = workdir.dataset_of(self.workdir, self.data)
+        fitted = host_prior.load_or_make(dataset, self.workdir, self._survey.atlas, host_rule=rule)
+    return places.open_prior(
+      self._values.prior, self.workdir, self._fingerprint, fitted=fitted, host_rule=rule
+    )[0]
 
   @functools.cached_property
   def _danger(self) -> Model | None:

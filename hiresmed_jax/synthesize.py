@@ -94,10 +94,13 @@ def main(argv: list[str]) -> None:
   if options.json:
     summary = {"out": str(options.out.absolute()), "images": len(made), "asked": count}
     summary |= {"lesions": lesions, "substituted": substituted, "failed": failures}
+    summary |= {"places": setting.prior.label, "weak_places": setting.weak_places}
     print(json.dumps(summary | {"contact_sheet": sheet and str(sheet)}, indent=2))
   elif made:
     print(f"{len(made)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet}")
+    if setting.weak_places:
+      print(f"warning: {setting.weak_places}")
     if substituted:
       print(
         f"{substituted} of {lesions} lesions are not the bank's, which gave none there "

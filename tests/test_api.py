@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(data, tmp_path_factory):
   folder = tmp_path_factory.mktemp("api_run")
-  tiny_run.untrained(folder, data, SIZE, "synthesize.floor=0.25")
+  tiny_run.untrained(folder, data, SIZE, "synthesize.floor=0.25", "synthesize.hosts=off")
   survey.load_or_make(data, folder)
   return folder
 
@@ -137,6 +137,7 @@ def test_the_command_makes_the_same_images(workdir, tmp_path, background):
   given = ["--config", f"{tiny.__file__}:background", "--config.data.phantom.kind="]
   given += [f"--config.{SIZE}", "--config.background.gan.weight=0.0"]
   given += ["--workdir", str(workdir), "--out", str(tmp_path), "--num", "2", "--seed", "5"]
+  given += ["--config.synthesize.hosts=off"]
   given += ["--config.synthesize.floor=0.25", "--lesions", "2", "--diameter-px", "6-8"]
   synthesize.main([*given, "--lesion-source", "copy", "--background", background])
   run = hiresmed_jax.open_run(workdir)

@@ -91,13 +91,13 @@ def load(example: Mapping[str, Any], view: View) -> Example:
   if example["photometric"] == "MONOCHROME1":
     np.negative(pixels, out=pixels)
   boxes, lesion_mask = keep_inside(
-    placement.boxes(example["boxes"]), _mask(example["lesion_mask"], placement), view.shape
+    placement.boxes(example["boxes"]), placed(example["lesion_mask"], placement), view.shape
   )
   return {
     "images_m11": placement.paste(pixels, fill=-1.0),
     "boxes": boxes,
     "lesion_mask": lesion_mask,
-    "forbidden_mask": _mask(example["forbidden_mask"], placement),
+    "forbidden_mask": placed(example["forbidden_mask"], placement),
     "valid": placement.paste(np.ones((*placement.inner, 1), bool), fill=False)[..., 0],
     "spacing_mm": (example["spacing_mm"] / placement.scale).astype(np.float32),
     "group": example["group"],
@@ -145,7 +145,8 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
   return np.repeat(image, channels, axis=-1)
 
 
-def _mask(mask: np.ndarray, placement: "Placement") -> np.ndarray:
+def placed(mask: np.ndarray, placement: "Placement") -> np.ndarray:
+  """A mask [H, W] in a view, 0 on padding; (0, 0) stays."""
   if mask.size == 0:
     return mask
   return placement.paste(placement.resize_labels(mask)[..., None], fill=0)[..., 0]

@@ -22,6 +22,7 @@ class Canvas(NamedTuple):
   boxes: np.ndarray  # f32[N, 4], the record's own lesions in canvas pixels
   lesion_mask: np.ndarray  # uint16[H, W], id = box index + 1, or (0, 0)
   forbidden_mask: np.ndarray  # uint8[H, W] or (0, 0)
+  host_mask: np.ndarray  # uint8[H, W], nonzero where lesions may live, or (0, 0)
   content: np.ndarray  # bool[H, W], where there is a body
 
   @property
@@ -51,6 +52,7 @@ def real(item: Mapping[str, Any]) -> Canvas:
     boxes=item["boxes"],
     lesion_mask=item["lesion_mask"],
     forbidden_mask=item["forbidden_mask"],
+    host_mask=item["host_mask"],
     content=body.content(values, value_range=value_range),
   )
 
@@ -79,6 +81,7 @@ def viewed(
     boxes=example["boxes"],
     lesion_mask=example["lesion_mask"],
     forbidden_mask=example["forbidden_mask"],
+    host_mask=example["host_mask"],
     content=body.content(values, value_range=(low, high)),
   )
 
@@ -96,15 +99,17 @@ def without_padding(
     network: images_m11 f32[S, T, C] -> the same of its output; None: the view itself.
 
   Returns:
-    (images_m11, boxes, masks and spacing of `transforms.load`, output f32[H, W, C]).
+    (images_m11, boxes, masks and spacing of `transforms.load`, and host_mask; output f32[H, W, C]).
   """
   example = transforms.load(item, view)
-  rows, columns = transforms.place(item["image"].shape[:2], view.shape, view.fit).filled
+  placement = transforms.place(item["image"].shape[:2], view.shape, view.fit)
+  rows, columns = placement.filled
+  example["host_mask"] = transforms.placed(item["host_mask"], placement)
   image_m11 = example["images_m11"]
   output_m11 = image_m11 if network is None else network(image_m11)
   cut = {
     name: example[name][rows, columns] if example[name].size else example[name]
-    for name in ("images_m11", "lesion_mask", "forbidden_mask")
+    for name in ("images_m11", "lesion_mask", "forbidden_mask", "host_mask")
   }
   shift = np.array([columns.start, rows.start] * 2, np.float32)
   output_m11 = transforms.with_channels(output_m11[rows, columns], image_m11.shape[-1])
@@ -131,6 +136,7 @@ def record_of(
     "boxes": np.zeros((0, 4), np.float32),
     "lesion_mask": unknown,
     "forbidden_mask": unknown,
+    "host_mask": unknown,
     "spacing_mm": np.asarray(spacing_mm, np.float32),
     "group": "",
     "image_id": "",

@@ -98,7 +98,8 @@ def with_decoys(item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float
   """
   values, value_range = transforms.values_of(item)
   lesions = lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
-  holes = _decoys(values, value_range, lesions, np.random.default_rng(seed), decoys)
+  content = body.content(values, value_range=value_range)
+  holes = holes_elsewhere(content, lesions, np.random.default_rng(seed), decoys)
   key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
   return canvas.stored(inpainted(values, lesions + holes, key), item)
 
@@ -151,27 +152,37 @@ def _ellipse(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   return ((columns + 0.5 - x) / half[0]) ** 2 + ((rows + 0.5 - y) / half[1]) ** 2 <= 1
 
 
-def _decoys(
-  values: np.ndarray,
-  value_range: tuple[float, float],
+def holes_elsewhere(
+  allowed: np.ndarray,
   lesions: list[np.ndarray],
   rng: np.random.Generator,
   share: float,
+  *,
+  host: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-  """bool[H, W] each: outlines of the lesions at other places of the body."""
+  """Outlines of lesions at other places.
+
+  Args:
+    allowed: bool[H, W], pixels that they may cover.
+    lesions: bool[H, W] each, whose outlines are taken.
+    rng: draws outlines and places.
+    share: mean number for each lesion; there are fewer where no room is left.
+    host: bool[H, W], where their centres may lie; None: anywhere.
+
+  Returns:
+    bool[H, W] each.
+  """
   count = int(share * len(lesions) + rng.random())
   if not count or not lesions:
     return []
-  content = body.content(values, value_range=value_range)
   near_lesions = dilated(np.any(lesions, axis=0), _APART_PX)
-  free = candidates.allowed_pixels(near_lesions.astype(np.uint8), content, 0.0)
+  free = candidates.allowed_pixels(near_lesions.astype(np.uint8), allowed, 0.0)
+  score = np.ones(free.shape, np.float32) if host is None else host.astype(np.float32)
   decoys = []
   for number in rng.integers(len(lesions), size=count):
     shape = cropped(lesions[number])
     try:
-      (site,) = candidates.place(
-        rng, np.ones(free.shape, np.float32), free, [shape], floor=1.0, min_gap_px=0.0
-      )
+      (site,) = candidates.place(rng, score, free, [shape], likely=host, floor=1.0, min_gap_px=0.0)
     except UserError:  # no room in this body
       continue
     decoy = np.zeros(free.shape, bool)

@@ -1,6 +1,7 @@
 """Where a lesion is likely in an image, and where none can be.
 
-Scores of YOLO11 before suppression are C_loc (Eq. 14); the U-Net gives M_danger (Eq. 15).
+Scores of YOLO11 before suppression are C_loc (Eq. 14); the U-Net gives M_danger (Eq. 15). How much
+the surroundings of a place are like those of real lesions multiplies the prior (`placement.hosts`).
 H, W rows and columns of the canvas.
 """
 
@@ -17,7 +18,8 @@ from hiresmed_jax.inference import workdir
 from hiresmed_jax.inference.canvas import Canvas, record_of
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.placement import atlas as atlases
-from hiresmed_jax.placement import candidates
+from hiresmed_jax.placement import candidates, hosts, lung, surroundings
+from hiresmed_jax.placement.hosts import Hosts
 
 _FORBIDDEN = 0.5  # chance from which on a pixel is forbidden
 _SATURATED = 0.02  # of the value range, from its end: a lesion would not be visible there
@@ -29,15 +31,53 @@ class Prior(NamedTuple):
   name: str = "atlas"  # one of `settings.PRIORS`
   detector: Model | None = None  # of `workdir.detection_scores`; None for "uniform" and "atlas"
   power: float = 1.0  # of the detector's scores: below 1 they count less
+  hosts: Hosts | None = None  # of `placement.hosts`, which multiplies it; None: nothing does
+  hosts_power: float = 1.0  # of the hosts' odds
+  least_seen: float = 1.0  # density of the atlas, over the uniform one, that limits the hosts below
+  host_rule: str = ""  # one of `lung.RULES`: where lesions may live, for images without such a mask
+
+  @property
+  def label(self) -> str:
+    """What the manifest says of places that are drawn from it."""
+    if self.hosts is None:
+      return self.name
+    return "hosts" if self.name == "uniform" else f"{self.name} x hosts"
+
+
+class Fitted(NamedTuple):
+  """What was fitted to tell where lesions live, and how it is used without a detector."""
+
+  hosts: Hosts | None  # None: it could not be fitted
+  why: str  # it could not be; "" where it was
+  digest: str  # differs for another fit
+  least_seen: float  # as of `Prior`
+  name: str  # "uniform" or "atlas": what it is best multiplied with
+  power: float  # of its odds
+  gains: dict[str, float]  # nats a lesion of validation images over the uniform prior, by prior
+
+
+class Density(NamedTuple):
+  """A prior laid over a canvas."""
+
+  score: np.ndarray  # f32[H, W], >= 0, any scale: all but the hosts; 0 where no lesion can live
+  odds: hosts.Odds | None  # of the hosts; None: they do not count
+  likely: np.ndarray  # bool[H, W], pixels to which uniform places are limited
 
 
 def open_prior(
-  asked: str, folder: Path, fingerprint: str, *, dtype: Any = None
+  asked: str,
+  folder: Path,
+  fingerprint: str,
+  *,
+  fitted: Fitted | None = None,
+  host_rule: str = "",
+  dtype: Any = None,
 ) -> tuple[Prior, str]:
   """Opens a prior of a run; `dtype` is that of the convolutions, None: as the route's config says.
 
   `asked` is one of `settings.PRIORS`, or "auto": the one that the route `location` found best on
-  validation images; the atlas where that route is not trained.
+  validation images; where that route is not trained, or for "hosts", the one that `fitted` is best
+  with, else the atlas. `fitted` multiplies all but "uniform"; None: nothing does.
 
   Returns:
     (the prior, text that differs where another prior is used).
@@ -45,15 +85,52 @@ def open_prior(
   Raises:
     UserError: the route that it needs is not trained, or on other data.
   """
-  if asked == "auto" and not (folder / "location" / "DONE.json").is_file():
-    asked = "atlas"
-  if asked in ("uniform", "atlas"):
-    return Prior(asked), asked
+  live, rule = None if fitted is None else fitted.hosts, host_rule
+  is_trained = (folder / "location" / "DONE.json").is_file()
+  if asked == "uniform":
+    return Prior(asked, host_rule=rule), _text(asked, rule)
+  if asked in ("atlas", "hosts") or (asked == "auto" and not is_trained):
+    if fitted is None or live is None:
+      return Prior("atlas", host_rule=rule), _text("atlas", rule)
+    name = "atlas" if asked == "atlas" else fitted.name
+    first = "atlas" if asked == "atlas" else f"hosts by {name}"
+    return (
+      Prior(name, None, 1.0, live, fitted.power, fitted.least_seen, rule),
+      _text(f"{first}, {fitted.digest}, {fitted.power:g}", rule),
+    )
   detector = workdir.location_of(folder, fingerprint, dtype=dtype)
   chosen = detector.results["prior"]
   name, powers = chosen["name"] if asked == "auto" else asked, chosen["powers"]
   label = f"{name}, {detector.step}, {powers}"
-  return Prior(name, detector, powers.get(name, 1.0)), label
+  prior = Prior(name, detector, powers.get(name, 1.0), host_rule=rule)
+  # A route that was trained before there were hosts has not chosen how much they count.
+  hosts_powers = chosen.get("hosts_powers", {})
+  if fitted is None or live is None or name not in hosts_powers:
+    return prior, _text(label, rule)
+  power = hosts_powers[name]
+  # "uniform" alone is another prior, which a folder that is gone on with must not ask for.
+  first = "auto by hosts" if name == "uniform" else name
+  label = f"{first}, {detector.step}, {powers}, hosts {fitted.digest}, {power:g}"
+  prior = prior._replace(hosts=live, hosts_power=power, least_seen=fitted.least_seen)
+  return prior, _text(label, rule)
+
+
+def why_weak(prior: Prior, fitted: Fitted | None) -> str:
+  """One line where places come from little; "" where they do not."""
+  if prior.name == "uniform" and prior.hosts is None:
+    return ""
+  if prior.hosts is None and fitted is not None:
+    reason = fitted.why or "the route location was trained before it could be used: train it again"
+    return (
+      f"what surrounds lesions does not count for places, which come from {prior.name}: {reason}"
+    )
+  if prior.hosts is None and prior.name == "atlas":
+    return "places come from the atlas alone: see synthesize.hosts and the route location"
+  return ""
+
+
+def _text(label: str, rule: str) -> str:
+  return f"{label}, in {rule}" if rule else label
 
 
 def open_danger(
@@ -79,10 +156,10 @@ def open_danger(
   return unet, f"danger, {unet.step}"
 
 
-def score_map(
+def density(
   prior: Prior, atlas: atlases.Atlas, scene: Canvas, device: jax.Device | None = None
-) -> np.ndarray:
-  """The prior laid over a canvas: f32[H, W], >= 0, any scale.
+) -> Density:
+  """The prior laid over a canvas; it is 0 where lesions cannot live (`host_of`).
 
   Raises:
     UserError: see `atlas.score_map`.
@@ -95,7 +172,78 @@ def score_map(
     score = detector_scores(prior.detector, scene, device) ** np.float32(prior.power)
   if prior.name in ("atlas", "atlas x yolo"):
     score = score * atlases.score_map(atlas, scene.content)
-  return score
+  odds, likely = None, np.ones(scene.shape, bool)
+  if prior.hosts is not None:
+    odds = odds_of(prior.hosts, scene)
+    likely = odds.of_mean >= np.float32(prior.hosts.least)
+    # Where no patient has lesions, few places are known, and the odds are a guess.
+    seen = atlases.score_map(atlas, scene.content) * max(np.count_nonzero(scene.content), 1)
+    score = score * likely * np.minimum(seen / np.float32(prior.least_seen), np.float32(1.0))
+  host = host_of(scene, prior.host_rule)
+  if host is not None:
+    score, likely = score * host, likely & host
+  return Density(score, odds, likely)
+
+
+def score_map(
+  prior: Prior, found: Density, scene: Canvas, diameter_px: float | None = None
+) -> np.ndarray:
+  """How likely a lesion of this diameter is at each place: f32[H, W], >= 0, any scale.
+
+  `found` is the density of the prior over the canvas; without a diameter it is of the mean size.
+  """
+  if prior.hosts is None or found.odds is None:
+    return found.score
+  log_odds = _for_size(prior.hosts, found.odds, scene, diameter_px)
+  return found.score * powered(log_odds, prior.hosts_power, scene.content)
+
+
+def plenty(
+  prior: Prior, found: Density, scene: Canvas, allowed: np.ndarray, diameter_px: float
+) -> float:
+  """How many places a canvas has for a lesion of this diameter, relative to training images.
+
+  That is the mean of the hosts' odds over bool[H, W] allowed; 1 where hosts do not count.
+  """
+  free = allowed & (found.score > 0)
+  if prior.hosts is None or found.odds is None or not free.any():
+    return 1.0
+  log_odds = _for_size(prior.hosts, found.odds, scene, diameter_px)
+  return float(np.exp(log_odds[free], dtype=np.float64).mean())
+
+
+def _for_size(
+  live: Hosts, odds: hosts.Odds, scene: Canvas, diameter_px: float | None
+) -> np.ndarray:
+  """Log-odds f32[H, W] for a lesion of this diameter."""
+  if diameter_px is None:
+    return odds.of_mean
+  size = np.float32(hosts.size_of(live, diameter_px, scene.content))
+  return odds.of_mean + size * odds.by_size
+
+
+def host_of(scene: Canvas, rule: str) -> np.ndarray | None:
+  """bool[H, W]: where the centre of a lesion may lie; None: anywhere.
+
+  That is the image's own mask of hosts where it is known, else what a rule of `lung.RULES` finds.
+  """
+  if scene.host_mask.size:
+    return scene.host_mask > 0
+  if not rule:
+    return None
+  return lung.RULES[rule](surroundings.grey_of(scene.values, scene.value_range), scene.content)
+
+
+def odds_of(live: Hosts, scene: Canvas) -> hosts.Odds:
+  """The hosts' log-odds over a canvas."""
+  grey = surroundings.grey_of(scene.values, scene.value_range)
+  return hosts.odds(live, grey, scene.content)
+
+
+def powered(log_odds: np.ndarray, power: float, content: np.ndarray) -> np.ndarray:
+  """exp(power * log-odds) f32[H, W], 1 at its greatest in bool[H, W] content."""
+  top = log_odds[content].max() if content.any() else log_odds.max()
+  return np.exp(np.float32(power) * np.minimum(log_odds - top, np.float32(0.0)))
 
 
 def detector_scores(detector: Model, scene: Canvas, device: jax.Device | None = None) -> np.ndarray:

@@ -15,9 +15,10 @@ from hiresmed_jax.inference import canvas, emptied, places
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.metrics.significance import Interval, bootstrap
 from hiresmed_jax.placement import atlas as atlases
-from hiresmed_jax.placement import candidates
+from hiresmed_jax.placement import candidates, surroundings
 
 POWERS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the detector's scores
+HOSTS_POWERS = (0.35, 0.5, 0.7, 1.0, 1.4)  # of the hosts' odds
 WITH_DETECTOR = ("yolo", "atlas x yolo")
 _PICTURES = 4
 
@@ -28,21 +29,36 @@ class Scores(NamedTuple):
   # Key of a prior (see `key_of`) -> f64[N], nats over the uniform prior.
   logs: dict[str, np.ndarray]
   groups: list[str]  # N patient groups
-  # Of a few images, ([image, atlas, detector, both: each f32[H, W] in [0, 1]], f64[n, 2] (x, y) of
-  # its lesions).
+  # Of a few images, ([image, atlas, detector, both, hosts: each f32[H, W] in [0, 1], where they are
+  # scored], f64[n, 2] (x, y) of its lesions).
   pictures: list[tuple[list[np.ndarray], np.ndarray]]
+  choices: dict[str, "Choice"]  # what each key stands for
 
 
-def key_of(name: str, power: float) -> str:
-  """Under which key a prior's log-scores are: "atlas", "yolo ^ 0.5", "atlas x yolo ^ 2"."""
-  return name if name == "atlas" else f"{name} ^ {power:g}"
+class Choice(NamedTuple):
+  """A prior and how much its factors count."""
+
+  name: str  # one of `settings.PRIORS`
+  power: float = 1.0  # of the detector's scores, where the prior has one
+  hosts_power: float = 0.0  # of the hosts' odds; 0: they do not count
+
+  @property
+  def key(self) -> str:
+    """Under which its log-scores are: "atlas", "yolo ^ 0.5", "atlas x yolo ^ 2 x hosts ^ 1"."""
+    own = f"{self.name} ^ {self.power:g}" if self.name in WITH_DETECTOR else self.name
+    if not self.hosts_power:
+      return own
+    live = f"hosts ^ {self.hosts_power:g}"
+    return live if self.name == "uniform" else f"{own} x {live}"
 
 
 def score_priors(
   source: Records,
-  detector: Model,
+  detector: Model | None,
   atlas: atlases.Atlas,
   *,
+  fitted: places.Fitted | None = None,
+  host_rule: str = "",
   decoys: float,
   floor: float,
   seed: int,
@@ -53,7 +69,9 @@ def score_priors(
 
   Args:
     source: a split that nothing was fitted to.
-    detector: of `workdir.detection_scores`.
+    detector: of `workdir.detection_scores`; None: priors without one.
+    fitted: what tells where lesions live; None: priors without it.
+    host_rule: as of `places.Prior`.
     atlas: fitted to the training split.
     decoys: see `emptied.with_decoys`.
     floor: share that is uniform.
@@ -67,51 +85,50 @@ def score_priors(
     item = source[int(index)]
     if not len(item["boxes"]):
       return None
-    return _score_image(item, detector, atlas, (seed, int(index)), decoys, floor)
+    return _score_image(item, detector, atlas, fitted, host_rule, (seed, int(index)), decoys, floor)
 
   logs: dict[str, list[np.ndarray]] = {}
+  choices: dict[str, Choice] = {}
   groups: list[str] = []
   pictures = []
   for scored in ordered_map(score, chosen, workers=workers):
     if scored is None:
       continue
     own, group, picture = scored
-    for key, values in own.items():
-      logs.setdefault(key, []).append(values)
+    for choice, values in own.items():
+      choices[choice.key] = choice
+      logs.setdefault(choice.key, []).append(values)
     groups += [group] * len(picture[1])
     pictures.append(picture)
   every = max(1, len(pictures) // _PICTURES)
   joined = {key: np.concatenate(values) for key, values in logs.items()}
-  return Scores(joined, groups, pictures[::every][:_PICTURES])
+  return Scores(joined, groups, pictures[::every][:_PICTURES], choices)
 
 
-def best(scores: Scores) -> tuple[str, dict[str, float]]:
-  """The prior with the highest mean log-score, and the best power of each that has a detector.
+def best(scores: Scores, *, with_hosts: bool) -> dict[str, Choice]:
+  """The best choice of each prior by mean log-score, the best prior first.
 
-  Returns:
-    (name, {name: power}); the atlas has no power.
+  Without hosts the uniform prior is not among them; with them they count in all.
   """
-  means = {key: float(values.mean()) for key, values in scores.logs.items()}
-  ranking = sorted(means, key=lambda key: -means[key])
-  powers: dict[str, float] = {}
-  for key in ranking:
-    name, _, power = key.partition(" ^ ")
-    if power:
-      powers.setdefault(name, float(power))
-  return ranking[0].partition(" ^ ")[0], powers
+  ranking = sorted(scores.choices, key=lambda key: -float(scores.logs[key].mean()))
+  found: dict[str, Choice] = {}
+  for choice in (scores.choices[key] for key in ranking):
+    if bool(choice.hosts_power) == with_hosts:
+      found.setdefault(choice.name, choice)
+  return found
 
 
-def table(scores: Scores, used: str, *, powers: Iterable[float], seed: int) -> dict[str, Any]:
+def table(scores: Scores, used: str, *, others: Iterable[str], seed: int) -> dict[str, Any]:
   """Means and intervals over groups, for JSON.
 
-  `used` is the key of the prior that was chosen on other images, `powers` are those of the detector
-  that are reported, `seed` is that of the resampling.
+  `used` is the key of the prior that was chosen on other images, `others` are keys of those that
+  are reported beside it and the atlas, `seed` is that of the resampling.
 
   Returns:
     {"over_uniform": key -> {"mean", "low", "high"}, "used_over": the same of the gain of the prior
     in use over the others, "lesions", "groups"}; nats a lesion.
   """
-  reported = {"atlas", used, *(key_of(name, power) for name in WITH_DETECTOR for power in powers)}
+  reported = {"atlas", used, *others}
   logs = {key: values for key, values in scores.logs.items() if key in reported}
   over_used = gains(logs, scores.groups, against=used, seed=seed)
   used_over = {
@@ -173,28 +190,47 @@ def log_scores(
 
 def _score_image(
   item: Mapping[str, Any],
-  detector: Model,
+  detector: Model | None,
   atlas: atlases.Atlas,
+  fitted: places.Fitted | None,
+  host_rule: str,
   seed: tuple[int, int],
   decoys: float,
   floor: float,
-) -> tuple[dict[str, np.ndarray], str, tuple[list[np.ndarray], np.ndarray]]:
+) -> tuple[dict[Choice, np.ndarray], str, tuple[list[np.ndarray], np.ndarray]]:
   """(log-scores of each prior, group, picture) of one image; see `Scores`."""
   points = atlases.centres_of(item)
   scene = canvas.real({**item, "image": emptied.with_decoys(item, seed, decoys=decoys)})
-  likely = places.score_map(places.Prior("atlas"), atlas, scene)
-  detected = places.detector_scores(detector, scene)
-  scores = {"atlas": likely}
-  for power in POWERS:
-    detected_power = detected ** np.float32(power)
-    scores[key_of("yolo", power)] = detected_power
-    scores[key_of("atlas x yolo", power)] = likely * detected_power
+  likely = places.density(places.Prior("atlas"), atlas, scene).score
+  scores = {Choice("atlas"): likely}
+  shown = [likely]
+  if detector is not None:
+    detected = places.detector_scores(detector, scene)
+    shown += [detected, likely * detected]
+    for power in POWERS:
+      detected_power = detected ** np.float32(power)
+      scores[Choice("yolo", power)] = detected_power
+      scores[Choice("atlas x yolo", power)] = likely * detected_power
+  if fitted is not None and fitted.hosts is not None:
+    live = places.Prior(
+      "uniform", hosts=fitted.hosts, least_seen=fitted.least_seen, host_rule=host_rule
+    )
+    found = places.density(live, atlas, scene)
+    living = {
+      power: places.score_map(live._replace(hosts_power=power), found, scene)
+      for power in HOSTS_POWERS
+    }
+    without = {**scores, Choice("uniform"): np.float32(1.0)}
+    for choice, score in without.items():
+      for power, one in living.items():
+        scores[choice._replace(hosts_power=power)] = score * one
+    shown.append(living[1.0])
   logs = {
-    key: log_scores(score, scene.content, points, floor=floor) for key, score in scores.items()
+    choice: log_scores(score, scene.content, points, floor=floor)
+    for choice, score in scores.items()
   }
-  low, high = scene.value_range
-  image = np.clip((scene.values.mean(axis=-1) - low) / max(high - low, 1e-6), 0.0, 1.0)
-  maps = [score / max(float(score.max()), 1e-12) for score in (likely, detected, likely * detected)]
+  image = surroundings.grey_of(scene.values, scene.value_range)
+  maps = [score / max(float(score.max()), 1e-12) for score in shown]
   return logs, item["group"], ([image, *maps], points)
 
 

@@ -60,23 +60,26 @@ def allowed_pixels(forbidden: np.ndarray | None, valid: np.ndarray, margin_px: f
   return erode(free, disc, (reach, reach), beyond=True)
 
 
-def log_probabilities(score: np.ndarray, candidates: np.ndarray, floor: float) -> np.ndarray:
+def log_probabilities(
+  score: np.ndarray, candidates: np.ndarray, floor: float, likely: np.ndarray | None = None
+) -> np.ndarray:
   """Log-probability of each candidate: a share `floor` is uniform, the rest follows the score.
 
-  f32[H, W] score, >= 0, and bool[H, W] candidates -> f64[H, W], natural logarithms whose
-  exponentials sum to 1; -inf elsewhere.
+  f32[H, W] score, >= 0, bool[H, W] candidates, and bool[H, W] of which alone the uniform share is
+  (None: of all) -> f64[H, W], natural logarithms whose exponentials sum to 1; -inf elsewhere.
   """
-  weights = _Weights(score, candidates, floor)
+  weights = _Weights(score, candidates, floor, likely)
   with np.errstate(divide="ignore"):
-    return np.log(np.where(candidates, weights.probability(score), 0.0))
+    return np.log(np.where(candidates, weights.probability(score, weights.even), 0.0))
 
 
 def place(
   rng: np.random.Generator,
-  score: np.ndarray,
+  score: np.ndarray | Sequence[np.ndarray],
   allowed: np.ndarray,
   footprints: Sequence[np.ndarray],
   *,
+  likely: np.ndarray | None = None,
   at: Sequence[tuple[float, float]] | None = None,
   floor: float = 0.3,
   min_gap_px: float,
@@ -90,12 +93,14 @@ def place(
 
   Args:
     rng: draws the places; equal states give equal places.
-    score: f32[H, W], >= 0, any scale: how likely a lesion is there.
+    score: f32[H, W], >= 0, any scale: how likely a lesion is there; or one for each footprint.
     allowed: bool[H, W], see `allowed_pixels`.
     footprints: bool[h, w] each, with at least one pixel set.
+    likely: bool[H, W], the pixels to which uniform places are limited; None: they are not.
     at: (x, y) for the first footprints, in order; the centroid lies within 0.71 px of it, as near
       as whole pixels allow. The others are drawn.
-    floor: share of places that are drawn uniformly; 1 where the score is 0 on all candidates.
+    floor: share of places that are drawn uniformly; 1 where the score is 0 on all candidates, 0
+      where no candidate is likely.
     min_gap_px: least distance between the pixel centres of two footprints; they never overlap.
     prior: name of the score, for `Site.prior`.
 
@@ -107,7 +112,8 @@ def place(
       more points than footprints.
     ValueError: arrays that do not match, an empty footprint, a floor outside [0, 1].
   """
-  _check(score, allowed, floor, min_gap_px)
+  scores = [score] * len(footprints) if isinstance(score, np.ndarray) else list(score)
+  _check(scores, allowed, floor, min_gap_px, len(footprints))
   shapes = [Footprint.of(one) for one in footprints]
   points = list(at or ())
   if len(points) > len(shapes):
@@ -123,13 +129,13 @@ def place(
 
   sites: dict[int, Site] = {}
   for index, point in enumerate(points):
-    weights = _Weights(score, free_of(index, sites), floor)
+    weights = _Weights(scores[index], free_of(index, sites), floor, likely)
     sites[index] = _users_site(point, weights, rooms[index], shapes[index])
   rest = sorted(range(len(points), len(shapes)), key=lambda i: -shapes[i].area)
   for _ in range(_TRIES):
     drawn = dict(sites)
     for index in rest:
-      weights = _Weights(score, free_of(index, drawn), floor)
+      weights = _Weights(scores[index], free_of(index, drawn), floor, likely)
       site = _drawn_site(rng, weights, shapes[index], prior)
       if site is None:
         break
@@ -141,11 +147,16 @@ def place(
   raise UserError(_no_room(shapes[index], rooms[index], allowed, len(shapes)))
 
 
-def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float) -> None:
-  if score.shape != allowed.shape or allowed.dtype != bool:
-    raise ValueError(f"score {score.shape}, allowed {allowed.dtype} {allowed.shape}")
-  if not (np.isfinite(score.min()) and np.isfinite(score.max()) and score.min() >= 0):
-    raise ValueError("a score that is negative or not finite")
+def _check(
+  scores: Sequence[np.ndarray], allowed: np.ndarray, floor: float, gap: float, count: int
+) -> None:
+  if len(scores) != count:
+    raise ValueError(f"{len(scores)} scores for {count} footprints")
+  for score in {id(score): score for score in scores}.values():
+    if score.shape != allowed.shape or allowed.dtype != bool:
+      raise ValueError(f"score {score.shape}, allowed {allowed.dtype} {allowed.shape}")
+    if not (np.isfinite(score.min()) and np.isfinite(score.max()) and score.min() >= 0):
+      raise ValueError("a score that is negative or not finite")
   if not 0 <= floor <= 1 or not gap >= 0:
     raise ValueError(f"floor {floor}, min_gap_px {gap}")
 
@@ -153,30 +164,33 @@ def _check(score: np.ndarray, allowed: np.ndarray, floor: float, gap: float) -> 
 class _Weights:
   """The free pixels with their scores, and the sums by which these become probabilities."""
 
-  def __init__(self, score: np.ndarray, free: np.ndarray, floor: float):
+  def __init__(
+    self, score: np.ndarray, free: np.ndarray, floor: float, likely: np.ndarray | None = None
+  ):
     self.score, self.free = score, free
+    self.even = free if likely is None else free & likely  # of which the uniform share is
     self.masked = score.astype(np.float32, copy=False) * free
     # OpenCV takes a third of NumPy's time.
     self.rows = cv2.reduce(self.masked, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[:, 0]
-    self.counts = cv2.reduce(free.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+    self.counts = cv2.reduce(self.even.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
     self.total, self.count = float(self.rows.sum()), int(self.counts.sum())
-    self.floor = floor if self.total > 0 else 1.0
+    self.floor = (floor if self.count else 0.0) if self.total > 0 else 1.0
 
-  def probability(self, score: np.ndarray) -> np.ndarray:
-    """Probabilities of candidates with these scores."""
+  def probability(self, score: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """Probabilities of candidates with these scores, which are in the uniform share or not."""
     by_score = (1 - self.floor) * np.asarray(score, np.float64) / (self.total or 1.0)
-    return by_score + self.floor / max(self.count, 1)
+    return by_score + even * (self.floor / max(self.count, 1))
 
 
 def _drawn_site(
   rng: np.random.Generator, weights: _Weights, shape: Footprint, prior: str
 ) -> Site | None:
-  if not weights.count:
+  if not (weights.count or weights.total):
     return None
   uniform = rng.random() < weights.floor
   # First the row, then the column: two short cumulative sums instead of one over all pixels.
   row = _pick(rng, weights.counts if uniform else weights.rows)
-  column = _pick(rng, weights.free[row] if uniform else weights.masked[row])
+  column = _pick(rng, weights.even[row] if uniform else weights.masked[row])
   return _site((row, column), weights, shape, "uniform" if uniform else prior)
 
 
@@ -190,7 +204,7 @@ def _pick(rng: np.random.Generator, weights: np.ndarray) -> int:
 
 def _site(pixel: tuple[int, int], weights: _Weights, shape: Footprint, prior: str) -> Site:
   origin = shape.origin_at(pixel)
-  probability = float(weights.probability(weights.score[pixel]))
+  probability = float(weights.probability(weights.score[pixel], weights.even[pixel]))
   logarithm = math.log(probability) if probability else -math.inf
   return Site(shape.centre_at(origin), origin, logarithm, prior)
 

@@ -14,6 +14,7 @@ from hiresmed_jax.data import phantom
 from hiresmed_jax.data.transforms import FITS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions.crops import BOXES
+from hiresmed_jax.placement.lung import RULES as HOST_RULES
 from hiresmed_jax.runtime import mesh, optim, rules, settings
 from hiresmed_jax.runtime.overrides import known_words, leaves
 from hiresmed_jax.runtime.settings import Departure, Setting, Table
@@ -73,7 +74,11 @@ SYNTHESIZE = Table("synthesize", (
   Setting("min_gap_px", 6.0, 6.0, rules.number(0, 16_384, "between two lesions"), _OWN),
   Setting("prior", "auto", "auto", rules.one_of("auto", *PRIORS), _OWN, as_it_was="atlas"),
   Setting("danger", "auto", "auto", rules.one_of("auto", "on", "off"), _OWN, as_it_was="off"),
-  Setting("floor", 0.3, 0.3, rules.share("of places drawn uniformly from what is allowed"), _OWN),
+  # What surrounds real lesions, fitted in seconds, multiplies every prior but "uniform".
+  Setting("hosts", "on", "on", rules.one_of("on", "off"), _OWN, as_it_was="off"),
+  # Where lesions may live in images without a mask of hosts; "": anywhere.
+  Setting("host_rule", "", "", rules.one_of("", *HOST_RULES), _OWN, as_it_was=""),
+  Setting("floor", 0.05, 0.05, rules.share("of places drawn uniformly from what is likely"), _OWN),
   Setting("flip", False, False, rules.flag("True: a copied lesion may be mirrored"), _OWN),
   Setting("workers", 0, 0, rules.whole(0, 1024, "threads; 0: one a core")),
 ))

@@ -19,7 +19,7 @@ from hiresmed_jax.inference import survey as surveys
 from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions import crops
-from hiresmed_jax.lesions.patch import NoLesion, SourceEmpty
+from hiresmed_jax.lesions.patch import NoLesion, SourceEmpty, diameter
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import candidates, paper
 from hiresmed_jax.synthesis import export, fitting, insert
@@ -30,6 +30,7 @@ from hiresmed_jax.synthesis.request import Request
 
 _BACKGROUNDS = 50  # tried for an image, at most
 _IN_VAIN = 200  # lesions that are drawn for backgrounds which do not take them, about
+_SIZES = 8  # lesions drawn until one has a size that the background has places for
 
 
 Clock = Callable[[str], AbstractContextManager[Any]]  # a context around each stage of an image
@@ -54,6 +55,7 @@ class Setting(NamedTuple):
     classes: of the labels.
     kept: backgrounds that were made of this setting, with any seed.
     origin: what the manifest says of backgrounds of another dataset.
+    weak_places: why places come from little; "" where they do not.
   """
 
   request: Request
@@ -71,6 +73,7 @@ class Setting(NamedTuple):
   classes: writers.Classes = writers.ONE_CLASS
   kept: Kept = Kept(0)
   origin: Mapping[str, Any] = MappingProxyType({})
+  weak_places: str = ""
 
 
 class Made(NamedTuple):
@@ -149,8 +152,9 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     more = f" ({len(attempts)} backgrounds tried)" if len(attempts) > 1 else ""
     raise UserError(attempts[-1]["why"] + more)
   raise UserError(
-    f"{unused} backgrounds in a row lost half of the contrast of a lesion of their own: use "
-    "synthesize.existing='inpaint', or a model that keeps small lesions"
+    f"{unused} backgrounds in a row cannot be used: they lost half of the contrast of a lesion of "
+    "their own (use synthesize.existing='inpaint', or a better model), or have no "
+    f"place for lesions (synthesize.host_rule={setting.values.host_rule!r})"
   )
 
 
@@ -175,7 +179,7 @@ def _composed(
   request = setting.request
   item, ground, scene = mapped.item, mapped.ground, mapped.ground.canvas
   with setting.clock("sample"):
-    drawn = [_lesion(setting, rng, scene) for _ in range(count)]
+    drawn = [_placeable(setting, rng, mapped) for _ in range(count)]
     lesions, reasons = [lesion for lesion, _ in drawn], [reason for _, reason in drawn]
     shams = _shams(setting, rng, scene, lesions)
   with setting.clock("place"):
@@ -218,6 +222,7 @@ def _composed(
       },
       "lesions": facts,
       "sham_lesions": [_origin(sham, site) for sham, site in zip(shams, sham_sites)],
+      **({"weak_places": setting.weak_places} if setting.weak_places else {}),
     },
   )
 
@@ -248,6 +253,18 @@ def _mapped(setting: Setting, place: int, device: jax.Device) -> MappedBackgroun
       )
 
   return setting.kept.get((seed, place, setting.request.paper), make)
+
+
+def _placeable(
+  setting: Setting, rng: np.random.Generator, mapped: MappedBackground
+) -> tuple[fitting.Fitted, str | None]:
+  """A lesion as of `_lesion`; one whose size has few places in this background is drawn again."""
+  for _ in range(_SIZES):
+    lesion, reason = _lesion(setting, rng, mapped.ground.canvas)
+    share = maps.share_placed(mapped, setting.prior, diameter(lesion.mask))
+    if share >= 1.0 or rng.random() < share:
+      break
+  return lesion, reason
 
 
 def _lesion(
@@ -296,19 +313,22 @@ def _sites(
   mapped: MappedBackground,
   lesions: list[fitting.Fitted],
 ) -> list[candidates.Site]:
-  request, values = setting.request, setting.values
+  request, values, prior = setting.request, setting.values, setting.prior
+  density, scene = mapped.density, mapped.ground.canvas
   footprints = [lesion.mask for lesion in lesions]
   if mapped.points is not None:
     return paper.place_paper(rng, mapped.points, mapped.allowed, footprints, at=request.at)
+  assert density is not None  # what is not the paper's has one
   return candidates.place(
     rng,
-    mapped.score,
+    [places.score_map(prior, density, scene, diameter(shape)) for shape in footprints],
     mapped.allowed,
     footprints,
+    likely=density.likely,
     at=request.at,
     floor=values.floor,
     min_gap_px=values.min_gap_px,
-    prior=setting.prior.name,
+    prior=prior.label,
   )
 
 

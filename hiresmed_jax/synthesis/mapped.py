@@ -30,14 +30,14 @@ class MappedBackground(NamedTuple):
     ground: the background.
     allowed: bool[H, W], pixels that a lesion may cover; with the paper's placement M_danger of
       Eq. 15, of which only the centre is tested.
-    score: f32[H, W], how likely a lesion is there; (0, 0) with the paper's placement.
+    density: how likely a lesion is there; None with the paper's placement.
     points: f64[n, 2] (x, y), candidates of Eq. 14; None but with the paper's placement.
   """
 
   item: dict[str, Any]
   ground: Background
   allowed: np.ndarray
-  score: np.ndarray
+  density: places.Density | None
   points: np.ndarray | None
 
 
@@ -52,8 +52,8 @@ def make(
   margin_px: float,
   is_paper: bool,
   device: jax.Device,
-) -> MappedBackground:
-  """Lays the prior and what is forbidden over a background.
+) -> MappedBackground | None:
+  """Lays the prior and what is forbidden over a background; None: lesions can live nowhere in it.
 
   Args:
     item: the background's record.
@@ -73,15 +73,22 @@ def make(
   forbidden = _forbidden(ground, danger, user_mask, device)
   if not is_paper:
     allowed = places.allowed(canvas, forbidden, margin_px)
-    score = places.score_map(prior, atlas, canvas, device)
-    return MappedBackground(item, ground, allowed, score, None)
+    density = places.density(prior, atlas, canvas, device)
+    if not density.score.any():
+      return None
+    return MappedBackground(item, ground, allowed, density, None)
   if prior.detector is not None:
     points = paper.locate(places.detector_scores(prior.detector, canvas, device), _PAPER_POINTS)
   else:
     points = body.in_pixels(atlas.centres, body.box(canvas.content))
-  return MappedBackground(
-    item, ground, paper.danger(forbidden), np.zeros((0, 0), np.float32), points
-  )
+  return MappedBackground(item, ground, paper.danger(forbidden), None, points)
+
+
+def share_placed(mapped: MappedBackground, prior: places.Prior, diameter_px: float) -> float:
+  """Share of lesions of this size to place here; the others are drawn again. 1 and more: all."""
+  if mapped.density is None:
+    return 1.0
+  return places.plenty(prior, mapped.density, mapped.ground.canvas, mapped.allowed, diameter_px)
 
 
 def _forbidden(

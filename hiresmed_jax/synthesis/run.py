@@ -13,7 +13,7 @@ from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import other_images, places, survey, workdir
+from hiresmed_jax.inference import host_prior, other_images, places, survey, workdir
 from hiresmed_jax.lesions import bank as banks
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
@@ -83,7 +83,18 @@ def assemble(
     sides = _sides(request, source, model)
     say(fitting.require_diameter(request.diameter, lesions.native_px, sides))
   asked_prior, asked_danger = _chosen(values, begun, run, say)
-  prior, prior_label = places.open_prior(asked_prior, run, fingerprint, dtype=dtype)
+  fitted, rule = None, values.host_rule
+  if values.hosts == "on" and values.prior != "uniform" and not request.paper:
+    if isinstance(data, records.Dataset):
+      fitted = host_prior.load_or_make(data, run, found.atlas, host_rule=rule, workers=workers)
+    else:
+      fitted = host_prior.load(run, fingerprint, host_rule=rule) or host_prior.NOT_FITTED
+  prior, prior_label = places.open_prior(
+    asked_prior, run, fingerprint, fitted=fitted, host_rule=rule, dtype=dtype
+  )
+  weak = "" if request.paper else places.why_weak(prior, fitted)
+  if weak:
+    say(f"warning: {weak}")
   danger, danger_label = places.open_danger(asked_danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
   look = export.look_of(request, source)
@@ -92,7 +103,7 @@ def assemble(
     say(joined)
   identity = {
     "request": request.identity() | {"mask": digest},
-    "config": {key: value for key, value in values.to_dict().items() if key != "workers"},
+    "config": _counted(values),
     "data": fingerprint,
     "background": model.step if model else 0,
     "lesions": lesions_label,
@@ -106,6 +117,7 @@ def assemble(
   setting = Setting(
     request, values, source, found, maker, lesions, prior, danger, mask,
     substitute=substitute, look=look, classes=classes, kept=Kept(kept_bytes), origin=origin,
+    weak_places=weak,
   )  # fmt: skip
   return setting, identity
 
@@ -130,8 +142,8 @@ def _chosen(
     return prior, danger
   older = []
   if prior == "auto" and (label := str(begun.get("places", ""))):
-    prior = label.partition(",")[0]
-    older += ["location"] if prior == label else []
+    prior = label.partition(",")[0].partition(" by ")[0]
+    older += ["location"] if prior == label or prior == "hosts" else []
   if danger == "auto" and (label := str(begun.get("forbidden", ""))):
     danger = "off" if label == "off" else "on"
     older += ["danger"] if label == "off" else []
@@ -152,6 +164,16 @@ def _sides(request: Request, source: records.Records, model: workdir.Model | Non
   view, shapes = model.view, {shape for shape, _, _ in source.facts()}
   scales = [transforms.place(shape, view.shape, view.fit).scale for shape in sorted(shapes)]
   return np.array([np.sqrt(scale.prod()) for scale in scales])
+
+
+def _counted(values: Any) -> dict[str, Any]:
+  """The values of a config that count; folders of older versions do not hold those added later."""
+  without = {"workers": values.workers, "hosts": "off", "host_rule": ""}
+  return {
+    key: value
+    for key, value in values.to_dict().items()
+    if key not in without or value != without[key]
+  }
 
 
 def token(identity: dict[str, Any]) -> str:

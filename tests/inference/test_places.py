@@ -48,16 +48,36 @@ def test_scores_lie_where_the_detector_gave_them(scene):
 
 def test_priors_multiply_and_powers_soften(scene, prepared):
   where = prepared["none"][1].atlas
-  likely = places.score_map(Prior("atlas"), where, scene)
-  found = places.score_map(Prior("yolo", detector()), where, scene)
+
+  def score(prior: Prior) -> np.ndarray:
+    return places.score_map(prior, places.density(prior, where, scene), scene, 5.0)
+
+  likely, found = score(Prior("atlas")), score(Prior("yolo", detector()))
   both = Prior("atlas x yolo", detector(), power=0.5)
-  np.testing.assert_allclose(
-    places.score_map(both, where, scene), likely * np.sqrt(found), rtol=1e-5
-  )
+  np.testing.assert_allclose(score(both), likely * np.sqrt(found), rtol=1e-5)
   np.testing.assert_array_equal(likely, atlas.score_map(where, scene.content))
-  assert np.ptp(places.score_map(Prior("uniform"), where, scene)) == 0
+  assert np.ptp(score(Prior("uniform"))) == 0
   with pytest.raises(ValueError, match="has no detector"):
-    places.score_map(Prior("yolo"), where, scene)
+    score(Prior("yolo"))
+
+
+def test_lesions_are_centred_in_the_mask_of_hosts(prepared):
+  data, found = prepared["none"]
+
+  class Hosted(WithoutMasks):
+    def __getitem__(self, index: int) -> dict:
+      host = np.zeros(drawn.SHAPE, np.uint8)
+      host[40:60, 20:40] = 1
+      return {**super().__getitem__(index), "host_mask": host}
+
+  setting = drawn.setting(data, found, values={"floor": 0.5}, lesions=(2, 2))
+  setting = setting._replace(source=Hosted(setting.source))
+  for number in range(4):
+    made = image.make(setting, number, jax.devices()[0])
+    for lesion in made.facts["lesions"]:
+      x, y = lesion["centre"]
+      assert 19 <= x <= 41
+      assert 39 <= y <= 61
 
 
 def test_the_facts_of_an_image_name_the_prior_of_its_sites(prepared):
@@ -112,12 +132,13 @@ def test_the_better_prior_is_found(prepared):
   assert len(logs.groups) == 2 * 4 == len(logs.logs["atlas"])
   # The lumps are gone, so that brightness tells nothing; all bodies have them at the same places.
   assert logs.logs["atlas"].mean() > 0.5
-  name, powers = prior_scores.best(logs)
+  best = prior_scores.best(logs, with_hosts=False)
+  name, choice = next(iter(best.items()))
   assert name in ("atlas", "atlas x yolo")
-  assert set(powers) == {"yolo", "atlas x yolo"}
-  reported = prior_scores.table(
-    logs, prior_scores.key_of(name, powers.get(name, 1.0)), powers=[1.0], seed=0
-  )
+  assert set(best) == {"atlas", "yolo", "atlas x yolo"}
+  assert not prior_scores.best(logs, with_hosts=True)
+  reported = prior_scores.table(logs, choice.key, others=["yolo ^ 1"], seed=0)
+  assert set(reported["over_uniform"]) == {"atlas", choice.key, "yolo ^ 1"}
   assert reported["lesions"] == 8
   gain = reported["over_uniform"]["atlas"]
   assert gain["low"] <= gain["mean"] <= gain["high"]

@@ -123,6 +123,43 @@ def test_draws_follow_the_chances_that_are_reported() -> None:
   assert set(priors) == {"uniform", "atlas"}
 
 
+def test_uniform_places_are_limited_to_what_is_likely() -> None:
+  rng = np.random.default_rng(0)
+  score, free = np.zeros((9, 9), np.float32), np.ones((9, 9), bool)
+  score[2, 3] = 1.0
+  likely = np.zeros((9, 9), bool)
+  likely[5:7, 5:7] = True
+  logs = log_probabilities(score, free, 0.4, likely)
+  assert np.exp(logs[2, 3]) == pytest.approx(0.6)
+  assert np.exp(logs[likely]) == pytest.approx([0.1] * 4)
+  one = [np.ones((1, 1), bool)]
+  for _ in range(50):
+    (site,) = place(rng, score, free, one, likely=likely, floor=0.4, min_gap_px=1)
+    pixel = int(site.centre[1]), int(site.centre[0])
+    assert likely[pixel] == (site.prior == "uniform")
+    assert site.log_probability == pytest.approx(logs[pixel])
+  # Nothing is likely: all follows the score; without a score there is no place.
+  nowhere = np.zeros((9, 9), bool)
+  (site,) = place(rng, score, free, one, likely=nowhere, floor=0.4, min_gap_px=1)
+  assert (site.centre, site.log_probability) == ((3.5, 2.5), 0.0)
+  with pytest.raises(UserError, match="no room"):
+    place(rng, 0 * score, free, one, likely=nowhere, min_gap_px=1)
+
+
+def test_each_footprint_has_its_own_score() -> None:
+  left, right = np.zeros((2, 12, 12), np.float32)
+  left[6, 2], right[6, 9] = 1.0, 1.0
+  sites = place(
+    np.random.default_rng(0), [left, right], np.ones((12, 12), bool), [disc(1), disc(2)],
+    floor=0.0, min_gap_px=1,
+  )  # fmt: skip
+  assert [int(site.centre[0]) for site in sites] == [2, 9]
+  with pytest.raises(ValueError, match="1 scores for 2 footprints"):
+    place(
+      np.random.default_rng(0), [left], np.ones((12, 12), bool), [disc(1), disc(2)], min_gap_px=1
+    )
+
+
 def test_a_score_of_zero_everywhere_allowed_is_named_uniform() -> None:
   score = np.zeros((20, 20), np.float32)
   (site,) = place(

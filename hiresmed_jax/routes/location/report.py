@@ -65,8 +65,8 @@ def draw_priors(
 ) -> None:
   """Held-out images without their lesions, and each prior laid over them; the lesions' places.
 
-  `pictures` are for each image ([shown, atlas, yolo, both], f32[H, W] in [0, 1] each, and the
-  points f64[n, 2] (x, y) where its lesions were).
+  `pictures` are for each image ([shown, atlas, yolo, both, and perhaps hosts], f32[H, W] in [0, 1]
+  each, and the points f64[n, 2] (x, y) where its lesions were).
   """
   rows = []
   for (shown, *maps), points in pictures:
@@ -77,7 +77,7 @@ def draw_priors(
     image_grid(
       path,
       rows,
-      columns=("lesions taken out", "atlas", "yolo", "atlas x yolo"),
+      columns=("lesions taken out", "atlas", "yolo", "atlas x yolo", "hosts")[: len(rows[0])],
       cell=400,
       footer="held-out images; outlined: where the lesions were; bright: likely, map by map",
     )

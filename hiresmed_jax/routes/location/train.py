@@ -9,7 +9,8 @@ import jax
 
 from hiresmed_jax.convert import yolo as converted
 from hiresmed_jax.data import detection, records, transforms
-from hiresmed_jax.inference import emptied, prior_scores, survey, workdir
+from hiresmed_jax.inference import emptied, host_prior, prior_scores, survey, workdir
+from hiresmed_jax.inference.prior_scores import WITH_DETECTOR
 from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop, supervised
 from hiresmed_jax.routes.location import report
@@ -124,10 +125,16 @@ def _priors(
 
   Every process computes all of it, without collectives.
   """
+  atlas, rule = survey.load_or_make(dataset, folder.parent).atlas, config.synthesize.host_rule
+  fitted = None
+  if config.synthesize.hosts == "on":
+    fitted = host_prior.load_or_make(dataset, folder.parent, atlas, host_rule=rule)
   score = functools.partial(
     prior_scores.score_priors,
     detector=detector,
-    atlas=survey.load_or_make(dataset, folder.parent).atlas,
+    atlas=atlas,
+    fitted=fitted,
+    host_rule=rule,
     decoys=config.location.decoys,
     floor=config.synthesize.floor,
     seed=config.seed,
@@ -135,13 +142,20 @@ def _priors(
   )
   val = score(sources["val"])
   if not val.groups:
-    return {"prior": {"name": "atlas", "powers": {}, "held_out": None}}
-  name, powers = prior_scores.best(val)
-  used = prior_scores.key_of(name, powers.get(name, 1.0))
-  chosen: dict[str, Any] = {"name": name, "powers": powers, "held_out": None}
+    return {"prior": {"name": "atlas", "powers": {}, "hosts_powers": {}, "held_out": None}}
+  without = prior_scores.best(val, with_hosts=False)
+  best = prior_scores.best(val, with_hosts=fitted is not None and fitted.hosts is not None)
+  name, used = next(iter(best.items()))
+  chosen: dict[str, Any] = {
+    "name": name,
+    "powers": {key: one.power for key, one in (without | best).items() if key in WITH_DETECTOR},
+    "hosts_powers": {key: one.hosts_power for key, one in best.items() if one.hosts_power},
+    "held_out": None,
+  }
   test = score(sources["test"])
   if test.groups:
-    chosen["held_out"] = prior_scores.table(test, used, powers=[*powers.values()], seed=config.seed)
+    others = [one.key for one in (*without.values(), *best.values())]
+    chosen["held_out"] = prior_scores.table(test, used.key, others=others, seed=config.seed)
     if jax.process_index() == 0:
       report.draw_priors(test.pictures, folder / "figures" / "priors.png")
   return {"prior": chosen}

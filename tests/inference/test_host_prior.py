@@ -1,0 +1,77 @@
+"""The fit of where lesions live: made once, kept, used where it can be."""
+
+import jax
+import numpy as np
+import pytest
+
+from hiresmed_jax.data import records
+from hiresmed_jax.inference import canvas, host_prior, places, survey
+from hiresmed_jax.synthesis import image
+from tests.synthesis import drawn
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+  """(dataset, survey, workdir, fit) of twelve drawn images."""
+  folder = tmp_path_factory.mktemp("hosts")
+  data = drawn.dataset(folder / "data", count=12)
+  found = survey.load_or_make(data, folder)
+  made = host_prior.load_or_make(data, folder, found.atlas, host_rule="")
+  return data, found, folder, made
+
+
+def test_the_fit_is_kept_and_a_damaged_file_is_made_anew(fitted):
+  data, found, folder, made = fitted
+  (path,) = folder.glob("hosts-*.npz")
+  content = path.read_bytes()
+  kept = host_prior.load(folder, data.card["fingerprint"], host_rule="")
+  assert kept is not None
+  assert kept._replace(hosts=None) == made._replace(hosts=None)
+  for first, second in zip(kept.hosts, made.hosts):
+    np.testing.assert_array_equal(first, second)
+  path.write_bytes(content[:-300])
+  assert host_prior.load(folder, data.card["fingerprint"], host_rule="") is None
+  again = host_prior.load_or_make(data, folder, found.atlas, host_rule="")
+  assert (again.digest, again.power) == (made.digest, made.power)
+  assert host_prior.load(folder, data.card["fingerprint"], host_rule="lung") is None
+
+
+def test_places_are_likelier_where_lesions_were(fitted):
+  data, found, folder, made = fitted
+  prior, label = places.open_prior("auto", folder, data.card["fingerprint"], fitted=made)
+  assert made.digest in label
+  assert prior.label in ("hosts", "atlas x hosts")
+  assert not places.why_weak(prior, made)
+  item = records.source(data, "test")[0]
+  scene = canvas.real(item)
+  density = places.density(prior, found.atlas, scene)
+  score = places.score_map(prior, density, scene, 8.0)
+  lesions = item["lesion_mask"] > 0
+  assert score[lesions].mean() > 4 * score[scene.content].mean()
+  assert (score[~density.likely] == 0).all()
+  facts = image.make(
+    drawn.setting(data, found, prior=prior, values={"floor": 0.0}), 0, jax.devices()[0]
+  ).facts
+  assert {lesion["prior"] for lesion in facts["lesions"]} == {prior.label}
+
+
+def test_a_run_without_it_places_as_before_and_says_so(fitted):
+  data, _, folder, made = fitted
+  prior, label = places.open_prior("auto", folder, data.card["fingerprint"])
+  assert (prior, label) == (places.Prior("atlas"), "atlas")
+  assert "atlas alone" in places.why_weak(prior, None)
+  assert places.open_prior("uniform", folder, "", fitted=made) == (
+    places.Prior("uniform"),
+    "uniform",
+  )
+
+
+def test_too_few_lesions_are_not_fitted(tmp_path):
+  data = drawn.dataset(tmp_path / "data", count=2)
+  found = survey.make(records.source(data, "train"))
+  made = host_prior.make(data, found.atlas, host_rule="")
+  assert made.hosts is None
+  assert "4 lesions" in made.why
+  prior, _ = places.open_prior("auto", tmp_path, data.card["fingerprint"], fitted=made)
+  assert prior == places.Prior("atlas")
+  assert made.why in places.why_weak(prior, made)

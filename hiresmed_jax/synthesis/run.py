@@ -82,7 +82,7 @@ def assemble(
   if request.diameter and lesions.native_px.size:
     sides = _sides(request, source, model)
     say(fitting.require_diameter(request.diameter, lesions.native_px, sides))
-  asked_prior, asked_danger = _chosen(values, begun, run, say)
+  asked_prior, asked_danger = _chosen(values, begun or {}, fingerprint, run, say)
   fitted, rule = None, values.host_rule
   if values.hosts == "on" and values.prior != "uniform" and not request.paper:
     if isinstance(data, records.Dataset):
@@ -134,11 +134,11 @@ def _labelled(dataset: records.Dataset) -> records.Records:
 
 
 def _chosen(
-  values: Any, begun: Mapping[str, Any] | None, run: Path, say: Callable[[str], Any]
+  values: Any, begun: Mapping[str, Any], fingerprint: str, run: Path, say: Callable[[str], Any]
 ) -> tuple[str, str]:
   """(prior, danger) to open: those of the images that are there, where the config says "auto"."""
   prior, danger = values.prior, values.danger
-  if begun is None:
+  if begun.get("data") != fingerprint:
     return prior, danger
   older = []
   if prior == "auto" and (label := str(begun.get("places", ""))):

@@ -81,7 +81,7 @@ def _tell(options: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     summary = {"out": str(out), "images": len(lines), "of_training": seen, **means}
     print(json.dumps(summary, indent=2))
     return
-  print(f"{len(lines)} reconstructions are in {out}; look at {out / 'figures' / 'pairs.png'}")
+  print(f"reconstructions: {len(lines)}, in {out}; look at {out / 'figures' / 'pairs.png'}")
   if seen:
     print(f"{seen} of them are of images that the run was trained or chosen on")
   if means:

@@ -69,7 +69,7 @@ def test_a_folder_comes_back_as_the_model_makes_it(trained, tmp_path, capsys):
   out = tmp_path / "out"
   lines = call(run, images, out, "--metrics")
   told = capsys.readouterr().out
-  assert "4 reconstructions are in" in told
+  assert "reconstructions: 4, in" in told
   assert "1 of them are of images that the run was trained or chosen on" in told
   assert [line["in_training_data"] for line in lines].count("train") == 1
   originals = {image.shape: image for image in map(without_lesions, range(3))}

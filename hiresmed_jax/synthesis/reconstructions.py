@@ -180,7 +180,7 @@ def gather(job: Job, out: Path) -> list[dict[str, Any]]:
     boxes=[np.zeros((0, 4))] * len(rows),
     labels=[f"{line['index']:06d}" for line in chosen],
     cell=512,
-    footer=f"{len(lines)} reconstructions. Not anonymous.",
+    footer=f"reconstructions: {len(lines)}. Not anonymous.",
   )
   return lines
 

@@ -288,6 +288,12 @@ def _placement(result: Result) -> Iterator[Row]:
   )
 
 
+def _faults(result: Result) -> Iterator[Row]:
+  for row in result["rows"]:
+    if row["tried"]:
+      yield Row(f"{row['kind']}: {row['what']}", f"{row['held']} of {row['tried']} held")
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "anchor": _anchor,
   "blocks": _blocks,
@@ -297,6 +303,7 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "danger": _danger,
   "depthwise": _depthwise,
   "detector": _detector,
+  "faults": _faults,
   "first_look": rows_of_steps.first_look,
   "input_pipeline": _input_pipeline,
   "insertion_realism": _insertion_realism,

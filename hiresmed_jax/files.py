@@ -41,10 +41,12 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(content)
     partial.replace(path)
-  except OSError as error:
+  except BaseException as error:  # a stop, too
     with contextlib.suppress(OSError):
       partial.unlink()
-    raise UserError(f"cannot write {path}: {error.strerror}") from error
+    if isinstance(error, OSError):
+      raise UserError(f"cannot write {path}: {error.strerror}") from error
+    raise
 
 
 def write_json(path: Path, content: Any, *, indent: int = 2, **options: Any) -> None:

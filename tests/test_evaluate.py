@@ -1,7 +1,10 @@
 """The command, from folders and a workdir to a report."""
 
 import json
+import os
 import re
+import signal
+import time
 
 import cv2
 import jax
@@ -11,7 +14,8 @@ import pytest
 from hiresmed_jax import evaluate, files
 from hiresmed_jax.convert import arrays
 from hiresmed_jax.data import records
-from hiresmed_jax.evaluation import real, sets
+from hiresmed_jax.errors import Stopped
+from hiresmed_jax.evaluation import real, run, sets
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from hiresmed_jax.runtime import cli, compilation
 from tests import tiny_run
@@ -192,6 +196,20 @@ def test_a_report_is_one_process_s_and_an_unfinished_one_is_made_anew(place, tmp
   evaluate.main([str(a) for a in arguments])
   assert {path.name for path in out.iterdir()} == {"report.md", "report.json"}
   assert "killed" not in (out / "report.md").read_text()
+
+
+def test_a_stop_leaves_no_report(place, tmp_path, monkeypatch):
+  def write(request, *_):
+    (request.out / "report.md").touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+  monkeypatch.setattr(run, "_write", write)
+  out = tmp_path / "report"
+  with pytest.raises(Stopped, match="begins anew") as stopped:
+    evaluate.main(["--reader-study", str(place / "study.csv"), "--out", str(out)])
+  assert stopped.value.code == 143
+  assert not out.exists()
 
 
 def test_one_image_gives_reasons_and_no_numbers(place, tmp_path):

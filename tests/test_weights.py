@@ -3,9 +3,13 @@ import functools
 import hashlib
 import http.server
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import safetensors.numpy
 
 from hiresmed_jax import files, weights
 from hiresmed_jax.convert import arrays, features, inception, published
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import Stopped, UserError
 from hiresmed_jax.nets.inception import SIZE, InceptionFeatures
 from tests.reference.random_weights import random_arrays, torch_names
 
@@ -234,3 +238,20 @@ def test_the_command_ends_with_two_and_one_line(tmp_path):
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 2
   assert done.stderr == "error: none.npz is not a file\n"
+
+
+def test_a_stop_leaves_no_file(tmp_path, monkeypatch):
+  def write(partial, content):
+    write_bytes(partial, content[:10])
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+  arrays_of = random_arrays(features.layout(NET))
+  files.write_npz(tmp_path / "mine.npz", arrays_of)
+  write_bytes = Path.write_bytes
+  monkeypatch.setattr(Path, "write_bytes", write)
+  out = tmp_path / "made" / "out.npz"
+  with pytest.raises(Stopped, match="begins anew") as stopped:
+    weights.main(["convert", str(tmp_path / "mine.npz"), "--net", NET, "--out", str(out)])
+  assert stopped.value.code == 130
+  assert not list(out.parent.iterdir())

@@ -84,8 +84,8 @@ def walk(root: Path, kind: str, *, leave_out: Iterable[Path] = ()) -> Listing:
     except OSError:
       passed_over.append((folder, "is a folder that cannot be opened"))
       return
-    folders = [entry for entry in entries if entry.is_dir()]
-    for entry in (entry for entry in entries if not entry.is_dir()):
+    folders = [entry for entry in entries if _is_folder(entry)]
+    for entry in (entry for entry in entries if not _is_folder(entry)):
       why = _why_not(entry.name, kind)
       if why:
         passed_over.append((folder / entry.name, why))
@@ -181,6 +181,11 @@ def kind_of(folder: Path) -> str | None:
   if best == "dicom" and readings:
     return "lidc"
   return best if counts[best] else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  # Asked itself, an entry raises where a link leads to itself.
+  return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_dicom(path: Path) -> bool:

@@ -38,11 +38,12 @@ def test_links_are_followed_out_of_the_folder_and_never_twice(tmp_path: Path) ->
     ("again", tmp_path / "archive" / "p0"),
     ("inner", cohort / "p1"),
     ("loop", tmp_path),
+    ("itself.png", cohort / "itself.png"),  # is refused when it is read
   ):
     (cohort / name).symlink_to(target)
   found = listing.walk(cohort, "images")
   names = [p.relative_to(cohort).as_posix() for p in found.files]
-  assert names == ["a.png", "p1/c.png", "again/b.png"]
+  assert names == ["a.png", "itself.png", "p1/c.png", "again/b.png"]
   assert [p.name for p, _ in found.passed_over] == ["inner", "loop", "p0"]
 
 

@@ -320,7 +320,7 @@ class Records:
     """What the libraries raise for damaged records becomes one line."""
     try:
       yield
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except Exception as error:  # what readers of records and of JSON raise is no closed list
       raise UserError(f"{self._folder} is damaged ({self._split}): {_CURE}") from error
 
   def __getstate__(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 S side of a window, C channels of the canvas.
 """
 
-import contextlib
 import functools
 import math
 from typing import Any, NamedTuple, Protocol
@@ -87,12 +86,13 @@ def draw(
     enlarged = _spacing_ratio(patch, canvas)
     if SMALLEST_SCALE <= enlarged <= LARGEST_SCALE:
       return _fitted(patch, canvas, patch.diameter_px * enlarged * canvas.mean_scale, None)
-  # The pixels of all donors are of another size: one that has about as many gets the size in mm.
-  for _ in range(_DRAWS):
-    patch = source.draw(rng, None)
-    wanted = patch.diameter_px * _spacing_ratio(patch, canvas)
-    with contextlib.suppress(NoLesion):
-      return _fitted(source.draw(rng, wanted), canvas, wanted * canvas.mean_scale, None)
+  # Pixels of another size: a donor that has about as many of them gets the size in mm of another.
+  native = source.native_px
+  sizes = native * np.float32(enlarged)
+  reached = (sizes >= SMALLEST_SCALE * native.min()) & (sizes <= LARGEST_SCALE * native.max())
+  if reached.any():
+    wanted = float(rng.choice(sizes[reached]))
+    return _fitted(source.draw(rng, wanted), canvas, wanted * canvas.mean_scale, None)
   raise NoLesion(
     "no lesion of that diameter: the pixels of this background and those of the lesions' images "
     f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times"

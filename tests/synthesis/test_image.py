@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
-from hiresmed_jax.lesions.patch import SourceEmpty
-from hiresmed_jax.synthesis import folder, image
+from hiresmed_jax.lesions.patch import NoLesion, SourceEmpty
+from hiresmed_jax.synthesis import fitting, folder, image
 from hiresmed_jax.synthesis.request import Diameter
 from tests.synthesis import drawn
 
@@ -167,6 +168,22 @@ def test_millimetres(prepared):
   (fact,) = make(setting, 0).facts["lesions"]
   assert fact["diameter_asked_px"] == pytest.approx(8.0, rel=1e-6)
   assert fact["diameter_mm"] == pytest.approx(6.4, abs=0.4)
+
+
+@pytest.mark.parametrize("source", ["copy", "parametric"])
+def test_finer_pixels_get_the_sizes_that_donors_of_more_pixels_can_have(prepared, source):
+  setting = drawn.setting(*prepared["projection"], source=source)  # of 0.8 mm
+  scene, rng = canvas.real(setting.source[0]), np.random.default_rng(0)
+  native = setting.lesions.native_px
+  for spacing_mm in (0.8, 0.5):
+    fitted = fitting.draw(
+      setting.lesions, rng, scene._replace(spacing_mm=(spacing_mm, spacing_mm)), None
+    )
+    found_mm = 2 * np.sqrt(fitted.mask.sum() / np.pi) * spacing_mm
+    assert 0.8 * native.min() * 0.85 < found_mm < 0.8 * native.max() * 1.15
+    assert fitted.patch.diameter_px <= 1.4 * native.max() * 1.05
+  with pytest.raises(NoLesion, match=r"differ by more than 0\.7 to 1\.4 times"):
+    fitting.draw(setting.lesions, rng, scene._replace(spacing_mm=(0.1, 0.1)), None)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def disturbed(
       reached += 1
       if "Traceback" in ended.told or "stopped" not in ended.told:
         return {"count": reached, "problem": "traceback"}
-    elif ended.status == -signal.SIGKILL and how != "stop":
+    elif ended.status in (-signal.SIGKILL, -signal.SIGTERM):  # SIGTERM: before it began
       reached += 1
     elif problem := ended.problem(may_refuse=False):
       return {"count": reached, "problem": problem}

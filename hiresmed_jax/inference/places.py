@@ -22,6 +22,7 @@ from hiresmed_jax.placement import candidates, hosts, lung, surroundings
 from hiresmed_jax.placement.hosts import Hosts
 
 _FORBIDDEN = 0.5  # chance from which on a pixel is forbidden
+_COVERED = 0.3  # sigma of what a lesion covers, diameters
 _SATURATED = 0.02  # of the value range, from its end: a lesion would not be visible there
 
 
@@ -172,16 +173,16 @@ def density(
     score = detector_scores(prior.detector, scene, device) ** np.float32(prior.power)
   if prior.name in ("atlas", "atlas x yolo"):
     score = score * atlases.score_map(atlas, scene.content)
-  odds, likely = None, np.ones(scene.shape, bool)
-  if prior.hosts is not None:
-    odds = odds_of(prior.hosts, scene)
+  odds = None if prior.hosts is None else odds_of(prior.hosts, scene)
+  host = host_of(scene, prior.host_rule)
+  if host is not None:
+    return Density(score * host, odds, host)
+  likely = np.ones(scene.shape, bool)
+  if prior.hosts is not None and odds is not None:
     likely = odds.of_mean >= np.float32(prior.hosts.least)
     # Where no patient has lesions, few places are known, and the odds are a guess.
     seen = atlases.score_map(atlas, scene.content) * max(np.count_nonzero(scene.content), 1)
     score = score * likely * np.minimum(seen / np.float32(prior.least_seen), np.float32(1.0))
-  host = host_of(scene, prior.host_rule)
-  if host is not None:
-    score, likely = score * host, likely & host
   return Density(score, odds, likely)
 
 
@@ -215,11 +216,11 @@ def plenty(
 def _for_size(
   live: Hosts, odds: hosts.Odds, scene: Canvas, diameter_px: float | None
 ) -> np.ndarray:
-  """Log-odds f32[H, W] for a lesion of this diameter."""
+  """Log-odds f32[H, W] for a lesion of this diameter: the mean of the pixels that it covers."""
   if diameter_px is None:
     return odds.of_mean
   size = np.float32(hosts.size_of(live, diameter_px, scene.content))
-  return odds.of_mean + size * odds.by_size
+  return cv2.GaussianBlur(odds.of_mean + size * odds.by_size, (0, 0), _COVERED * diameter_px)
 
 
 def host_of(scene: Canvas, rule: str) -> np.ndarray | None:

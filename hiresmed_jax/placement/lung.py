@@ -16,9 +16,8 @@ _AIRY = 0.4  # of the range -1,000 to 400 HU: -440 HU, between lung and soft tis
 _LEAST = 0.004  # of the body box' area: smaller parts are gas elsewhere
 _AIRWAY, _GAS = 0.02, 0.75  # a part smaller than this and darker than so much of the largest is gas
 _THIN = 0.006  # bridges between lung and what is outside
-_BALL = (
-  0.035  # radius of a ball that rolls along the lung: what it cannot enter is nodule or vessel
-)
+# Radius of a ball that rolls along the lung: what it cannot enter is nodule or vessel.
+_BALL = 0.035
 
 
 def lung(grey: np.ndarray, content: np.ndarray) -> np.ndarray:

@@ -5,9 +5,10 @@
 Every route and command is killed at random moments and while it writes checkpoints, its files are
 damaged, it is given broken inputs, and two of it write into one folder. What it makes afterwards is
 compared, byte for byte, with what an undisturbed run has made; of checkpoints the arrays, since
-their files have random names. A trial has held when nothing is lost: the result is the same, or one
-line refuses. Anything else counts: another result, a traceback, a hang, more than 1.5 GB of memory
-for a broken input.
+their files have random names, and of datasets what the records hold, since protobuf orders their
+fields in another way in each process. A trial has held when nothing is lost: the result is the
+same, or one line refuses. Anything else counts: another result, a traceback, a hang, more than
+1.5 GB of memory.
 
 The commands run in children of a process that has imported them, as starting Python takes longer
 than they do; only the runs of two processes are started anew. The same command goes on where it was
@@ -21,7 +22,6 @@ import pathlib
 import random
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -196,10 +196,6 @@ def main(argv: list[str]) -> None:
     help="which trials to make now; those of an earlier call count too (all)",
   )
   options = parser.parse_args(argv)
-  if os.environ.get("PYTHONHASHSEED") != "0":
-    # By it protobuf orders the fields of a record; all processes of a benchmark must have the same.
-    os.environ["PYTHONHASHSEED"] = "0"
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.faults", *argv])
   work = options.work.absolute()
   work.mkdir(parents=True, exist_ok=True)
   os.environ["HIRESMED_CACHE"] = str(work / "cache")

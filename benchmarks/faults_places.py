@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 
 from hiresmed_jax import files
 from hiresmed_jax.convert import features
-from hiresmed_jax.data import phantom
+from hiresmed_jax.data import phantom, records
+from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.runtime import checkpoint
 
 _CONFIG = str(pathlib.Path(__file__).parents[1] / "tests" / "tiny.py")
@@ -88,10 +89,11 @@ class Place:
         state = "differs" if name in ours and name in theirs else "is one side's only"
         return f"lost: {name} {state}"
     routes = [path.parent for path in self.same.rglob("checkpoints")]
+    routes += [path.parent for path in self.same.glob("card.json")]
     for route in routes:
       mine = folder / self.result / route.relative_to(self.same)
       if arrays(mine) != arrays(route):
-        return f"lost: the arrays of {route.name} differ"
+        return f"lost: what {route.name} holds differs"
     return ""
 
 
@@ -102,7 +104,9 @@ def _content(path: pathlib.Path) -> dict[str, str]:
   found = {}
   for each in sorted(path.rglob("*")):
     name = each.relative_to(path).as_posix()
-    if each.is_file() and "checkpoints/" not in name and each.name not in _OF_CLOCKS:
+    apart = "checkpoints/" in name or each.name in _OF_CLOCKS or ".array_record" in name
+    apart |= each.name == files.DIGESTS and (each.parent / "card.json").exists()
+    if each.is_file() and not apart:
       content = _without_clocks(each) if each.name == "metrics.jsonl" else each.read_bytes()
       found[name] = hashlib.sha256(content).hexdigest()
   return found
@@ -115,7 +119,17 @@ def _without_clocks(path: pathlib.Path) -> bytes:
 
 
 def print_arrays(argv: list[str]) -> None:
-  """Prints the steps that a route's folder holds and a digest of the newest one's arrays."""
+  """Prints the steps that a route's folder holds and a digest of the newest one's arrays.
+
+  Of a dataset the digest of its records.
+  """
+  if (pathlib.Path(argv[0]) / "card.json").is_file():
+    dataset, digest = records.open_dataset(argv[0]), hashlib.sha256()
+    for item in (item for split in SPLITS for item in records.source(dataset, split)):
+      for name, value in sorted(item.items()):
+        digest.update(f"{name} {value!r}".encode() + np.asarray(value).tobytes())
+    print(digest.hexdigest())
+    return
   with checkpoint.open(pathlib.Path(argv[0]) / "checkpoints") as manager:
     steps = sorted(manager.all_steps())
     args = ocp.args.Composite(state=ocp.args.StandardRestore())

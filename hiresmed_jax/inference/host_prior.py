@@ -197,7 +197,7 @@ def _read(path: Path) -> Fitted | None:
   """None where there is no whole file."""
   try:
     # By way of the bytes: of a damaged zip NumPy leaves the file open.
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(files.content(path)), allow_pickle=False) as arrays:
       about = json.loads(arrays["about"].tobytes().decode())
       live = hosts.unpacked(arrays) if "weights" in arrays else None
       return Fitted(live, **about)

@@ -87,8 +87,8 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
 def begun(out: Path) -> dict[str, Any] | None:
   """The identity of the images in a folder; None where there is none that can be read."""
   try:
-    found = json.loads((out / REQUEST).read_text())
-  except (OSError, ValueError):
+    found = json.loads(files.content(out / REQUEST))
+  except (OSError, ValueError, RecursionError):
     return None
   return found if isinstance(found, dict) else None
 

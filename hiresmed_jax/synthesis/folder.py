@@ -67,7 +67,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     try:
       before = json.loads(files.content(path))
       changed, version = differences(before, identity), before.get("version", 1)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
       raise UserError(f"{path} is damaged: use another --out") from error
     if version != _VERSION:
       raise UserError(

@@ -95,7 +95,8 @@ def draw(
     return _fitted(source.draw(rng, wanted), canvas, wanted * canvas.mean_scale, None)
   raise NoLesion(
     "no lesion of that diameter: the pixels of this background and those of the lesions' images "
-    f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times"
+    f"differ by more than {SMALLEST_SCALE} to {LARGEST_SCALE} times",
+    "--diameter-px asks for a size that can be made",
   )
 
 

@@ -30,6 +30,7 @@ from scipy import ndimage
 from benchmarks import harness
 from hiresmed_jax import files
 from hiresmed_jax.data import records
+from hiresmed_jax.errors import UserError
 from hiresmed_jax.evaluation import patch_features, realism
 from hiresmed_jax.evaluation.realism import Patches
 from hiresmed_jax.inference import canvas
@@ -40,13 +41,14 @@ from hiresmed_jax.ops import insertion
 from hiresmed_jax.ops.inpaint import inpaint
 from hiresmed_jax.placement import atlas, candidates
 from hiresmed_jax.runtime import cli
-from hiresmed_jax.synthesis import fitting, insert
+from hiresmed_jax.synthesis import fitting, insert, shams
 
 SIDE = 49  # of a patch
 MODES = ("feather", "ct")  # the defaults of images that are no projections
 _REMOVED_PX = 3  # beyond a lesion's mask
 _LARGEST = 64  # window of a lesion
 _DONORS = 6  # of the nearest diameters, of which one is drawn
+_LIKES = 8  # other lesions that give a sham its size where one has no place
 _COVERED_PX = 4  # beyond a lesion's radius, where only the context is judged
 _HALO = 8.0  # grey levels
 _CONTROLS = ("rectangle", "halo", "smooth noise")
@@ -146,7 +148,7 @@ def couples(modes: Sequence[str]) -> dict[str, tuple[str, str]]:
   """{comparison: (kind of patches, the other kind)}."""
   return {
     **{f"inserted, {mode}": ("real", mode) for mode in modes},
-    **{f"sham, {mode}": ("untouched", f"sham, {mode}") for mode in modes},
+    **{f"sham, {mode}": (f"untouched, {mode}", f"sham, {mode}") for mode in modes},
     "context": ("context, real", "context, chosen"),
     **{name: ("real", name) for name in _CONTROLS},
   }
@@ -190,6 +192,7 @@ def make(
 ) -> dict[str, Patches]:
   """{kind: patches}, a row for each site."""
   where = atlas.fit(site.item for site in sites)
+  most = shams.faintest([site.patch for site in sites])
   rows: dict[str, list[tuple[np.ndarray, float]]] = {}
   for index, site in enumerate(sites):
     near = np.flatnonzero((folds == folds[index]) & (groups != groups[index]))
@@ -198,7 +201,9 @@ def make(
     donors = Copies([sites[i].patch for i in best.tolist()])
     same_fold = [sites[i].item for i in near.tolist()]
     rng = np.random.default_rng(index)
-    for kind, pixels, size in _kinds(site, donors, same_fold, where, modes, index, rng):
+    everyone = Copies([sites[i].patch for i in near.tolist()])
+    made_here = _kinds(site, donors, everyone, same_fold, where, modes, index, rng, most)
+    for kind, pixels, size in made_here:
       rows.setdefault(kind, []).append((pixels, size))
   sets = {}
   for kind, made in rows.items():
@@ -213,11 +218,13 @@ def make(
 def _kinds(
   site: Site,
   donors: Copies,
+  any_donors: Copies,
   items: Sequence[Any],
   where: atlas.Atlas,
   modes: Sequence[str],
   index: int,
   rng: np.random.Generator,
+  most: float,
 ) -> Iterator[tuple[str, np.ndarray, float]]:
   """(kind, patch, diameter) of all kinds at one site."""
   values, size, key = site.scene.values, site.patch.diameter_px, jax.random.key(index)
@@ -236,7 +243,8 @@ def _kinds(
   yield "halo", shown(values - _HALO * ring), size
   smoothed = ndimage.gaussian_filter(values, (1, 1, 0))
   yield "smooth noise", shown(np.where((away <= 4)[..., None], smoothed, values)), size
-  yield from _shams(site, lesion, items, where, modes, rng)
+  likes = [lesion, *(fitting.draw(any_donors, rng, site.scene, None) for _ in range(_LIKES))]
+  yield from _shams(site, likes, items, where, modes, rng, most)
   yield "context, real", _covered(shown(removed), size), size
   score = atlas.score_map(where, site.scene.content)
   (chosen,) = candidates.place(rng, score, _room(site), [np.ones((1, 1), bool)], min_gap_px=0.0)
@@ -250,24 +258,31 @@ def _kinds(
 
 def _shams(
   site: Site,
-  lesion: fitting.Fitted,
+  likes: Sequence[fitting.Fitted],
   items: Sequence[Any],
   where: atlas.Atlas,
   modes: Sequence[str],
   rng: np.random.Generator,
+  most: float,
 ) -> Iterator[tuple[str, np.ndarray, float]]:
   """A sham as `synthesize` draws, places and inserts it, and its place before."""
-  scene = site.scene
-  made: Any = items
-  sham = fitting.sham(insert.draw_sham(rng, made, where, lesion.patch), scene)
-  score = atlas.score_map(where, scene.content)
-  (place,) = candidates.place(rng, score, _room(site), [sham.mask], min_gap_px=0.0)
-  row, column = (int(c) for c in (place.centre[1], place.centre[0]))
-  shown = _shown(site._replace(row=row, column=column))
-  yield "untouched", shown(scene.values), sham.patch.diameter_px
+  scene, score = site.scene, atlas.score_map(where, site.scene.content)
   for mode in modes:
-    image = insert.inserted(scene.values, [sham], [place], mode=mode)
-    yield f"sham, {mode}", shown(image), sham.patch.diameter_px
+    for like in likes:
+      try:
+        made = shams.inserted(
+          rng, scene, scene.values, _room(site), score, like, items, where, most=most, mode=mode
+        )
+        break
+      except UserError:  # a large one: as `synthesize` goes on, so with another
+        continue
+    else:
+      raise UserError("no image has a place that is calm enough for a sham")
+    row, column = int(made.site.centre[1]), int(made.site.centre[0])
+    shown = _shown(site._replace(row=row, column=column))
+    size = made.lesion.patch.diameter_px
+    yield f"untouched, {mode}", shown(scene.values), size
+    yield f"sham, {mode}", shown(made.image), size
 
 
 def _room(site: Site) -> np.ndarray:
@@ -276,7 +291,7 @@ def _room(site: Site) -> np.ndarray:
   inside = np.zeros(site.scene.shape, bool)
   inside[half:-half, half:-half] = True
   content = site.scene.content & inside
-  near = insert.near_boxes(site.item["boxes"], site.scene.shape)
+  near = shams.near_boxes(site.item["boxes"], site.scene.shape)
   return candidates.allowed_pixels(near, content, 2.0) & inside
 
 

@@ -95,6 +95,7 @@ def main(argv: list[str]) -> None:
     summary = {"out": str(options.out.absolute()), "images": len(made), "asked": count}
     summary |= {"lesions": lesions, "substituted": substituted, "failed": failures}
     summary |= {"places": setting.prior.label, "weak_places": setting.weak_places}
+    summary |= {"drawn_again": folder.drawn_again(made)}
     print(json.dumps(summary | {"contact_sheet": sheet and str(sheet)}, indent=2))
   elif made:
     print(f"{len(made)} of {count} images are in {options.out}")

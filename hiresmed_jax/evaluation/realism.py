@@ -192,7 +192,7 @@ def _forest(values: np.ndarray, labels: np.ndarray, others: np.ndarray, seed: in
 
 
 def _fitted_forest(values: np.ndarray, labels: np.ndarray, seed: int) -> RandomForestClassifier:
-  forest = RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed, n_jobs=2)
+  forest = RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed, n_jobs=1)
   return forest.fit(values, labels)
 
 

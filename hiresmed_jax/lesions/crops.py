@@ -15,6 +15,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import outline
 from hiresmed_jax.lesions.patch import LesionPatch, centroid, diameter, long_side, side_for
 from hiresmed_jax.ops.inpaint import inpaint_window
+from hiresmed_jax.ops.insertion_parts import TAIL_PX
 
 BOXES = ("tight", "dataset")  # around inserted lesions
 
@@ -59,8 +60,7 @@ def _patch(
     return "at the border"
   window = (slice(top, top + side), slice(left, left + side))
   values, mask = image[window].copy(), found.mask[window]
-  surround = without(values, mask)
-  behind = surround.mean(axis=-1)
+  behind = without(values, mask, outline.REACH + 1).mean(axis=-1)
   contrast = found.peak - float(np.median(behind[mask]))
   if contrast < outline.VISIBLE_CONTRAST / 2 * (value_range[1] - value_range[0]):
     return "faint"
@@ -69,7 +69,7 @@ def _patch(
     return "not separate"
   return LesionPatch(
     values=values,
-    surround=surround,
+    surround=without(values, mask),
     alpha=outline.occupancy(values.mean(axis=-1), behind, mask, contrast),
     diameter_px=diameter(mask),
     spacing_mm=(float(item["spacing_mm"][0]), float(item["spacing_mm"][1])),
@@ -81,10 +81,19 @@ def _patch(
   )
 
 
-def without(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """A window f32[S, S, C] whose lesion bool[S, S] is replaced by the estimated local background."""
-  # One pixel more than a lesion changes: the end of its blur must not spread into the hole.
-  around = ndimage.distance_transform_edt(~mask) <= outline.REACH + 1
+def without(values: np.ndarray, mask: np.ndarray, reach: float = TAIL_PX + 1) -> np.ndarray:
+  """A window whose lesion is replaced by the estimated local background.
+
+  Args:
+    values: f32[S, S, C].
+    mask: bool[S, S], the lesion.
+    reach: pixels around it that are replaced too: one more than is inserted of its blur, since the
+      end of the blur must not spread into the hole.
+
+  Returns:
+    f32[S, S, C].
+  """
+  around = ndimage.distance_transform_edt(~mask) <= reach
   filled = np.asarray(inpaint_window(values, around))
   # The interpolation may overshoot next to a bone.
   return np.where(

@@ -13,8 +13,22 @@ import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.ops import insertion_parts
-from hiresmed_jax.ops.insertion_parts import REACH_PX, dilate, ring, sobel, taper
+from hiresmed_jax.ops.insertion_parts import (
+  REACH_PX,
+  TAIL_PX,
+  dilate,
+  louder,
+  ring,
+  sobel,
+  tail_taper,
+  taper,
+)
 from hiresmed_jax.types import Array
+
+_OFFSET = 0.25  # of a lesion's contrast: the most that its level is moved by
+_CENSORED = 0.02  # of the way from the surroundings to the ceiling: what is nearer is clipped
+_PLATEAU = 3  # clipped pixels of a clipped lesion, at least
+_RIM = 3.0  # standard deviations of noise: the darkest that a bright lesion's rim may be
 
 MODES = ("paper", "feather", "poisson", "ct", "projection")
 DEFAULT_MODE: Mapping[str, str] = {"ct": "ct", "projection": "projection", "none": "feather"}
@@ -29,17 +43,20 @@ def insert(
   mode: str,
   gain: Array | float = 1.0,
   white: Array | float | None = None,
+  ceiling: Array | float = jnp.inf,
 ) -> Array:
   """A window of an image with a lesion in its middle.
 
   Modes:
     paper: the mask is set to 0, the lesion's values are added (Eq. 17 of the paper), and where a
       Sobel filter sees the mask's edge the result is blurred by a 3x3 Gaussian of sigma 1.0.
-    feather: (1 - w) v + w (values + offset); w is the mask with an edge of 4 px, the offset brings
-      the two neighbourhoods to one level.
+    feather: as `ct`, after the donor's level is brought nearer to that of the neighbourhood: by an
+      offset of at most a quarter of the lesion's contrast, which keeps that contrast. A lesion
+      whose plateau is clipped stays clipped: its levels are stretched from there to the ceiling.
     poisson: inside, the gradients of `values`; at the border, the background (Perez et al. 2003).
     ct: partial volume. A pixel holds a of lesion and 1 - a of tissue: v' = (1 - a) v + a v_lesion.
-      The donor's pixels are such mixtures too, so a v_lesion = values - (1 - a) surround.
+      The donor's pixels are such mixtures too, so a v_lesion = values - (1 - a) surround. Beyond
+      the mask goes what is left of its blur, where it is louder than noise.
     projection: superposition. Attenuation adds up along a ray, so what the lesion added to the
       donor's line integrals, it adds here; bowel gas and bone show through.
       Where values are affine in the line integral of attenuation (a radiograph for presentation, a
@@ -59,9 +76,11 @@ def insert(
       donor: 1 on one scale; where scatter is known, the ratio of the shares of direct radiation.
       That an enlarged lesion is also thicker is not known here: `resample` keeps contrast.
     white: `projection` only, see above; None: values are affine in the line integral.
+    ceiling: `feather` only. The end of the donor's range, at which values are clipped; inf: none.
 
   Returns:
-    f32[S, S, C]; farther than `REACH_PX` from the mask bit-equal to `background`. Not clipped.
+    f32[S, S, C]; farther than `TAIL_PX` (`ct`, `feather`), else `REACH_PX`, from the mask bit-equal
+    to `background`. Not clipped.
 
   Raises:
     ValueError: an unknown mode, or shapes that do not fit.
@@ -78,14 +97,16 @@ def insert(
     case "paper":
       inserted = _paper(background, values, mask)
     case "feather":
-      inserted = _feather(background, values, surround, mask)
+      values, surround = _level_with(background, values, surround, mask, ceiling)
+      inserted = _ct(background, values, surround, alpha)
     case "poisson":
       inserted = _poisson(background, values, surround, mask)
     case "ct":
       inserted = _ct(background, values, surround, alpha)
     case _:
       inserted = _projection(background, values, surround, mask, gain=gain, white=white)
-  return jnp.where(dilate(mask, REACH_PX)[..., None], inserted, background)
+  reach = TAIL_PX if mode in ("ct", "feather") else REACH_PX
+  return jnp.where(dilate(mask, reach)[..., None], inserted, background)
 
 
 def _paper(background: Array, values: Array, mask: Array) -> Array:
@@ -94,18 +115,23 @@ def _paper(background: Array, values: Array, mask: Array) -> Array:
   return jnp.where(sobel(mask)[..., None] > 0, insertion_parts.gaussian3(pasted), pasted)
 
 
-def _feather(background: Array, values: Array, surround: Array, mask: Array) -> Array:
+def _level_with(
+  background: Array, values: Array, surround: Array, mask: Array, ceiling: Array | float
+) -> tuple[Array, Array]:
+  """The donor's values and surround, with their neighbourhood's level nearer to that of another."""
   around = ring(mask)
-  taps = insertion_parts.gaussian_taps(1.0, 7)
-  blurred = insertion_parts.separable(
-    mask.astype(jnp.float32)[..., None], taps, taps, border="edge"
-  )
-  weight = blurred * taper(mask)[..., None]
-  layer = values + _middle(background, around) - _middle(surround, around)
-  layer_level = insertion_parts.noise_level(surround, around)
-  grain, flat = insertion_parts.noise_in(layer, layer_level)
-  layer, grain, layer_level = weight * layer, weight * grain, weight * layer_level
-  return _matched(background, layer, grain, layer_level, flat, around, kept=1 - weight)
+  here, there = _middle(background, around), _middle(surround, around)
+  inside = mask[..., None]
+  contrast = jnp.sum(values - surround, (0, 1), where=inside) / jnp.maximum(jnp.sum(mask), 1)
+  most = _OFFSET * jnp.abs(contrast)
+  offset = jnp.clip(here - there, -most, most)
+  full = jnp.where(jnp.isinf(ceiling), 0.0, ceiling)
+  at_the_end = values >= full - _CENSORED * (full - there)
+  clipped = jnp.isfinite(ceiling) & (jnp.sum(at_the_end & inside, (0, 1)) >= _PLATEAU)
+  room = jnp.maximum(full - there, 1e-6)
+  gain = jnp.where(clipped, jnp.clip((full - there - offset) / room, 0.5, 2.0), 1.0)
+  level = there + offset
+  return level + gain * (values - there), level + gain * (surround - there)
 
 
 def _poisson(background: Array, values: Array, surround: Array, mask: Array) -> Array:
@@ -121,10 +147,16 @@ def _ct(background: Array, values: Array, surround: Array, alpha: Array) -> Arra
   mask = alpha >= 0.5
   filled = alpha[..., None] * taper(mask)[..., None]
   layer_level = insertion_parts.noise_level(surround, ring(mask))
-  added = _added(values, surround, mask)  # of it comes the noise: the estimated surround has none
+  added = values - surround  # of it comes the noise: the estimated surround has none
   grain, _ = insertion_parts.noise_in(added, layer_level)
   _, flat = insertion_parts.noise_in(values, layer_level)
-  layer = added + filled * surround
+  # Beyond the mask: what is left of the blur, and no rim darker than noise.
+  beyond = added - grain - (1 - louder(added, layer_level)) * insertion_parts.mean3(added)
+  sign = jnp.sign(jnp.sum(added, (0, 1), where=mask[..., None]))
+  beyond = sign * jnp.maximum(sign * beyond, -_RIM * layer_level)
+  ends = tail_taper(mask)[..., None]
+  added = jnp.where(mask[..., None], added, beyond + grain) * ends
+  layer, grain = added + filled * surround, grain * ends
   return _matched(background, layer, grain, layer_level, flat, ring(mask), kept=1 - filled)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from hiresmed_jax.types import Array
 
-REACH_PX = 2  # an insertion changes nothing farther than this from the mask
+REACH_PX = 2  # an insertion changes nothing farther than this from the mask,
+TAIL_PX = 4  # or than this, where the end of a lesion's blur comes along
 _RING_PX = (4, 10)  # the neighbourhood is farther than the first and up to the second
 
 
@@ -49,6 +50,24 @@ def taper(mask: Array) -> Array:
   return 0.5 * (near.astype(jnp.float32) + reach.astype(jnp.float32))
 
 
+def tail_taper(mask: Array) -> Array:
+  """f32[S, S]: 1 up to 1.5 px from bool[S, S], falling to 0 beyond `TAIL_PX`."""
+  steps = [dilate(mask, radius).astype(jnp.float32) for radius in (1.5, 2.3, 3.2, TAIL_PX)]
+  return sum(steps[1:], steps[0]) / len(steps)
+
+
+def mean3(image: Array) -> Array:
+  """Mean of 3 x 3 pixels. [S, S, C]."""
+  taps = np.full(3, 1 / 3)
+  return separable(image, taps, taps, border="edge")
+
+
+def louder(image: Array, level: Array) -> Array:
+  """Share in [0, 1] of a mean of 3 x 3 that is no noise of standard deviation f32[C]. [S, S, C]."""
+  noise = jnp.square(_MEAN_NOISE * level)
+  return jnp.maximum(1 - noise / jnp.maximum(jnp.square(mean3(image)), 1e-12), 0.0)
+
+
 def sobel(mask: Array) -> Array:
   """Gradient magnitude of bool|f32[S, S], 3x3 Sobel, borders mirrored as OpenCV does. f32[S, S]."""
   image = mask.astype(jnp.float32)[..., None]
@@ -62,6 +81,7 @@ _SIGMA = 1.5  # px; what a Gaussian of this width leaves over is grain, not anat
 _LOUDEST = 3.0  # standard deviations; what is louder is an edge
 _QUARTER = 0.3186  # standard deviations that a quarter of a normal variable's values lies within
 _MEAN_KEEPS = 1 / 9
+_MEAN_NOISE = 0.5  # of the noise's level, in a mean of 3 x 3: it is correlated
 _FLAT = 0.01  # of the noise power
 _NOISELESS = 0.02  # of the neighbourhood's level
 

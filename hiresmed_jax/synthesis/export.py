@@ -157,3 +157,23 @@ def write_real(out: Path, source: records.Records, look: Look, classes: writers.
       | {"lesions": lesions}
     )
   files.write(out / _REAL / "annotations.json", writers.coco(entries, classes, made=False))
+
+
+def require_seen(
+  image: np.ndarray,
+  twin: np.ndarray,
+  mask: np.ndarray,
+  count: int,
+  item: Mapping[str, Any],
+  look: Look,
+) -> None:
+  """Raises UserError where one of the new lesions is less than one of 255 grey levels in a PNG."""
+  ids = mask[mask > 0]
+  shown = [levels(one[mask > 0][None], item, look) for one in (image, twin)]
+  share = np.abs(shown[0].astype(np.float32) - shown[1]).max(axis=-1)[0] / ((1 << look.bits) - 1)
+  for number in range(1, count + 1):
+    if share[ids == number].mean() < 1 / 255:
+      raise UserError(
+        f"lesion {number} is less than one grey level in the window that is shown: choose "
+        "--window LOW,HIGH, or another --seed"
+      )

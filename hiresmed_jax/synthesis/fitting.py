@@ -198,6 +198,8 @@ def _resized(
   for _ in range(_TRIES):
     scales = np.asarray(scale, np.float32) * np.float32(factor)
     made = [np.asarray(a) for a in _resample(values, surround, alpha, scales, side=side)]
+    # Cubic interpolation overshoots at the edge of a bright lesion.
+    made[:2] = [np.clip(a, b.min(), b.max()) for a, b in zip(made, (values, surround))]
     found_px = diameter(one_piece(made[2]) >= MASK_LEVEL)
     tried.append((abs(found_px - target_px), made))
     if tried[-1][0] <= 0.02 * target_px:

@@ -179,6 +179,12 @@ def substitutes(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
   return sum(fact.get("substitute_because") is not None for fact in inserted), len(inserted)
 
 
+def drawn_again(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+  """How often lesions too faint to see, and shams that stood out, were drawn again; of `gather`."""
+  facts = [record["manifest"].get("drawn_again", {}) for record in records]
+  return {what: sum(fact.get(what, 0) for fact in facts) for what in ("lesions", "shams")}
+
+
 def _records(out: Path) -> list[Path]:
   return sorted((out / "records").glob("[0-9]*.json"))
 

@@ -22,13 +22,14 @@ from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import NoLesion, SourceEmpty, diameter
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.placement import candidates, paper
-from hiresmed_jax.synthesis import export, fitting, insert
+from hiresmed_jax.synthesis import export, fitting, insert, shams
 from hiresmed_jax.synthesis import mapped as maps
 from hiresmed_jax.synthesis.background import Maker
 from hiresmed_jax.synthesis.mapped import Kept, MappedBackground
 from hiresmed_jax.synthesis.request import Request
 
 _BACKGROUNDS = 50  # tried for an image, at most
+_DRAWN_AGAIN = 5  # times, while a lesion of an image is fainter than real ones
 _IN_VAIN = 200  # lesions that are drawn for backgrounds which do not take them, about
 _SIZES = 8  # lesions drawn until one has a size that the background has places for
 
@@ -178,19 +179,29 @@ def _composed(
   """
   request = setting.request
   item, ground, scene = mapped.item, mapped.ground, mapped.ground.canvas
-  with setting.clock("sample"):
-    drawn = [_placeable(setting, rng, mapped) for _ in range(count)]
-    lesions, reasons = [lesion for lesion, _ in drawn], [reason for _, reason in drawn]
-    shams = _shams(setting, rng, scene, lesions)
-  with setting.clock("place"):
-    sites = _sites(setting, rng, mapped, lesions + shams)
-  lesion_sites, sham_sites = sites[: len(lesions)], sites[len(lesions) :]
   mode = "paper" if request.paper else request.blend or insertion.DEFAULT_MODE[item["physics"]]
+  least = 0.0 if request.paper else shams.faintest(setting.survey.patches)
+  again = 0
+  while True:
+    with setting.clock("sample"):
+      drawn = [_placeable(setting, rng, mapped) for _ in range(count)]
+      lesions, reasons = [lesion for lesion, _ in drawn], [reason for _, reason in drawn]
+    with setting.clock("place"):
+      lesion_sites = _sites(setting, rng, mapped, lesions)
+    mask = insert.instances(lesions, lesion_sites, scene.shape)
+    with setting.clock("insert"):
+      image = insert.inserted(ground.lesion_free, lesions, lesion_sites, mode=mode)
+    added = (image - ground.lesion_free).mean(axis=-1)
+    faint = any(added[mask == number].mean() < least for number in range(1, count + 1))
+    if not faint or again == _DRAWN_AGAIN:
+      break
+    again += 1
+  with setting.clock("sample"):
+    hidden = _shams(setting, rng, mapped, lesions, mask, mode)
   with setting.clock("insert"):
-    twin = insert.inserted(ground.lesion_free, shams, sham_sites, mode=mode)
+    twin = hidden[-1].image if hidden else ground.lesion_free
     with_own = np.where(scene.values != ground.lesion_free, scene.values, twin)
     image = insert.inserted(with_own, lesions, lesion_sites, mode=mode)
-  mask = insert.instances(lesions, lesion_sites, scene.shape)
   for number, own in enumerate(ground.own_lesions, len(lesions) + 1):
     mask[own & (mask == 0)] = number
   total = count + len(ground.own_lesions)
@@ -199,12 +210,12 @@ def _composed(
     fact |= _origin(lesion, site) | {"substitute_because": reason}
   image, twin = canvas.stored(image, item), canvas.stored(twin, item)
   if request.format == "png":
-    _require_seen(image, twin, mask, count, item, setting.look)
+    export.require_seen(image, twin, mask, count, item, setting.look)
   return Made(
     image=image,
     twin=twin,
     mask=mask,
-    sham_mask=insert.instances(shams, sham_sites, scene.shape) if shams else None,
+    sham_mask=shams.instances(hidden, scene.shape) if hidden else None,
     item=item,
     canvas=scene,
     boxes=_boxes(setting, scene, facts),
@@ -221,7 +232,8 @@ def _composed(
         **setting.origin,
       },
       "lesions": facts,
-      "sham_lesions": [_origin(sham, site) for sham, site in zip(shams, sham_sites)],
+      "drawn_again": {"lesions": again, "shams": sum(sham.drawn_again for sham in hidden)},
+      "sham_lesions": [_origin(sham.lesion, sham.site) for sham in hidden],
       **({"weak_places": setting.weak_places} if setting.weak_places else {}),
     },
   )
@@ -293,18 +305,26 @@ def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) 
 def _shams(
   setting: Setting,
   rng: np.random.Generator,
-  scene: canvas.Canvas,
+  mapped: MappedBackground,
   lesions: list[fitting.Fitted],
-) -> list[fitting.Fitted]:
+  mask: np.ndarray,
+  mode: str,
+) -> list[shams.Sham]:
   """Shams of the size of the image's first lesion, or of any where it has none."""
   if not setting.request.shams:
     return []
-  like = (lesions[0] if lesions else _lesion(setting, rng, scene)[0]).patch
-  atlas = setting.survey.atlas
-  return [
-    fitting.sham(insert.draw_sham(rng, setting.source, atlas, like), scene)
-    for _ in range(setting.request.shams)
-  ]
+  ground = mapped.ground
+  like = lesions[0] if lesions else _lesion(setting, rng, ground.canvas)[0]
+  allowed = mapped.allowed & ground.canvas.content & (mask == 0)
+  score = np.ones(mask.shape, np.float32)
+  if mapped.density is not None:
+    size = diameter(like.mask)
+    score = places.score_map(setting.prior, mapped.density, ground.canvas, size)
+  gap, count = setting.values.min_gap_px, setting.request.shams
+  source, survey = setting.source, setting.survey
+  return shams.several(
+    rng, count, ground, mask, allowed, score, like, source, survey, mode=mode, min_gap_px=gap
+  )
 
 
 def _sites(
@@ -330,26 +350,6 @@ def _sites(
     min_gap_px=values.min_gap_px,
     prior=prior.label,
   )
-
-
-def _require_seen(
-  image: np.ndarray,
-  twin: np.ndarray,
-  mask: np.ndarray,
-  count: int,
-  item: Mapping[str, Any],
-  look: export.Look,
-) -> None:
-  """Raises UserError where one of the new lesions is less than one of 255 grey levels in a PNG."""
-  ids = mask[mask > 0]
-  levels = [export.levels(one[mask > 0][None], item, look) for one in (image, twin)]
-  share = np.abs(levels[0].astype(np.float32) - levels[1]).max(axis=-1)[0] / ((1 << look.bits) - 1)
-  for number in range(1, count + 1):
-    if share[ids == number].mean() < 1 / 255:
-      raise UserError(
-        f"lesion {number} is less than one grey level in the window that is shown: choose "
-        "--window LOW,HIGH, or another --seed"
-      )
 
 
 def _facts(image: np.ndarray, twin: np.ndarray, mask: np.ndarray, number: int) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_lesions_of_a_phantom_are_cut_out_with_their_exact_masks(pairs):
       np.testing.assert_array_equal(patch.values, image[window])
       assert side >= 3 * long_side(whole)
       assert np.abs(np.array(centroid(patch.mask)) - side / 2).max() <= 0.5
-      far = ndimage.distance_transform_edt(~patch.mask) > 3
+      far = ndimage.distance_transform_edt(~patch.mask) > 5
       np.testing.assert_array_equal(patch.values[far], patch.surround[far])
       assert patch.donor == "image"
       assert patch.donor_group == "group"

@@ -41,8 +41,8 @@ def smooth_background(channels=1):
   return 100 + slopes * (3 * y - 2 * x)[..., None]
 
 
-def reach(alpha):
-  return scipy.ndimage.distance_transform_edt(alpha < 0.5) <= 2
+def reach(alpha, most=2):
+  return scipy.ndimage.distance_transform_edt(alpha < 0.5) <= most
 
 
 def test_sobel_and_gaussian_equal_opencv():
@@ -114,16 +114,39 @@ def test_poisson_equals_a_sparse_solver():
     np.testing.assert_allclose(np.asarray(found)[inside, channel], solved, rtol=1e-4)
 
 
-def test_feather_equals_scipy():
-  background, (values, surround, alpha) = np.full((SIDE, SIDE, 1), 70, np.float32), lesion()
-  found = insert(background, values, surround, alpha, mode="feather")
-  mask = alpha >= 0.5
-  weight = scipy.ndimage.gaussian_filter(mask.astype(float), 1.0, radius=3)
-  distance = scipy.ndimage.distance_transform_edt(~mask)
-  weight *= np.where(distance < 1.5, 1, np.where(distance <= 2, 0.5, 0))
-  layer = values[..., 0] + 70 - 40
-  expected = (1 - weight) * 70 + weight * layer
-  np.testing.assert_allclose(np.asarray(found)[..., 0], expected, atol=1e-3)
+def test_feather_keeps_contrast_where_the_level_is_near():
+  values, surround, alpha = lesion()  # 100 over 40
+  found = insert(np.full((SIDE, SIDE, 1), 60, np.float32), values, surround, alpha, mode="feather")
+  np.testing.assert_allclose(found[..., 0], 60 + 100 * alpha, atol=1e-3)
+  # Farther away only a quarter of the contrast is given way.
+  found = insert(np.full((SIDE, SIDE, 1), 100, np.float32), values, surround, alpha, mode="feather")
+  assert found[SIDE // 2, SIDE // 2, 0] == pytest.approx(165, abs=2)
+
+
+@pytest.mark.parametrize("level", [20, 60])
+def test_a_clipped_plateau_stays_clipped(level):
+  values, surround, alpha = lesion()
+  values = np.minimum(values, 120)
+  background = np.full((SIDE, SIDE, 1), level, np.float32)
+  kept, moved = (
+    np.asarray(insert(background, values, surround, alpha, mode="feather", ceiling=end))
+    for end in (120.0, np.inf)
+  )
+  core = alpha >= 1
+  np.testing.assert_allclose(kept[core], 120, atol=1e-3)
+  assert np.abs(moved[core] - 120).min() > 15
+  np.testing.assert_allclose(kept[0, 0], level)
+
+
+def test_the_end_of_a_blur_comes_along_and_a_dark_rim_does_not():
+  values, surround, alpha = lesion(noise=2)
+  far = disc()[1]
+  band = (far > 7) & (far < 8.5)
+  background = np.full((SIDE, SIDE, 1), 40, np.float32)
+  for added, least, most in ((20, 8, 30), (-60, -10, -1)):
+    ringed = values + added * band[..., None]
+    found = np.asarray(insert(background, ringed, surround, alpha, mode="ct"))[..., 0]
+    assert least < (found - 40)[band].mean() < most
 
 
 @pytest.mark.parametrize("mode", insertion.MODES)
@@ -135,7 +158,7 @@ def test_nothing_changes_beyond_the_reach(mode, seed, value):
   alpha = scipy.ndimage.gaussian_filter(rng.normal(size=(SIDE, SIDE)), 3).astype(np.float32)
   alpha = np.clip(alpha / np.abs(alpha).max(), 0, 1)
   found = np.asarray(insert(background, values, surround, alpha, mode=mode))
-  beyond = ~reach(alpha)
+  beyond = ~reach(alpha, 4 if mode in ("ct", "feather") else 2)
   assert np.isfinite(found).all()
   assert found[beyond].tobytes() == background[beyond].tobytes()
 

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.inference import canvas
+from hiresmed_jax.placement import atlas
+from hiresmed_jax.synthesis import fitting, shams
+from tests.lesions.drawn import patch
+
+SIDE = 160
+WHERE = atlas.Atlas(np.array([[0.5, 0.5]]), np.ones(1), (0.3, 0.3))
+
+
+def record(seed: int, level: float) -> dict:
+  """A square body in noise, half of it with bright and dark spots close to each other."""
+  rng = np.random.default_rng(seed)
+  image = np.zeros((SIDE, SIDE, 1), np.float32)
+  image[12:-12, 12:-12] = level
+  image[24:-12:16, 24:72:16] = 255
+  image[32:-12:16, 24:72:16] = 20
+  image = ndimage.gaussian_filter(image, (1, 1, 0)) + rng.normal(0, 4, image.shape)
+  stored = np.clip(np.round(image), 0, 255).astype(np.uint8)
+  return canvas.record_of(stored, (0.0, 255.0)) | {"group": "g", "image_id": str(seed)}
+
+
+def made(source: list[dict], *, most: float = 25.0, seed: int = 0) -> tuple:
+  scene = canvas.real(record(9, 110))
+  like = fitting.sham(patch(8.0, contrast=120), scene)
+  score = np.ones(scene.shape, np.float32)
+  found = shams.inserted(
+    np.random.default_rng(seed), scene, scene.values, scene.content, score, like, source, WHERE,
+    most=most, mode="ct",
+  )  # fmt: skip
+  return scene, found
+
+
+def test_a_sham_changes_its_place_and_cannot_be_a_lesion():
+  source = [record(seed, level) for seed, level in enumerate((100, 120, 150))]
+  for seed in range(4):
+    scene, sham = made(source, seed=seed)
+    ids = shams.instances([sham], scene.shape)
+    changed = np.abs(sham.image - scene.values)[..., 0]
+    assert changed[ndimage.distance_transform_edt(ids == 0) > 4].max() == 0
+    assert changed[ids > 0].mean() > 1.5  # it is there: other noise
+    # Of another image's level, and nothing stands out from its own.
+    assert abs(sham.image[..., 0][ids > 0].mean() - 110) < 6
+    x, y = sham.site.centre
+    for image in (scene.values, sham.image):
+      assert shams.calmness_at(image, (int(y), int(x)), 9) < 25
+
+
+def test_where_nothing_is_calm_there_is_no_sham():
+  with pytest.raises(UserError, match=r"no place is calm enough .* use --shams 0"):
+    made([record(0, 110)], most=1.0)
+  with pytest.raises(UserError, match="no place is calm enough"):
+    made([record(0, 245)])  # bone: content at the end of the range
+
+
+def test_the_faintest_lesions_are_those_of_the_lowest_percent():
+  contrasts = np.linspace(20, 120, 101)
+  found = shams.faintest([patch(8.0, contrast=float(c)) for c in contrasts])
+  means = [float((120 * p.alpha)[p.mask].mean()) for p in [patch(8.0)]]
+  assert found == pytest.approx(21 * means[0] / 120, rel=0.02)
+  assert shams.faintest([]) == 0

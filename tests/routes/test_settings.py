@@ -88,7 +88,7 @@ def test_what_we_ship_is_sound():
     ("lesion.min_size=3.0", "lesion.min_size=3.0: use a number from 12"),
     ("lesion.conv=fast", "lesion.conv='fast': use 'auto'"),
     ("location.size=100", "location.size=100: use a multiple of 32"),
-    ("location.net=x", "location.net='x': use 'n', 's' or 'm'"),
+    ("location.net=x", "location.net='x': use 'p', 'n', 's' or 'm'"),
     ("location.weights=nowhere.npz", "location.weights=nowhere.npz is not there"),
     ("location.augment.scale=1.0", "use a number from 0 to less than 1"),
     ("danger.size=(32,40)", r"danger.size=\(32, 40\): use \(rows, columns\), multiples of 16"),

@@ -30,7 +30,7 @@ from hiresmed_jax.synthesis import image, reconstructions, request, run, stream
 
 _OF_FILES = ("num", "format", "shard", "depth", "window", "layout")
 _OPTIONS = [name for name in request.Request._fields if name not in _OF_FILES]
-_KEPT_MB = 512  # of backgrounds, by default
+_KEPT_MB = 1024  # of backgrounds, by default
 
 
 class Synthetic(NamedTuple):

@@ -181,7 +181,8 @@ def density(
   if prior.hosts is not None and odds is not None:
     likely = odds.of_mean >= np.float32(prior.hosts.least)
     # Where no patient has lesions, few places are known, and the odds are a guess.
-    seen = atlases.score_map(atlas, scene.content) * max(np.count_nonzero(scene.content), 1)
+    pixels = np.float32(max(int(np.count_nonzero(scene.content)), 1))
+    seen = atlases.score_map(atlas, scene.content) * pixels
     score = score * likely * np.minimum(seen / np.float32(prior.least_seen), np.float32(1.0))
   return Density(score, odds, likely)
 

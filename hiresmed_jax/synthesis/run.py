@@ -24,7 +24,7 @@ from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.mapped import Kept
 from hiresmed_jax.synthesis.request import Request
 
-_KEPT_BYTES = 512 << 20  # of backgrounds: 370 of 391 x 320 pixels, 40 of 1,024 x 1,024
+_KEPT_BYTES = 1 << 30  # of backgrounds: 420 of 391 x 320 pixels, 50 of 1,024 x 1,024
 
 
 def assemble(

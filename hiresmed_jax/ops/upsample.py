@@ -1,6 +1,8 @@
 """Upsampling by two without a grid: no zeros are multiplied, and borders repeat the border pixel.
 
-On the CPU by stride-1 work, which alone is fast there; elsewhere in one pass over memory."""
+On the CPU by stride-1 work, which alone is fast there. On a GPU in as few passes over memory as
+possible: it reads any positions at no cost, and a joint ends a fusion.
+"""
 
 import functools
 import operator
@@ -20,7 +22,7 @@ def edge_pad(x: Array) -> Array:
 
   Reverse-mode derivatives only: derived from the padding, they are a chain of pads and sums.
   """
-  return jax.lax.platform_dependent(x, cpu=_padded, default=clamped)
+  return jax.lax.platform_dependent(x, cuda=clamped, default=_padded)
 
 
 def _padded(x: Array) -> Array:
@@ -168,7 +170,7 @@ def bilinear(x: Array) -> Array:
 
   The reverse-mode derivative is its own: derived from the slices, it is slower on the CPU.
   """
-  return jax.lax.platform_dependent(x, cpu=_stacked, default=mixed)
+  return jax.lax.platform_dependent(x, cuda=mixed, default=_stacked)
 
 
 def _stacked(x: Array) -> Array:
@@ -204,12 +206,14 @@ def _weighted(x: Array, rows: Taps, columns: Taps) -> Array:
 
 
 def _bilinear_backward(_: None, grad: Array) -> tuple[Array]:
-  def rows_then_columns(rows: Callable[[Array], Array], grad: Array) -> Array:
+  def columns_after(rows: Callable[[Array], Array], grad: Array) -> Array:
     return halve(rows(grad), 2)
 
-  by_rows = cpu.halve_rows if grad.size >= cpu.LARGE else functools.partial(halve, axis=1)
-  on_cpu = functools.partial(rows_then_columns, by_rows)
-  return (jax.lax.platform_dependent(grad, cpu=on_cpu, default=unmixed),)
+  plain = functools.partial(columns_after, functools.partial(halve, axis=1))
+  if grad.size < cpu.LARGE:
+    return (jax.lax.platform_dependent(grad, cuda=unmixed, default=plain),)
+  on_cpu = functools.partial(columns_after, cpu.halve_rows)
+  return (jax.lax.platform_dependent(grad, cpu=on_cpu, cuda=unmixed, default=plain),)
 
 
 def unmixed(grad: Array) -> Array:

@@ -267,12 +267,19 @@ def _metrics(result: Result) -> Iterator[Row]:
 
 def _placement(result: Result) -> Iterator[Row]:
   prior, context, made = result["prior"], result["context"], result["placements"]
-  about = f"{result['data']}, {prior['lesions']} held-out lesions of {prior['groups']} groups"
+  part = "held-out" if result.get("split", "test") == "test" else "validation"
+  about = f"{result['data']}, {prior['lesions']} {part} lesions of {prior['groups']} groups"
   for name, gain in prior["over_uniform"].items():
     used = " (in use)" if name == prior["used"] else ""
     yield Row(
       f"{about}: nats a lesion over the uniform prior, {name}{used}",
       f"{gain['mean']:+.2f} (95 % interval {gain['low']:+.2f} to {gain['high']:+.2f})",
+    )
+  for name, shares in (result.get("regions") or {}).items():
+    regions = [f"{one} {share:.1%}" for one, share in shares.items() if one != "sites"]
+    yield Row(
+      f"{result['data']}, regions drawn by eye: shares of {shares['sites']} places, {name}",
+      ", ".join(regions).replace("_", " "),
     )
   for name, found in context.items():
     if name in ("sites", "groups"):

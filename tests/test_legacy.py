@@ -149,7 +149,9 @@ def test_the_same_commands_find_it_trained_go_on_and_synthesize_from_it(place):
   dice = [done["results"]["held_out"]["dice"] for done in (before, after)]
   assert dice[1] == pytest.approx(dice[0], abs=1e-3)
 
-  given += [*changes(*SEEN), "--num", "2", "--depth", "16"]
+  # Places as they were drawn then.
+  given += [*changes(*SEEN, "synthesize.hosts=off", "synthesize.floor=0.3"), "--num", "2"]
+  given += ["--depth", "16"]
   command(place, "synthesize", *given, "--lesions", "2", "--out", "plain")
   networks = changes("synthesize.prior=atlas x yolo", "synthesize.danger=on")
   more = ["--lesions", "1", "--shams", "1", "--seed", "1", "--out", "networks"]

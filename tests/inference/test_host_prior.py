@@ -55,6 +55,23 @@ def test_places_are_likelier_where_lesions_were(fitted):
   assert {lesion["prior"] for lesion in facts["lesions"]} == {prior.label}
 
 
+def test_large_lesions_need_all_that_they_cover(fitted):
+  data, found, folder, made = fitted
+  prior, _ = places.open_prior("auto", folder, data.card["fingerprint"], fitted=made)
+  scene = canvas.real(records.source(data, "test")[0])
+  density = places.density(prior, found.atlas, scene)
+  row, column = np.unravel_index(np.argmax(density.odds.of_mean), scene.shape)
+  odds = np.full(scene.shape, -9.0, np.float32)
+  odds[row - 2 : row + 3, column - 2 : column + 3] = 2.0  # a small place
+  flat = density.odds._replace(of_mean=odds, by_size=0 * odds)
+  small, large = (
+    places.plenty(prior, density._replace(odds=flat), scene, scene.content, size)
+    for size in (3.0, 20.0)
+  )
+  assert small > 20 * large
+  assert places.plenty(places.Prior("atlas"), density, scene, scene.content, 5.0) == 1.0
+
+
 def test_a_run_without_it_places_as_before_and_says_so(fitted):
   data, _, folder, made = fitted
   prior, label = places.open_prior("auto", folder, data.card["fingerprint"])

@@ -190,10 +190,10 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--times", type=int, default=2, help="training is disturbed in one way (2)")
   parser.add_argument(
     "--kinds",
-    nargs="+",
+    nargs="*",
     choices=KINDS,
     default=list(KINDS),
-    help="which trials to make now; those of an earlier call count too (all)",
+    help="which trials to make now, or none; those of earlier calls count too (all)",
   )
   options = parser.parse_args(argv)
   work = options.work.absolute()

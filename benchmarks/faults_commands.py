@@ -187,8 +187,10 @@ def _is_past(moment: float) -> bool:
 
 
 def _last(told: str) -> str:
+  """The line of an error, else the last one."""
   lines = told.strip().splitlines()
-  return printable(lines[-1])[-200:] if lines else ""
+  errors = [line for line in lines if line.startswith("error: ")]
+  return printable((errors or lines)[-1])[-200:] if lines else ""
 
 
 def _peak_mb() -> float:
@@ -210,28 +212,23 @@ def without_space(place: Place, folder: pathlib.Path, _: random.Random) -> Trial
   place.make(folder)
   small = folder / pathlib.Path(place.result).parts[0]
   small.mkdir(exist_ok=True)
-  results: list[str] = []
+  inside = {f"{{}}/{small.name}": f"{{}}/{small.name}/{small.name}"}
+  command = tuple(inside.get(part, part) for part in place.command)
+  result = place.result.replace(small.name, f"{small.name}/{small.name}", 1)
+  inner = dataclasses.replace(place, command=command, result=result)
   mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(small)]
   if subprocess.run(mount, capture_output=True, check=False).returncode:
     return {"count": 0, "told": "not tried: nothing may be mounted here", "problem": ""}
   try:
-    inner = dataclasses.replace(
-      place,
-      command=tuple(
-        p.replace(f"{{}}/{small.name}", f"{{}}/{small.name}/in") for p in place.command
-      ),
-    )
     ended = run(inner.argv(folder), folder / "log")
-    results.append(ended.problem() or ("" if ended.status == 2 else "lost: no word of the disk"))
-    subprocess.run(["mount", "-o", "remount,size=1g", str(small)], check=True)
-    again = run(inner.argv(folder), folder / "log")
-    changed = dataclasses.replace(
-      inner, result=place.result.replace(small.name, f"{small.name}/in", 1)
-    )
-    results.append(again.problem(may_refuse=False) or changed.difference(folder, arrays))
+    shutil.copytree(small, folder / "left", symlinks=True)
   finally:
-    subprocess.run(["umount", str(small)], check=False)
-  return {"count": 1, "told": _last(ended.told), "problem": next(filter(None, results), "")}
+    subprocess.run(["umount", str(small)], capture_output=True, check=False)
+  problem = ended.problem() or ("" if ended.status == 2 else "lost: no word of the disk")
+  shutil.copytree(folder / "left", small, dirs_exist_ok=True)
+  again = run(inner.argv(folder), folder / "log")
+  problem = problem or again.problem(may_refuse=False) or inner.difference(folder, arrays)
+  return {"count": 1, "told": _last(ended.told), "problem": problem}
 
 
 def of_two(place: Place, folder: pathlib.Path, _: random.Random) -> Trial:

@@ -209,7 +209,7 @@ def main(argv: list[str]) -> None:
     print(f"{row['kind']:20} {row['held']} of {row['tried']} held", flush=True)
   result = {
     "benchmark": "faults",
-    "environment": harness.environment(),
+    **harness.environment(),
     "times": options.times,
     "rows": rows,
     "not_held": [one for one in trials.all if one["problem"]],

@@ -24,8 +24,6 @@ from hiresmed_jax.lesions.patch import (
 _TURN_DEG = 15.0
 _BEND = 0.06  # standard deviation of the elastic shift, in diameters
 _BEND_SMOOTHNESS = 0.5  # Gaussian sigma that smooths the shift, in diameters
-_CLIPPED = 0.02  # of the range, from its end: what is there is clipped
-_RISE = 0.1  # of the range, how much a clipped plateau rises with each pixel
 _TRIES = 8  # at reaching a diameter; each costs two interpolations of a small window
 
 
@@ -117,9 +115,7 @@ def scaled(
   where, alpha, scale = best
   channels = range(patch.values.shape[-1])
   surround = np.stack([_within_range(patch.surround[..., c], where) for c in channels], axis=-1)
-  values = np.stack(
-    [_within_range(patch.values[..., c], where, patch.value_range) for c in channels], axis=-1
-  )
+  values = np.stack([_within_range(patch.values[..., c], where) for c in channels], axis=-1)
   gain = scale if patch.physics == "projection" else 1.0
   return patch._replace(
     values=(surround + gain * (values - surround)).astype(np.float32),
@@ -160,26 +156,9 @@ def _interpolated(image: np.ndarray, where: np.ndarray) -> np.ndarray:
   return np.asarray(found, np.float32)
 
 
-def _within_range(
-  image: np.ndarray, where: np.ndarray, value_range: tuple[float, float] | None = None
-) -> np.ndarray:
-  """The same, clipped: splines overshoot at the edge of a bright stone.
-
-  Where values end at the range's upper end, the true ones are higher: they are raised before and
-  clipped after, so that a clipped plateau stays one.
-  """
-  raised = image if value_range is None else _raised(image, value_range)
-  return np.clip(_interpolated(raised, where), image.min(), image.max())
-
-
-def _raised(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
-  """An image whose clipped plateaus rise towards their middle."""
-  low, high = value_range
-  clipped = image >= high - _CLIPPED * (high - low)
-  if image.max() > high or not clipped.any():
-    return image
-  depth = ndimage.distance_transform_edt(clipped)
-  return np.asarray(image + _RISE * (high - low) * depth, np.float32)
+def _within_range(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+  """The same, clipped: splines overshoot at the edge of a bright stone."""
+  return np.clip(_interpolated(image, where), image.min(), image.max())
 
 
 def _smooth_field(rng: np.random.Generator, side: int, size: float) -> np.ndarray:

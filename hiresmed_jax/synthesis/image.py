@@ -315,7 +315,7 @@ def _shams(
     return []
   ground = mapped.ground
   like = lesions[0] if lesions else _lesion(setting, rng, ground.canvas)[0]
-  allowed = mapped.allowed & ground.canvas.content & (mask == 0)
+  allowed = (mapped.allowed > 0) & ground.canvas.content & (mask == 0)
   score = np.ones(mask.shape, np.float32)
   if mapped.density is not None:
     size = diameter(like.mask)

@@ -34,8 +34,9 @@ BLOCK = re.compile(
   r"^(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<kind>bash|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
 MOST_NOT_RUN = 6
-# Numbers for images of 64 x 64. What the page says is read, and checked, first.
-NUMBERS = {"--num": 2, "--backgrounds": 2, "--size": 64}
+# Numbers for images of 64 x 64, where no place is calm enough for a sham. What the page says is
+# read, and checked, first.
+NUMBERS = {"--num": 2, "--backgrounds": 2, "--size": 64, "--shams": 0}
 TEXTS = {"--diameter-mm": "14-20", "--diameter-px": "2-3.5", "--at": "42,29"}
 
 

@@ -9,6 +9,7 @@ from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import bank, sampling
 from hiresmed_jax.lesions.patch import centroid
+from hiresmed_jax.ops.insertion_parts import TAIL_PX
 from tests.lesions import drawn
 
 # Windows that are smaller than real ones: few levels, which compile soon.
@@ -37,7 +38,7 @@ def test_training_images_come_back_as_they_were():
     assert made.kind == "singan"
     for field in ("diameter_px", "spacing_mm", "physics", "donor", "donor_group", "value_range"):
       assert getattr(made, field) == getattr(patch, field)
-    far = ndimage.distance_transform_edt(~made.mask) > 3
+    far = ndimage.distance_transform_edt(~made.mask) > TAIL_PX + 1
     np.testing.assert_array_equal(made.values[far], made.surround[far])
     # The disc is gone from the surround.
     assert np.abs(made.surround[made.mask].mean() - patch.surround.mean()) < 5

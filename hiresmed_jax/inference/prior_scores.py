@@ -26,7 +26,7 @@ _PICTURES = 4
 class Scores(NamedTuple):
   """Log-scores of lesions."""
 
-  # Key of a prior (see `key_of`) -> f64[N], nats over the uniform prior.
+  # Key of a prior (see `Choice.key`) -> f64[N], nats over the uniform prior.
   logs: dict[str, np.ndarray]
   groups: list[str]  # N patient groups
   # Of a few images, ([image, atlas, detector, both, hosts: each f32[H, W] in [0, 1], where they are

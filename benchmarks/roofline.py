@@ -86,6 +86,9 @@ def _stages(net: VQGAN) -> list[Stage]:
   def indexed(group: str, index: int) -> Callable[[Any, Any], Any]:
     return lambda module, x: getattr(module, group)[index](x, False)
 
+  def last(module: Any, x: Any) -> Any:
+    return module.decoder_tail(*module.decoder_stages[-1](x, False, apart=True))
+
   count = len(net.strides)
   return [
     ("stem", lambda module, x: module.stem(x)),
@@ -93,8 +96,8 @@ def _stages(net: VQGAN) -> list[Stage]:
     ("encoder middle", lambda module, x: module.encoder_middle(x, False)),
     ("latents", lambda module, x: module.latent_conv(module.latent_norm(x).astype(jnp.float32))),
     ("codes, middle", lambda module, x: module.decoder_middle(module.code_conv(x), False)),
-    *((f"decoder {i + 1}", indexed("decoder_stages", i)) for i in range(count)),
-    ("detail", lambda module, x: module.decoder_tail(x)),
+    *((f"decoder {i + 1}", indexed("decoder_stages", i)) for i in range(count - 1)),
+    (f"decoder {count}, detail", last),
     ("head", lambda module, x: module.head(x)),
   ]
 

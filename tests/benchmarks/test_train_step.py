@@ -31,7 +31,7 @@ def test_the_stages_are_the_whole_network():
   params = init(jax.random.key(0), images)["params"]
   with tiny_run.quick_compiler():
     rows = roofline.stages(net, params, images, peak=PEAK, rounds=1)
-  assert [row["stage"] for row in rows][-2:] == ["detail", "head"]
+  assert [row["stage"] for row in rows][-2:] == ["decoder 2, detail", "head"]
   assert rows[-1]["output"] == [1, 16, 16, 3]
 
   def both(params):

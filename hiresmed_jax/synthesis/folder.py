@@ -42,7 +42,9 @@ _LESIONS = {
   "own": "real lesions of the backgrounds",
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
-_VERSION = 2  # 2: PNG as a person sees them, compressed run lengths
+# 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes, so that
+# a folder that was begun before must not be gone on with.
+_VERSION = 3
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.

@@ -42,8 +42,8 @@ _LESIONS = {
   "own": "real lesions of the backgrounds",
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
-# 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes, so that
-# a folder that was begun before must not be gone on with.
+# 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes; a
+# folder that was begun before would hold images of both kinds.
 _VERSION = 3
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")

@@ -193,6 +193,7 @@ def make(
   """{kind: patches}, a row for each site."""
   where = atlas.fit(site.item for site in sites)
   most = shams.faintest([site.patch for site in sites])
+  most *= fitting.unit(sites[0].patch.physics, sites[0].scene.value_range)
   rows: dict[str, list[tuple[np.ndarray, float]]] = {}
   for index, site in enumerate(sites):
     near = np.flatnonzero((folds == folds[index]) & (groups != groups[index]))

@@ -41,7 +41,7 @@ from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.synthesis import background as backgrounds
-from hiresmed_jax.synthesis import folder, image, run
+from hiresmed_jax.synthesis import folder, image, run, shams
 from hiresmed_jax.synthesis.request import Request
 from hiresmed_jax.synthesis.stream import Stream
 
@@ -122,6 +122,7 @@ def measured(
     Prior("atlas"),
     None,
     None,
+    shams.faintest(found.patches),
     watch,
   )
   # A first round of as many compiles what windows of each size need.

@@ -21,7 +21,6 @@ Prints a table; the JSON has each run, and paired differences with 95 % interval
 images and trainings.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -51,6 +50,7 @@ PLANNED = (("E'", "A"), ("E'", "B"), ("E'", "C'"), ("H", "B"), ("I", "E'"))
 _INNER = 0.2  # of the training groups
 _KEPT, _A_STEP = 64, 0.25  # synthetic images from which crops are taken; new ones a crop
 _ENDLESS = 1_000_000  # images
+_IN_VAIN = 100  # of them, one after the other, that cannot be made
 
 
 def main(argv: list[str]) -> None:
@@ -219,10 +219,22 @@ def synthetic(arm: str, run: api.Run, own: Sequence[Labelled], seed: int) -> Ite
 
 
 def _whole(images: Any) -> Iterator[Any]:
-  """Those of a sequence that can be made: a background may have no room for a lesion."""
+  """Those of a sequence that can be made: a background may have no room for a lesion.
+
+  Raises:
+    UserError: many in a row cannot be made.
+  """
+  in_vain = 0
   for index in range(len(images)):
-    with contextlib.suppress(UserError):
-      yield images[index]
+    try:
+      made = images[index]
+    except UserError:
+      in_vain += 1
+      if in_vain == _IN_VAIN:
+        raise
+    else:
+      in_vain = 0
+      yield made
 
 
 def _of_look(image: np.ndarray) -> np.ndarray:

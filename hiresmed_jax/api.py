@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,6 +218,7 @@ class Run:
           )
         )
       setting, _ = run.assemble(values, asked, self.workdir, data, workers=workers, say=_silent)
+      _warn(setting)
       images = SyntheticImages(setting)
       # A folder that is read for now is there as long as its images are.
       weakref.finalize(images, stack.pop_all().close)
@@ -247,6 +249,8 @@ class Run:
     Raises:
       UserError: see `synthesize`.
     """
+    if not isinstance(kept_mb, int) or kept_mb < 0:
+      raise UserError(f"kept_mb={kept_mb!r}: use a whole number, 0 or more")
     if pixels not in stream.PIXELS:
       raise UserError(f"pixels={pixels!r}: use {' or '.join(map(repr, stream.PIXELS))}")
     shown = ("depth", "window") if pixels == "seen" else ()
@@ -254,6 +258,7 @@ class Run:
     values = _changed(self._values, settings or {})
     opener = stream.Opener(values, asked, self.workdir, self.data, kept_bytes=kept_mb << 20)
     labelled = len(opener.setting.source)
+    _warn(opener.setting)
     return stream.Stream(opener, labelled if num is None else num, pixels=pixels)
 
   @functools.cached_property
@@ -355,6 +360,11 @@ def _changed(values: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
   changed = values.copy_and_resolve_references()
   changed.update_from_flattened_dict(dict(changes))
   return changed
+
+
+def _warn(setting: image.Setting) -> None:
+  if setting.weak_places:
+    warnings.warn(setting.weak_places, stacklevel=3)
 
 
 def _silent(line: str) -> None:

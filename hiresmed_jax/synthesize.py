@@ -15,7 +15,7 @@ from hiresmed_jax import files
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.inference import other_images, workdir
+from hiresmed_jax.inference import contents, other_images, workdir
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.ops import insertion
 from hiresmed_jax.routes import settings
@@ -78,11 +78,15 @@ def main(argv: list[str]) -> None:
     )
     real = None
     if options.with_real:
+      fingerprint = records.open_dataset(options.with_real).card["fingerprint"]
       groups, used = setting.survey.groups, frozenset[str]()
+      if fingerprint != workdir.fingerprint_of(run_folder):  # its patients have other keys
+        trained = contents.of_run(run_folder, dataset, workers=workers).images
+        used = frozenset(image.digest for image in trained if image.split == "train")
       if isinstance(data, other_images.Backgrounds):
-        groups, used = groups | data.groups, data.digests
+        groups, used = groups | data.groups, used | data.digests
       real = export.real_images(options.with_real, groups, used)
-      identity |= {"real": records.open_dataset(options.with_real).card["fingerprint"]}
+      identity |= {"real": fingerprint}
     with files.locked(options.out, shared=shards > 1):
       folder.claim(options.out, identity, overwrite=options.overwrite)
       if real is not None:
@@ -95,13 +99,18 @@ def main(argv: list[str]) -> None:
     summary = {"out": str(options.out.absolute()), "images": len(made), "asked": count}
     summary |= {"lesions": lesions, "substituted": substituted, "failed": failures}
     summary |= {"places": setting.prior.label, "weak_places": setting.weak_places}
-    summary |= {"drawn_again": folder.drawn_again(made)}
+    summary |= {"drawn_again": folder.drawn_again(made), "faint": folder.faint(made)}
     print(json.dumps(summary | {"contact_sheet": sheet and str(sheet)}, indent=2))
   elif made:
     print(f"{len(made)} of {count} images are in {options.out}")
     print(f"contact sheet: {sheet}")
     if setting.weak_places:
       print(f"warning: {setting.weak_places}")
+    if faint := folder.faint(made):
+      print(
+        f"{faint} of {lesions} lesions are fainter than 99 of 100 real ones (`faint` in the "
+        "manifest): larger ones stand out more"
+      )
     if substituted:
       print(
         f"{substituted} of {lesions} lesions are not the bank's, which gave none there "

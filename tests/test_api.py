@@ -19,7 +19,10 @@ from hiresmed_jax.runtime import compilation
 from tests import tiny, tiny_run
 from tests.synthesis import drawn
 
-pytestmark = pytest.mark.xdist_group("api")  # the network is compiled once
+pytestmark = [
+  pytest.mark.xdist_group("api"),  # the network is compiled once
+  pytest.mark.filterwarnings("ignore:places come from the atlas"),
+]
 SIZE = "data.size=(96, 112)"
 
 
@@ -166,7 +169,8 @@ def test_other_settings_are_taken_and_checked(workdir):
   run = hiresmed_jax.open_run(workdir)
   known = {"background": "real", "source": "copy", "lesions": (1, 1)}
   for floor, prior in ((0.0, "atlas"), (1.0, "uniform")):
-    made = run.synthesize(5, **known, settings={"floor": floor})
+    with pytest.warns(UserWarning, match="places come from the atlas alone"):
+      made = run.synthesize(5, **known, settings={"floor": floor})
     assert {one.provenance["lesions"][0]["prior"] for one in made} == {prior}
   for settings, line in (({"floor": 2.0}, "synthesize.floor=2.0: use"), ({"flor": 1}, "floor")):
     with pytest.raises(UserError, match=line):
@@ -181,11 +185,13 @@ def test_other_settings_are_taken_and_checked(workdir):
     ({"source": "singen"}, "source='singen': use 'singan'"),
     ({"on_empty": "copies"}, "on_empty='copies': use 'fail', 'copy', 'parametric'"),
     ({"lesions": (0, 0)}, "ask for 1 or more"),
-    ({"lesions": "many"}, "not of its type"),
+    ({"lesions": "many"}, "use whole numbers"),
     ({"diameter": 5}, "not of its type"),
     ({"diameter": (8, 4, "px")}, "diameter-px 8-4: use"),
     ({"at": [(1.0, 2.0), (3.0, 4.0)], "lesions": 1}, "2 points are given"),
     ({"seed": -1}, "--seed -1"),
+    ({"shams": 1.5}, "shams=1.5: use whole numbers"),
+    ({"lesions": (1, 2.5)}, "lesions=.* use whole numbers"),
     ({"mask": ("no.png", "forbidden")}, "no.png is not a file"),
     ({"source": "singan", "background": "real"}, "lesion is not there: train it first"),
   ],

@@ -1,5 +1,6 @@
 """`synthesize --onto`: a trained run puts lesions into other images than it was trained on."""
 
+import dataclasses
 import json
 import shutil
 
@@ -270,6 +271,18 @@ def test_validation_images_are_none_of_the_backgrounds(plain, tmp_path, capsys):
     "copy", "--out", tmp_path / "out", "--with-real", tmp_path / "val",
   )  # fmt: skip
   assert "--with-real" in line
+  assert "1 of its patients are training patients" in line
+
+
+def test_validation_images_are_no_training_images_of_the_run(plain, tmp_path, capsys):
+  run, data = plain
+  # The training image of seed 0, prepared again with another key for patients.
+  copy = dataclasses.replace(drawn.sample(0, "b"), split="val")
+  records.write_dataset([copy], tmp_path / "val", kind="images", identity=Identity(b"x", None))
+  line = refused(
+    capsys, "--workdir", run, "--data", data.root, "--background", "real", "--num", "1",
+    "--lesion-source", "copy", "--out", tmp_path / "out", "--with-real", tmp_path / "val",
+  )  # fmt: skip
   assert "1 of its patients are training patients" in line
 
 

@@ -167,7 +167,7 @@ def require_seen(
   item: Mapping[str, Any],
   look: Look,
 ) -> None:
-  """Raises UserError where one of the new lesions is less than one of 255 grey levels in a PNG."""
+  """Raises UserError where one of `count` lesions is less than one of 255 grey levels in a PNG."""
   ids = mask[mask > 0]
   shown = [levels(one[mask > 0][None], item, look) for one in (image, twin)]
   share = np.abs(shown[0].astype(np.float32) - shown[1]).max(axis=-1)[0] / ((1 << look.bits) - 1)

@@ -143,6 +143,11 @@ def sham(patch: LesionPatch, canvas: Canvas) -> Fitted:
   return _fitted(patch, canvas, patch.diameter_px * canvas.mean_scale, None)
 
 
+def unit(physics: str, value_range: tuple[float, float]) -> float:
+  """What contrasts are compared in: radiographs have no unit in common but their value range."""
+  return value_range[1] - value_range[0] if physics == "projection" else 1.0
+
+
 def _spacing_ratio(patch: LesionPatch, canvas: Canvas) -> float:
   """Pixels of the background's record per pixel of the donor for equal mm; 1 where not known."""
   donor = float(np.sqrt(patch.spacing_mm[0] * patch.spacing_mm[1]))
@@ -161,9 +166,10 @@ def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: floa
     values, surround, alpha = _resized(values, surround, alpha, scale, target_px)
   alpha = one_piece(alpha)
   if patch.physics == "projection":
-    # Radiographs have no common unit: the donor's shown range becomes that of the canvas.
-    (low, high), (first, last) = canvas.value_range, patch.value_range
-    gain = np.float32((high - low) / (last - first))
+    # The donor's shown range becomes that of the canvas.
+    low, first = canvas.value_range[0], patch.value_range[0]
+    here, there = (unit(patch.physics, ends) for ends in (canvas.value_range, patch.value_range))
+    gain = np.float32(here / there)
     values, surround = (
       (image - np.float32(first)) * gain + np.float32(low) for image in (values, surround)
     )

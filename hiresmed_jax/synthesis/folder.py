@@ -187,6 +187,11 @@ def drawn_again(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
   return {what: sum(fact.get(what, 0) for fact in facts) for what in ("lesions", "shams")}
 
 
+def faint(records: Sequence[Mapping[str, Any]]) -> int:
+  """How many lesions stayed fainter than 99 of 100 real ones, however often they were drawn."""
+  return sum(record["manifest"].get("faint", 0) for record in records)
+
+
 def _records(out: Path) -> list[Path]:
   return sorted((out / "records").glob("[0-9]*.json"))
 

@@ -68,6 +68,7 @@ class Setting(NamedTuple):
   prior: places.Prior
   danger: Model | None
   user_mask: np.ndarray | None
+  faintest: float
   clock: Clock = nullcontext
   substitute: fitting.Source | None = None
   look: export.Look = export.Look()
@@ -180,7 +181,8 @@ def _composed(
   request = setting.request
   item, ground, scene = mapped.item, mapped.ground, mapped.ground.canvas
   mode = "paper" if request.paper else request.blend or insertion.DEFAULT_MODE[item["physics"]]
-  least = 0.0 if request.paper else shams.faintest(setting.survey.patches)
+  faintest = setting.faintest * fitting.unit(item["physics"], scene.value_range)
+  least = 0.0 if request.paper else faintest
   again = 0
   while True:
     with setting.clock("sample"):
@@ -192,25 +194,31 @@ def _composed(
     with setting.clock("insert"):
       image = insert.inserted(ground.lesion_free, lesions, lesion_sites, mode=mode)
     added = (image - ground.lesion_free).mean(axis=-1)
-    faint = any(added[mask == number].mean() < least for number in range(1, count + 1))
+    faint = sum(bool(added[mask == number].mean() < least) for number in range(1, count + 1))
     if not faint or again == _DRAWN_AGAIN:
       break
     again += 1
   with setting.clock("sample"):
-    hidden = _shams(setting, rng, mapped, lesions, mask, mode)
+    hidden = _shams(setting, rng, mapped, lesions, mask, mode, most=faintest)
   with setting.clock("insert"):
     twin = hidden[-1].image if hidden else ground.lesion_free
     with_own = np.where(scene.values != ground.lesion_free, scene.values, twin)
     image = insert.inserted(with_own, lesions, lesion_sites, mode=mode)
   for number, own in enumerate(ground.own_lesions, len(lesions) + 1):
-    mask[own & (mask == 0)] = number
+    alone = own & (mask == 0)
+    if 2 * np.count_nonzero(alone) <= np.count_nonzero(own):
+      raise UserError(
+        "half of a lesion that the background has of its own is covered by another lesion: a label "
+        "would be wrong"
+      )
+    mask[alone] = number
   total = count + len(ground.own_lesions)
   facts = [_facts(image, twin, mask, number) for number in range(1, total + 1)]
   for fact, lesion, site, reason in zip(facts, lesions, lesion_sites, reasons):
     fact |= _origin(lesion, site) | {"substitute_because": reason}
   image, twin = canvas.stored(image, item), canvas.stored(twin, item)
   if request.format == "png":
-    export.require_seen(image, twin, mask, count, item, setting.look)
+    export.require_seen(image, twin, mask, total, item, setting.look)
   return Made(
     image=image,
     twin=twin,
@@ -233,6 +241,7 @@ def _composed(
       },
       "lesions": facts,
       "drawn_again": {"lesions": again, "shams": sum(sham.drawn_again for sham in hidden)},
+      "faint": faint,
       "sham_lesions": [_origin(sham.lesion, sham.site) for sham in hidden],
       **({"weak_places": setting.weak_places} if setting.weak_places else {}),
     },
@@ -309,6 +318,8 @@ def _shams(
   lesions: list[fitting.Fitted],
   mask: np.ndarray,
   mode: str,
+  *,
+  most: float,
 ) -> list[shams.Sham]:
   """Shams of the size of the image's first lesion, or of any where it has none."""
   if not setting.request.shams:
@@ -321,10 +332,11 @@ def _shams(
     size = diameter(like.mask)
     score = places.score_map(setting.prior, mapped.density, ground.canvas, size)
   gap, count = setting.values.min_gap_px, setting.request.shams
-  source, survey = setting.source, setting.survey
+  source, where = setting.source, setting.survey.atlas
   return shams.several(
-    rng, count, ground, mask, allowed, score, like, source, survey, mode=mode, min_gap_px=gap
-  )
+    rng, count, ground, mask, allowed, score, like, source, where,
+    most=most, mode=mode, min_gap_px=gap,
+  )  # fmt: skip
 
 
 def _sites(

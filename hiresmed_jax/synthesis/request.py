@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import insertion
 
@@ -104,6 +106,11 @@ def checked(request: Request) -> Request:
   Raises:
     UserError: a value out of its range, or two wishes that exclude each other.
   """
+  for name in ("num", "seed", "shams", "backgrounds", "lesions"):
+    value = getattr(request, name)
+    numbers = value if name == "lesions" else (value,)
+    if value is not None and not all(isinstance(one, int | np.integer) for one in numbers):
+      raise UserError(f"{name}={value!r}: use whole numbers")
   points = len(request.at)
   low, high = request.lesions or (points, max(points, 1))
   blends = (None, *insertion.MODES)

@@ -19,7 +19,7 @@ from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.runtime import config
 from hiresmed_jax.runtime.progress import Progress
-from hiresmed_jax.synthesis import background, export, fitting, folder, image
+from hiresmed_jax.synthesis import background, export, fitting, folder, image, shams
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.mapped import Kept
 from hiresmed_jax.synthesis.request import Request
@@ -116,8 +116,8 @@ def assemble(
     identity["onto"] = [data.contents.fingerprint, data.lesion_free]
   setting = Setting(
     request, values, source, found, maker, lesions, prior, danger, mask,
-    substitute=substitute, look=look, classes=classes, kept=Kept(kept_bytes), origin=origin,
-    weak_places=weak,
+    shams.faintest(found.patches), substitute=substitute, look=look, classes=classes,
+    kept=Kept(kept_bytes), origin=origin, weak_places=weak,
   )  # fmt: skip
   return setting, identity
 

@@ -15,7 +15,6 @@ from hiresmed_jax.data import transforms
 from hiresmed_jax.data.records import Records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.canvas import Canvas
-from hiresmed_jax.inference.survey import Survey
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch, long_side
 from hiresmed_jax.ops.insertion_parts import TAIL_PX
@@ -52,8 +51,12 @@ class Sham(NamedTuple):
 
 
 def faintest(patches: Sequence[LesionPatch]) -> float:
-  """The contrast that 99 of 100 real lesions exceed, in value units; 0 where there are none."""
-  found = [float((p.values - p.surround).mean(axis=-1)[p.mask].mean()) for p in patches]
+  """The contrast that 99 of 100 real lesions exceed, in `fitting.unit`; 0 where there are none."""
+  found = [
+    float((p.values - p.surround).mean(axis=-1)[p.mask].mean())
+    / fitting.unit(p.physics, p.value_range)
+    for p in patches
+  ]
   return max(float(np.percentile(found, _FAINTEST)), 0.0) if found else 0.0
 
 
@@ -66,8 +69,9 @@ def several(
   score: np.ndarray,
   like: Fitted,
   source: Records | Sequence[Any],
-  survey: Survey,
+  where: atlas.Atlas,
   *,
+  most: float,
   mode: str,
   min_gap_px: float,
 ) -> list[Sham]:
@@ -76,13 +80,14 @@ def several(
   Args:
     ground: the background, which they go into without its own lesions.
     mask: uint16[H, W], above 0 where there is a new lesion.
-    survey: of the training split: places of lesions, and how faint real ones are.
+    where: the places of lesions in the training split.
+    most: what may stand out, in the canvas' units.
     min_gap_px: from lesions and between shams.
 
   Raises:
     UserError: see `inserted`.
   """
-  made, image, most = list[Sham](), ground.lesion_free, faintest(survey.patches)
+  made, image = list[Sham](), ground.lesion_free
   taken = (mask > 0) | np.any([np.zeros(mask.shape, bool), *ground.own_lesions], axis=0)
   for _ in range(count):
     away = ndimage.distance_transform_edt(~taken) > max(min_gap_px, 1.0) + TAIL_PX
@@ -95,7 +100,7 @@ def several(
         score,
         like,
         source,
-        survey.atlas,
+        where,
         most=most,
         mode=mode,
       )
@@ -129,7 +134,7 @@ def inserted(
     like: the lesion that gives size and shape.
     source: records of the training split.
     where: the places of lesions.
-    most: what may stand out, value units, of `faintest`.
+    most: what may stand out, value units of the canvas, of `faintest`.
     mode: of `insertion.insert`.
 
   Raises:
@@ -147,7 +152,7 @@ def inserted(
     if out[at] >= most:  # the footprint has room at such places alone
       again += 1
       continue
-    patch = _content(rng, source, where, like.patch, level[at], spread[at], most, reach)
+    patch = _content(rng, source, where, like.patch, scene, level[at], spread[at], most, reach)
     if patch is None:
       again += 1
       continue
@@ -216,6 +221,7 @@ def _content(
   source: Records | Sequence[Any],
   where: atlas.Atlas,
   like: LesionPatch,
+  scene: Canvas,
   level: float,
   spread: float,
   most: float,
@@ -223,7 +229,8 @@ def _content(
 ) -> LesionPatch | None:
   """A calm window of a training image with a lesion's occupancy, kind "sham"; None: none found.
 
-  Its level and grain are like those of the place that it is for.
+  Its level and grain are like those of the place that it is for; these, and what may stand out, are
+  in the units of the canvas.
   """
   mask = like.mask
   for _ in range(_SOURCES):
@@ -232,7 +239,11 @@ def _content(
     content = body.content(values, value_range=value_range)
     free = allowed_pixels(near_boxes(item["boxes"], content.shape), content, _MARGIN_PX)
     out, there, grain = calmness(values, value_range, reach)
-    width = _LEVEL * (value_range[1] - value_range[0])
+    gain = fitting.unit(like.physics, scene.value_range) / fitting.unit(like.physics, value_range)
+    if like.physics == "projection":
+      there = (there - value_range[0]) * gain + scene.value_range[0]
+    out, grain = out * gain, grain * gain
+    width = _LEVEL * (value_range[1] - value_range[0]) * gain
     alike = np.square((there - level) / width)
     alike += np.square(np.log((grain + 1e-3) / (spread + 1e-3)) / _GRAIN)
     score = atlas.score_map(where, content) * np.exp2(-alike) * (out < most)

@@ -9,6 +9,8 @@ import pytest
 from benchmarks import utility, utility_detector
 from benchmarks.utility_detector import Labelled
 from hiresmed_jax.data import phantom, records
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.synthesis import shams
 
 LEAST_SHARES = (0.1, 0.25, 0.5, 0.8)
 
@@ -55,10 +57,23 @@ def test_fresh_images_are_made_as_they_are_used():
   assert int(drawn[-1]) >= 11 - 4
 
 
+def test_images_that_cannot_be_made_do_not_keep_it_for_ever():
+  class Nothing:
+    def __len__(self):
+      return 1_000_000
+
+    def __getitem__(self, index):
+      raise UserError("no room")
+
+  with pytest.raises(UserError, match="no room"):
+    next(utility._whole(Nothing()))
+
+
 @pytest.mark.slow
 def test_arms_are_trained_compared_and_not_again(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(utility_detector, "SIDE", 32)
   monkeypatch.setattr(utility_detector, "EVALUATIONS", 1)
+  monkeypatch.setattr(shams, "_FAINTEST", 60.0)  # the faintest lesions of phantoms are unseen
   data = tmp_path / "data"
   samples = (made.sample for made in phantom.phantoms("kub", 60, size=64))
   records.write_dataset(samples, data, kind="phantom")

@@ -15,7 +15,7 @@ from hiresmed_jax.inference.workdir import Model
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.parametric import Lumps
 from hiresmed_jax.routes import settings
-from hiresmed_jax.synthesis import background
+from hiresmed_jax.synthesis import background, shams
 from hiresmed_jax.synthesis.image import Setting
 from hiresmed_jax.synthesis.request import Request
 
@@ -88,4 +88,5 @@ def setting(data: records.Dataset, found: survey.Survey | None = None, *,
   lesions = Copies(found.patches) if request.source == "copy" else Lumps.fit(found.patches)
   maker = maker or background.Maker(None, config.existing == "label", 0.5)
   prior = prior or Prior("atlas")
-  return Setting(request, config, source, found, maker, lesions, prior, danger, user_mask)
+  faintest = shams.faintest(found.patches)
+  return Setting(request, config, source, found, maker, lesions, prior, danger, user_mask, faintest)

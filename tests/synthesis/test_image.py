@@ -1,6 +1,7 @@
 """Images as they were asked for, over hundreds of random requests."""
 
 import collections
+import dataclasses
 
 import hypothesis
 import jax
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions.copying import Copies
@@ -133,6 +135,23 @@ def expect_what_was_asked(setting, made, wish):
   assert (made.sham_mask is not None) == (request.shams > 0)
 
 
+def test_a_background_whose_own_labels_cover_each_other_is_not_used(tmp_path):
+  first, second = (
+    drawn.sample(seed, group, masks=False) for seed, group in enumerate(drawn.groups("train", 2))
+  )
+  twice = dataclasses.replace(first, boxes=first.boxes[[0, 0]])  # two labels of one lesion
+  records.write_dataset([twice, second], tmp_path / "data", kind="phantom", name="drawn")
+  data = records.open_dataset(tmp_path / "data")
+  setting = drawn.setting(data, values={"existing": "label"})
+  tried = 0
+  for index in range(4):
+    made = make(setting, index)
+    np.testing.assert_array_equal(made.item["boxes"], second.boxes)
+    expect_what_was_asked(setting, made, {"existing": "label"})
+    tried += sum("covered by another" in one["why"] for one in made.facts["background"]["attempts"])
+  assert tried
+
+
 def test_the_same_index_gives_the_same_image_and_another_another(prepared):
   setting = drawn.setting(*prepared["none"], shams=1)
   one, again, other = (make(setting, index) for index in (5, 5, 6))
@@ -231,7 +250,7 @@ def test_where_the_bank_gives_none_another_source_does_and_it_is_labelled(
   prepared, tmp_path, monkeypatch
 ):
   data, found = prepared["ct"]
-  monkeypatch.setattr(shams, "faintest", lambda patches: 0.0)  # every lesion is drawn once
+  monkeypatch.setattr(shams, "faintest", lambda *_: 0.0)  # every lesion is drawn once
   wish = {"source": "singan", "on_empty": "parametric", "lesions": (3, 3)}
   setting = drawn.setting(data, found, **wish)._replace(
     lesions=Empty(found), substitute=Lumps.fit(found.patches)

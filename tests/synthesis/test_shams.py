@@ -59,7 +59,14 @@ def test_where_nothing_is_calm_there_is_no_sham():
 
 def test_the_faintest_lesions_are_those_of_the_lowest_percent():
   contrasts = np.linspace(20, 120, 101)
-  found = shams.faintest([patch(8.0, contrast=float(c)) for c in contrasts])
+  patches = [patch(8.0, contrast=float(c))._replace(physics="ct") for c in contrasts]
+  found = shams.faintest(patches)
   means = [float((120 * p.alpha)[p.mask].mean()) for p in [patch(8.0)]]
   assert found == pytest.approx(21 * means[0] / 120, rel=0.02)
   assert shams.faintest([]) == 0
+  # Radiographs have no common unit: their contrasts are shares of their ranges.
+  low, high = patches[0].value_range
+  halves = [p._replace(physics="projection", value_range=(low, high / 2)) for p in patches[::2]]
+  wholes = [p._replace(physics="projection") for p in patches]
+  assert shams.faintest(wholes) == pytest.approx(found / (high - low))
+  assert shams.faintest(halves) == pytest.approx(2 * found / (high - low), rel=0.05)

@@ -62,6 +62,14 @@ class Fitted(NamedTuple):
   patch: LesionPatch
 
 
+def asked_px(asked: Diameter | None, rng: np.random.Generator, canvas: Canvas) -> float | None:
+  """A diameter of the range that is asked for, in canvas pixels; None where none is."""
+  if asked is None:
+    return None
+  value = float(rng.uniform(asked.low, asked.high))
+  return value if asked.unit == "px" else value / canvas.mean_spacing_mm
+
+
 def draw(
   source: Source, rng: np.random.Generator, canvas: Canvas, asked_px: float | None
 ) -> Fitted:

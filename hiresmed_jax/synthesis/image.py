@@ -292,7 +292,7 @@ def _lesion(
   setting: Setting, rng: np.random.Generator, scene: canvas.Canvas
 ) -> tuple[fitting.Fitted, str | None]:
   """(a lesion, why it is a substitute; None where it is not)."""
-  asked_px, reason = _asked_px(setting.request, rng, scene), None
+  asked_px, reason = fitting.asked_px(setting.request.diameter, rng, scene), None
   try:
     lesion = fitting.draw(setting.lesions, rng, scene, asked_px)
   except NoLesion as none:
@@ -300,15 +300,6 @@ def _lesion(
       raise
     lesion, reason = fitting.draw(setting.substitute, rng, scene, asked_px), none.reason
   return lesion, reason
-
-
-def _asked_px(request: Request, rng: np.random.Generator, scene: canvas.Canvas) -> float | None:
-  """A diameter in canvas pixels; None where none is asked for."""
-  asked = request.diameter
-  if asked is None:
-    return None
-  value = float(rng.uniform(asked.low, asked.high))
-  return value if asked.unit == "px" else value / scene.mean_spacing_mm
 
 
 def _shams(
@@ -332,9 +323,8 @@ def _shams(
     size = diameter(like.mask)
     score = places.score_map(setting.prior, mapped.density, ground.canvas, size)
   gap, count = setting.values.min_gap_px, setting.request.shams
-  source, where = setting.source, setting.survey.atlas
   return shams.several(
-    rng, count, ground, mask, allowed, score, like, source, where,
+    rng, count, ground, mask, allowed, score, like, setting.source, setting.survey.atlas,
     most=most, mode=mode, min_gap_px=gap,
   )  # fmt: skip
 

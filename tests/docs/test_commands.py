@@ -147,6 +147,7 @@ def look_at(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore:what surrounds lesions does not count")  # too few are there
 def test_what_a_page_shows_runs(page, place, tmp_path, monkeypatch):
   folder = tmp_path / "here"
   shutil.copytree(place, folder)

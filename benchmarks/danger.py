@@ -112,8 +112,11 @@ def _excluded(masks: Masks, source: records.Records) -> dict[str, Any]:
   for index, item in enumerate(source):
     if not len(item["boxes"]):
       continue
+    bare = emptied.with_decoys(item, (0, index), decoys=0.0)
+    if bare is None:  # something of a lesion is left
+      continue
     boxes.append(item["boxes"])
-    empty = {**item, "image": emptied.with_decoys(item, (0, index), decoys=0.0)}
+    empty = {**item, "image": bare}
     for name, make in masks.items():
       found[name]["as_they_are"].append(make(item))
       found[name]["emptied"].append(make(empty))

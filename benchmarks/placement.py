@@ -106,9 +106,9 @@ def main(argv: list[str]) -> None:
     ways["without hosts"] = used._replace(hosts=None, host_rule="")
   forbid = _forbidden(options.workdir, fingerprint)
   scenes = [
-    _scene(item, index, where, ways, forbid)
+    scene
     for index, item in enumerate(source)
-    if len(item["boxes"])
+    if len(item["boxes"]) and (scene := _scene(item, index, where, ways, forbid)) is not None
   ]
   result = {
     "benchmark": "placement",
@@ -141,11 +141,14 @@ def _scene(
   where: atlases.Atlas,
   ways: dict[str, places.Prior],
   forbid: Callable[[canvas.Canvas], np.ndarray] | None,
-) -> Scene:
+) -> Scene | None:
+  """None where something of a lesion is left."""
   values, value_range = transforms.values_of(item)
   lesions = emptied.lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
-  empty = {**item, "image": emptied.with_decoys(item, (0, index), decoys=0.0)}
-  ground = canvas.real(empty)
+  bare = emptied.with_decoys(item, (0, index), decoys=0.0)
+  if bare is None:
+    return None
+  ground = canvas.real({**item, "image": bare})
   forbidden = np.zeros(ground.shape, bool)
   if item["forbidden_mask"].size:
     forbidden |= item["forbidden_mask"] > 0

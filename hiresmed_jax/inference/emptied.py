@@ -7,11 +7,12 @@ filled elsewhere in the body: decoys. H, W rows and columns.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jax
 import numpy as np
+from scipy import ndimage
 
 from hiresmed_jax import files
 from hiresmed_jax.data import records, stored, transforms
@@ -19,10 +20,12 @@ from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions import outline
+from hiresmed_jax.lesions.patch import LEAST_PIXELS
 from hiresmed_jax.ops import inpaint
 from hiresmed_jax.placement import body, candidates
 
 _RING = 5  # pixels around a lesion in which its background is measured
+_WIDER_PX = 8  # around a box, in which it is seen whether a spot goes on
 _APART_PX = 10  # between a decoy and a lesion
 
 
@@ -71,21 +74,85 @@ def inpainted(
   return inpaint.inpaint(values, dilated(np.any(lesions, axis=0), reach), key)
 
 
-def without_lesions(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-  """A record of `records.Records` whose lesions are inpainted; `key` of the noise."""
+class Halves(NamedTuple):
+  """Boxes of lesions without a mask, and the level above which they hold their lesions."""
+
+  boxes: list[tuple[slice, slice]]  # rows and columns, slightly loosened
+  levels: list[float]  # half maximum, of the mean of all channels
+
+
+def halves(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Halves:
+  """Those of the boxes f32[N, 4] of an image that have no instance mask; as `lesion_masks`."""
+  grey = values.mean(axis=-1)
+  unknown = [b for i, b in enumerate(boxes) if not (lesion_mask == i + 1).any()]
+  found = [half for box in unknown if (half := outline.half_maximum(grey, box)) is not None]
+  return Halves([box for box, _ in found], [level for _, level in found])
+
+
+def standing(values: np.ndarray, own: Halves) -> np.ndarray:
+  """bool[H, W]: where an image stands above the half maximum of lesions, in spots, not by noise.
+
+  A spot that lies for the most part outside of the boxes is other tissue, such as a chest wall.
+  """
+  grey = values.mean(axis=-1)
+  found, inside = np.zeros(grey.shape, bool), np.zeros(grey.shape, bool)
+  for box in own.boxes:
+    inside[box] = True
+  for box, level in zip(own.boxes, own.levels, strict=True):
+    by = max(_WIDER_PX, max(s.stop - s.start for s in box) // 2)
+    wide = tuple(slice(max(s.start - by, 0), s.stop + by) for s in box)
+    parts, count = ndimage.label(grey[wide] >= level)
+    size = np.bincount(parts.ravel(), minlength=count + 1)
+    own_size = np.bincount(parts[inside[wide]], minlength=count + 1)
+    part_of_box = np.zeros(grey.shape, bool)
+    part_of_box[box] = True
+    here = np.bincount(parts[part_of_box[wide]], minlength=count + 1)
+    lesion = (here >= LEAST_PIXELS) & (2 * own_size >= size)
+    lesion[0] = False
+    found[wide] |= lesion[parts]
+  return found
+
+
+def cleared(
+  values: np.ndarray,
+  lesions: list[np.ndarray],
+  own: Halves,
+  key: Any,
+  *,
+  reach: int = outline.REACH + 1,
+) -> np.ndarray | None:
+  """`inpainted`, and all that stands out of the boxes without a mask is taken out too.
+
+  None where something of a lesion still stands out then: another lesion or bone beside the hole
+  goes on into it.
+  """
+  filled = inpainted(values, [*lesions, standing(values, own)], key, reach=reach)
+  return None if standing(filled, own).any() else filled
+
+
+def without_lesions(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any] | None:
+  """A record of `records.Records` whose lesions are inpainted; `key` as of `inpaint.inpaint`.
+
+  None where something of a lesion is left, see `cleared`.
+  """
   if not len(item["boxes"]):
     return dict(item)
   values, value_range = transforms.values_of(item)
   lesions = lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
+  filled = cleared(values, lesions, halves(values, item["boxes"], item["lesion_mask"]), key)
+  if filled is None:
+    return None
   return {
     **item,
-    "image": canvas.stored(inpainted(values, lesions, key), item),
+    "image": canvas.stored(filled, item),
     "boxes": np.zeros((0, 4), np.float32),
     "lesion_mask": np.zeros((0, 0), np.uint16),
   }
 
 
-def with_decoys(item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float) -> np.ndarray:
+def with_decoys(
+  item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float
+) -> np.ndarray | None:
   """A record's image with its lesions inpainted, and holes filled elsewhere in the body.
 
   Args:
@@ -94,14 +161,16 @@ def with_decoys(item: Mapping[str, Any], seed: tuple[int, int], *, decoys: float
     decoys: mean number for each lesion; there are fewer where no room is left.
 
   Returns:
-    As stored: dtype and shape of item["image"].
+    As stored: dtype and shape of item["image"]; None where something of a lesion is left.
   """
   values, value_range = transforms.values_of(item)
   lesions = lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
+  own = halves(values, item["boxes"], item["lesion_mask"])
   content = body.content(values, value_range=value_range)
   holes = holes_elsewhere(content, lesions, np.random.default_rng(seed), decoys)
   key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
-  return canvas.stored(inpainted(values, lesions + holes, key), item)
+  filled = cleared(values, lesions + holes, own, key)
+  return None if filled is None else canvas.stored(filled, item)
 
 
 def write_all(
@@ -115,15 +184,19 @@ def write_all(
 ) -> None:
   """Writes `with_decoys` of every record with a lesion to `records.png_path`, one PNG an image.
 
-  Files that are there are left, so that a second call goes on. `seed` is that of places and noise,
-  beside the record's number; `advance` is called after every record.
+  An image in which something of a lesion is left gets no file: it is trained on as it is. Files
+  that are there are left, so that a second call goes on. `seed` is that of places and noise, beside
+  the record's number; `advance` is called after every record.
   """
 
   def write(index: int) -> None:
     item = source[index]
     path = records.png_path(folder, item["image_id"])
-    if len(item["boxes"]) and not path.is_file():
-      files.write(path, stored.encode_png(with_decoys(item, (seed, index), decoys=decoys)))
+    if not len(item["boxes"]) or path.is_file():
+      return
+    image = with_decoys(item, (seed, index), decoys=decoys)
+    if image is not None:
+      files.write(path, stored.encode_png(image))
 
   for _ in ordered_map(write, range(len(source)), workers=workers):
     advance()

@@ -25,7 +25,7 @@ from hiresmed_jax.placement import hosts, surroundings
 from hiresmed_jax.placement.atlas import Atlas
 from hiresmed_jax.runtime.progress import Progress
 
-_VERSION = 1  # of the file, the features and the fit
+_VERSION = 2  # of the file, the features and the fit
 _IMAGES = 256  # that are looked at, evenly through the split, at most
 _CHANCE = 2000  # places drawn at random, about
 _FEWEST, _MOST = 3, 12  # of them for each lesion
@@ -156,7 +156,7 @@ def _look(
   levels: np.ndarray,
   atlas: Atlas,
 ) -> _Places | None:
-  """The places of one record; None where it has no lesion."""
+  """The places of one record; None where it has no lesion, or one that cannot be taken out."""
   if not len(item["boxes"]):
     return None
   scene = canvas.real(item)
@@ -170,9 +170,10 @@ def _look(
     host=places.host_of(scene, host_rule),
   )
   key = jax.random.fold_in(jax.random.key(0), index)
-  values = emptied.inpainted(scene.values, real + chance, key)
+  own = emptied.halves(scene.values, item["boxes"], item["lesion_mask"])
+  values = emptied.cleared(scene.values, real + chance, own, key)
   shapes = [np.nonzero(mask) for mask in (*real, *chance)]
-  if not shapes:
+  if not shapes or values is None:
     return None
   grey = surroundings.grey_of(values, scene.value_range)
   points = np.array([(columns.mean() + 0.5, rows.mean() + 0.5) for rows, columns in shapes])

@@ -197,10 +197,16 @@ def _score_image(
   seed: tuple[int, int],
   decoys: float,
   floor: float,
-) -> tuple[dict[Choice, np.ndarray], str, tuple[list[np.ndarray], np.ndarray]]:
-  """(log-scores of each prior, group, picture) of one image; see `Scores`."""
+) -> tuple[dict[Choice, np.ndarray], str, tuple[list[np.ndarray], np.ndarray]] | None:
+  """(log-scores of each prior, group, picture) of one image; see `Scores`.
+
+  None where a lesion cannot be taken out: it would be found itself.
+  """
   points = atlases.centres_of(item)
-  scene = canvas.real({**item, "image": emptied.with_decoys(item, seed, decoys=decoys)})
+  bare = emptied.with_decoys(item, seed, decoys=decoys)
+  if bare is None:
+    return None
+  scene = canvas.real({**item, "image": bare})
   likely = places.density(places.Prior("atlas"), atlas, scene).score
   scores = {Choice("atlas"): likely}
   shown = [likely]

@@ -21,6 +21,8 @@ VISIBLE_CONTRAST = 0.04  # of the value range: a lesion of less contrast is not 
 REACH = 2  # pixels beyond its mask that a lesion changes
 _RING = 5  # pixels around a box in which the background is measured
 _LEAST_SIGMAS = 4.0  # a lesion's contrast in standard deviations of its background, at least
+_NOISE_SIGMAS = 3.0  # what is farther above its background is no noise
+_LOOSE_PX = 2.0  # around a box, in which its lesion may reach
 _BLUR_PX = 1.2  # sigma of the widest edge of a lesion; a wider one belongs to other tissue
 
 
@@ -71,11 +73,36 @@ def find(grey: np.ndarray, box: np.ndarray, least_contrast: float) -> Outline | 
   return dataclasses.replace(found, mask=mask)
 
 
-def _find(grey: np.ndarray, box: np.ndarray, slack: float, least_contrast: float) -> Outline | str:
-  """`find` in the part of the image near the box."""
-  tight, loose = (_window(box, by, *grey.shape) for by in (0.0, slack))
+def half_maximum(grey: np.ndarray, box: np.ndarray) -> tuple[tuple[slice, slice], float] | None:
+  """Where a lesion may be, the box and 2 px around it, and the level that is half its maximum.
+
+  The level is clear of the noise around the box. `grey` and `box` as of `find`; None where the box
+  lies outside the image.
+  """
+  window = _window(box, _LOOSE_PX, *grey.shape)
+  wide = _window(box, _LOOSE_PX + _RING, *grey.shape)
+  tight = _window(box, 0.0, *grey.shape)
   if min(grey[tight].shape) < 1:
-    return "outside"
+    return None
+  corner = wide[0].start, wide[1].start
+  inner, loose = (
+    (slice(r.start - corner[0], r.stop - corner[0]), slice(c.start - corner[1], c.stop - corner[1]))
+    for r, c in (tight, window)
+  )
+  levels = _levels(grey[wide], inner, loose)
+  if levels is None:
+    return window, float(grey[window].max())
+  _, background, spread, peak = levels
+  return window, max((background + peak) / 2, background + _NOISE_SIGMAS * spread)
+
+
+def _levels(
+  grey: np.ndarray, tight: tuple[slice, slice], loose: tuple[slice, slice]
+) -> tuple[tuple[int, int], float, float, float] | None:
+  """Brightest pixel of a box, level and spread of its background, level of the pixel; see `find`.
+
+  None: all that is around the loose box is as bright.
+  """
   ring = np.ones(grey.shape, bool)
   ring[loose] = False
   smooth = ndimage.gaussian_filter(grey, 0.6, mode="nearest")
@@ -83,11 +110,28 @@ def _find(grey: np.ndarray, box: np.ndarray, slack: float, least_contrast: float
   around = grey[ring] if ring.any() else grey[loose].ravel()
   dim = around[around <= (np.percentile(around, 10) + smooth[seed]) / 2]
   if not dim.size:
-    return "faint"
+    return None
   background = float(np.median(dim))
   spread = 1.4826 * float(np.median(np.abs(dim - background)))
-  near = (slice(max(seed[0] - 1, 0), seed[0] + 2), slice(max(seed[1] - 1, 0), seed[1] + 2))
-  peak = float(grey[near].max())
+  return seed, background, spread, float(grey[_around(seed)].max())
+
+
+def _around(pixel: tuple[int, int]) -> tuple[slice, slice]:
+  """A pixel and its eight neighbours."""
+  row, column = (slice(max(i - 1, 0), i + 2) for i in pixel)
+  return row, column
+
+
+def _find(grey: np.ndarray, box: np.ndarray, slack: float, least_contrast: float) -> Outline | str:
+  """`find` in the part of the image near the box."""
+  tight, loose = (_window(box, by, *grey.shape) for by in (0.0, slack))
+  if min(grey[tight].shape) < 1:
+    return "outside"
+  levels = _levels(grey, tight, loose)
+  if levels is None:
+    return "faint"
+  seed, background, spread, peak = levels
+  near = _around(seed)
   if peak - background < max(least_contrast, _LEAST_SIGMAS * spread):
     return "faint"
   above = np.zeros(grey.shape, bool)

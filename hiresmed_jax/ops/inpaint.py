@@ -2,19 +2,22 @@
 
 The smooth part is a thin plate: it bends as little as it can while it follows the known pixels, and
 follows them only down to some 10 px of wavelength, so that noise at the hole's edge does not spread
-into it. A constant and a linear ramp are restored as they were. The finer part is
-Gaussian noise of the surroundings' level and correlation that joins them without a seam.
+into it. A constant and a linear ramp are restored as they were. The finer part is real detail of
+a like place of the image, or Gaussian noise of the surroundings' level and correlation; kriging
+joins it to them without a seam.
 
 H rows, W columns, C channels; any units.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+from hiresmed_jax.ops import grain
 from hiresmed_jax.ops.insertion_parts import square_dilate
 from hiresmed_jax.types import Array
 
@@ -28,10 +31,14 @@ _NEAR_PX = 8  # of it, whose noise and range count
 def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> np.ndarray:
   """Replaces the masked pixels of an image, one window for each connected part of the mask.
 
+  The fine detail is copied from a place of the image that is like the surroundings of the hole, see
+  `grain.places`. Where there is none, as in a small image, it is Gaussian noise.
+
   Args:
     canvas: f32[H, W, C].
     mask: bool[H, W].
-    key: of the noise; None leaves it out: what remains is the estimated local background.
+    key: draws one of the best places, or the noise; None leaves the detail out: what remains is the
+      estimated local background.
 
   Returns:
     f32[H, W, C], a new array; the same bytes for the same key. Unmasked pixels are unchanged.
@@ -42,28 +49,66 @@ def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> n
   if canvas.ndim != 3 or mask.shape != canvas.shape[:2]:
     raise ValueError(f"[H, W, C] and [H, W] wanted, not {canvas.shape} and {mask.shape}")
   out = np.array(canvas, np.float32)
-  parts, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+  parts, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+  if not count:
+    return out
+  if mask.all():
+    raise ValueError("nothing is known around a masked part")
+  search, words = None, []
+  if key is not None:
+    search, words = grain.searched(out, mask), np.asarray(jax.random.key_data(key)).tolist()
   for index, box in enumerate(scipy.ndimage.find_objects(parts)):
     window = _window(box, mask.shape)
     if mask[window].all():
       raise ValueError("nothing is known around a masked part")
-    part_key = None if key is None else jax.random.fold_in(key, index)
-    filled = np.asarray(inpaint_window(out[window], mask[window], part_key))
+    part_key, like = None, None
+    shifts: Any = [] if search is None else grain.places(search, mask, box, window)
+    if len(shifts):
+      shift = shifts[np.random.default_rng([*words, index]).integers(len(shifts))]
+      rows, columns = (slice(s.start + d, s.stop + d) for s, d in zip(window, shift, strict=True))
+      like = out[rows, columns], mask[rows, columns]
+    elif key is not None:
+      part_key = jax.random.fold_in(key, index)
+    filled = np.asarray(inpaint_window(out[window], mask[window], part_key, like))
     out[window] = np.where((parts[window] == index + 1)[..., None], filled, out[window])
   return out
 
 
 @jax.jit
-def inpaint_window(window: Array, mask: Array, key: Array | None = None) -> Array:
-  """The same for one window, on the device. f32[H, W, C], bool[H, W] -> f32[H, W, C]."""
-  smooth = continuation(window, mask)
+def inpaint_window(
+  window: Array, mask: Array, key: Array | None = None, like: tuple[Array, Array] | None = None
+) -> Array:
+  """The same for one window, on the device.
+
+  Args:
+    window: f32[H, W, C].
+    mask: bool[H, W].
+    key: of Gaussian noise.
+    like: another place, f32[H, W, C], whose pixels in place of the hole give the detail, and
+      bool[H, W], which of its pixels are not to be used, none within 5 px of the hole; then no
+      noise is drawn.
+
+  Returns:
+    f32[H, W, C].
+  """
   near = square_dilate(mask, _NEAR_PX) & ~mask
   shown = jnp.where(near[..., None], window, jnp.nan)
   # Beside a bone a plate overshoots the values around it.
-  bounded = jnp.clip(smooth, *jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1)))
-  # Of white noise, the plate follows the long waves and leaves this share.
-  fine = continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
-  return jnp.where(mask[..., None], bounded + fine, window)
+  bounds = jnp.nanquantile(shown, jnp.array(_RANGE), axis=(0, 1))
+  if like is None:
+    smooth = continuation(window, mask)
+    # Of white noise, the plate follows the long waves and leaves this share.
+    fine = continued((window - smooth) / _left_over(*mask.shape), mask, near, key)
+    return jnp.where(mask[..., None], jnp.clip(smooth, *bounds) + fine, window)
+  there, unknown = like
+  level = jnp.mean(there, axis=(0, 1), where=mask[..., None])
+  there = jnp.where(unknown[..., None], level, there)
+  # A plate is linear: that of the difference is this window's less the other's.
+  smooth = continuation(window - there, mask | unknown)
+  rough = _rough(there)
+  left = joined(window - there - smooth, rough, mask, near & ~unknown)
+  bounded = jnp.clip(smooth + there - rough, *bounds)
+  return jnp.where(mask[..., None], bounded + rough + left, window)
 
 
 def _window(box: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -133,6 +178,7 @@ _RIM_PX = 3
 _LOUDEST = 3.0  # standard deviations; what is louder is an edge, and no edge is continued
 _NUGGET = 0.01  # share of the variance that is not expected to be continued
 _STEPS = 40
+_LAG_PX = 6.0  # pixels farther apart than about this are not correlated
 
 
 def continued(detail: Array, mask: Array, near: Array, key: Array | None) -> Array:
@@ -150,25 +196,61 @@ def continued(detail: Array, mask: Array, near: Array, key: Array | None) -> Arr
   quiet = _quiet(detail, near)
   spectrum = jnp.fft.rfft2(jnp.where(near[..., None], quiet, 0.0), axes=(0, 1))
   spectrum /= jnp.sqrt(jnp.maximum(jnp.sum(near), 1).astype(jnp.float32))
-  rim = (square_dilate(mask, _RIM_PX) & ~mask)[..., None]
-
-  def filtered(field: Array, response: Array) -> Array:
-    waves = jnp.fft.rfft2(field, axes=(0, 1)) * response
-    return jnp.fft.irfft2(waves, s=mask.shape, axes=(0, 1))
-
-  power = jnp.square(jnp.abs(spectrum))
-  variance = filtered(_impulse(mask.shape), power)[0, 0]
-
-  def operator(weights: Array) -> Array:
-    return jnp.where(rim, filtered(weights, power), 0.0) + _NUGGET * variance * weights
-
   drawn = jnp.zeros_like(detail)
   if key is not None:
     # One field for all channels: the grain of a grey image in three channels is grey.
-    drawn = filtered(jax.random.normal(key, (*mask.shape, 1)), spectrum)
-  missing = jnp.where(rim, quiet - drawn, 0.0)
-  weights, _ = jax.scipy.sparse.linalg.cg(operator, missing, tol=1e-3, maxiter=_STEPS)
-  return drawn + filtered(weights, power)
+    drawn = _filtered(jax.random.normal(key, (*mask.shape, 1)), spectrum)
+  return drawn + _predicted(quiet - drawn, jnp.square(jnp.abs(spectrum)), mask)
+
+
+def joined(left: Array, rough: Array, mask: Array, near: Array) -> Array:
+  """What makes detail of another place go on from the pixels around a hole without a seam.
+
+  Args:
+    left: f32[H, W, C], of the difference of both places, what is not smooth; not read in the hole.
+    rough: f32[H, W, C], of the other place, what is not smooth: it gives the correlation.
+    mask, near: as of `continued`.
+
+  Returns:
+    f32[H, W, C], of use inside the hole.
+  """
+  whole = near | mask
+  quiet = jnp.where(whole[..., None], _quiet(rough, whole), 0.0)
+  power = jnp.square(jnp.abs(jnp.fft.rfft2(quiet, axes=(0, 1))))
+  rows, columns = (np.square(np.fft.fftfreq(n, 1 / n)) for n in mask.shape)
+  taper = np.exp(-0.5 * (rows[:, None] + columns) / _LAG_PX**2).astype(np.float32)
+  covariance = jnp.fft.irfft2(power, s=mask.shape, axes=(0, 1)) * taper[..., None]
+  smooth_power = jnp.maximum(jnp.fft.rfft2(covariance, axes=(0, 1)).real, 0.0)
+  return _predicted(left - jnp.mean(left, (0, 1), where=near[..., None]), smooth_power, mask)
+
+
+def _rough(image: Array) -> Array:
+  """What a plate leaves over of an image without a hole. f32[H, W, C] -> the same."""
+  eigen, (rows, columns) = _modes(*image.shape[:2])
+  high, share = jax.lax.Precision.HIGHEST, _STIFFNESS * eigen / (1 + _STIFFNESS * eigen)
+  waves = jnp.einsum("iy,yxc,jx->ijc", rows, image, columns, precision=high) * share[..., None]
+  return jnp.einsum("iy,ijc,jx->yxc", rows, waves, columns, precision=high)
+
+
+def _predicted(missing: Array, power: Array, mask: Array) -> Array:
+  """What the pixels f32[H, W, C] at a hole's rim foretell of those inside, by kriging.
+
+  The spectrum f32[H, W // 2 + 1, C] is that of their correlation.
+  """
+  rim = (square_dilate(mask, _RIM_PX) & ~mask)[..., None]
+  variance = _filtered(_impulse(mask.shape), power)[0, 0]
+
+  def operator(weights: Array) -> Array:
+    return jnp.where(rim, _filtered(weights, power), 0.0) + _NUGGET * variance * weights
+
+  known = jnp.where(rim, missing, 0.0)
+  weights, _ = jax.scipy.sparse.linalg.cg(operator, known, tol=1e-3, maxiter=_STEPS)
+  return _filtered(weights, power)
+
+
+def _filtered(field: Array, response: Array) -> Array:
+  waves = jnp.fft.rfft2(field, axes=(0, 1)) * response
+  return jnp.fft.irfft2(waves, s=field.shape[:2], axes=(0, 1))
 
 
 def _quiet(detail: Array, near: Array) -> Array:

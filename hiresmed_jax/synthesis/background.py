@@ -42,7 +42,10 @@ class Maker(NamedTuple):
   least_contrast: float
 
   def make(self, item: Mapping[str, Any], key: jax.Array, device: jax.Device) -> Background | None:
-    """The background of a record; None when an own lesion has lost too much contrast.
+    """The background of a record.
+
+    None when an own lesion that is kept has lost too much contrast, or when something of one that
+    is taken out still stands out.
 
     Args:
       item: of `records.Records`, training split.
@@ -50,7 +53,10 @@ class Maker(NamedTuple):
       device: for the model.
     """
     if not self.label_own:
-      made = self._canvas(emptied.without_lesions(item, key), device)
+      bare = emptied.without_lesions(item, key)
+      if bare is None:
+        return None
+      made = self._canvas(bare, device)
       return Background(made, made.values, [])
     before, made = self._canvas(item, None), self._canvas(item, device)
     own = emptied.lesion_masks(before.values, before.boxes, before.lesion_mask, before.value_range)
@@ -58,8 +64,9 @@ class Maker(NamedTuple):
       was, left = (emptied.contrast(one.values, mask) for one in (before, made))
       if left < self.least_contrast * was:
         return None
-    lesion_free = emptied.inpainted(made.values, own, key, reach=outline.REACH)
-    return Background(made, lesion_free, own)
+    halves = emptied.halves(made.values, made.boxes, made.lesion_mask)
+    lesion_free = emptied.cleared(made.values, own, halves, key, reach=outline.REACH)
+    return None if lesion_free is None else Background(made, lesion_free, own)
 
   def _canvas(self, item: Mapping[str, Any], device: jax.Device | None) -> canvas.Canvas:
     """The model's output on a device; None: what the model sees."""

@@ -42,9 +42,9 @@ _LESIONS = {
   "own": "real lesions of the backgrounds",
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
-# 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes; a
-# folder that was begun before would hold images of both kinds.
-_VERSION = 3
+# 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes. 4:
+# holes are filled with real grain. A folder that was begun before would hold images of both kinds.
+_VERSION = 4
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.

@@ -154,9 +154,10 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     more = f" ({len(attempts)} backgrounds tried)" if len(attempts) > 1 else ""
     raise UserError(attempts[-1]["why"] + more)
   raise UserError(
-    f"{unused} backgrounds in a row cannot be used: they lost half of the contrast of a lesion of "
-    "their own (use synthesize.existing='inpaint', or a better model), or have no "
-    f"place for lesions (synthesize.host_rule={setting.values.host_rule!r})"
+    f"{unused} backgrounds in a row cannot be used: a lesion of their own still stands out after "
+    "its removal (check the boxes), or has lost half of its contrast (use "
+    "synthesize.existing='inpaint', or a better model), or they have no place for lesions "
+    f"(synthesize.host_rule={setting.values.host_rule!r})"
   )
 
 

@@ -1,10 +1,14 @@
 """Lesions are gone from the pixels, and as many holes are filled elsewhere."""
 
+import jax
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from hiresmed_jax.data import phantom, records
+from hiresmed_jax.inference import canvas, emptied
 from hiresmed_jax.inference.emptied import with_decoys, write_all
+from hiresmed_jax.synthesis.background import Maker
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +56,10 @@ def test_written_images_are_found_and_left_alone(source, tmp_path):
   counted = []
   write_all(source, tmp_path, decoys=1.0, seed=3, advance=lambda: counted.append(1))
   assert len(counted) == len(source)
-  emptied = records.WithLesionFree(source, tmp_path)
+  bare = records.WithLesionFree(source, tmp_path)
   some = 0
   for index in range(len(source)):
-    item = emptied[index]
+    item = bare[index]
     if not len(item["boxes"]):
       assert item["lesion_free"] is None
       continue
@@ -65,3 +69,53 @@ def test_written_images_are_found_and_left_alone(source, tmp_path):
   stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
   write_all(source, tmp_path, decoys=1.0, seed=3)
   assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
+
+
+def labelled(bright: np.ndarray, box: tuple[int, ...]) -> dict:
+  """A record without masks: noise, what is bright, and one box."""
+  noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(128, 128)), 0.8)
+  grey = 100 + 8 * noise + 140 * scipy.ndimage.gaussian_filter(bright.astype(float), 0.8)
+  image = np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None]
+  item = canvas.record_of(image, (0.0, 255.0)) | {"image_id": "a1"}
+  return item | {"boxes": np.array([box], np.float32), "physics": "ct"}
+
+
+def bar(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+  found = np.zeros((128, 128), bool)
+  found[top:bottom, left:right] = True
+  return found
+
+
+def test_all_that_stands_out_of_a_box_is_taken_out():
+  # Two parts in one box; the outline that is found is one of them.
+  item = labelled(bar(50, 50, 58, 56) | bar(64, 60, 68, 66), (48, 48, 68, 70))
+  values, boxes, none = item["image"].astype(np.float32), item["boxes"], item["lesion_mask"]
+  lesions = emptied.lesion_masks(values, boxes, none, (0.0, 255.0))
+  own = emptied.halves(values, boxes, none)
+  assert emptied.standing(emptied.inpainted(values, lesions, jax.random.key(0)), own).any()
+  found = emptied.without_lesions(item, jax.random.key(0))["image"][46:72, 46:72]
+  assert found.max() < 130
+  # A lesion of a known mask is that mask, and nothing else.
+  assert not emptied.halves(values, boxes, lesions[0].astype(np.uint16)).boxes
+
+
+def test_tissue_that_goes_on_beyond_a_box_is_no_lesion():
+  item = labelled(bar(54, 54, 62, 62) | bar(40, 66, 90, 120), (48, 50, 66, 70))
+  values = item["image"].astype(np.float32)
+  own = emptied.halves(values, item["boxes"], item["lesion_mask"])
+  lesion = emptied.standing(values, own)
+  assert lesion[56:60, 56:60].all()
+  assert not lesion[:, 64:].any()
+
+
+def test_an_image_in_which_something_is_left_is_not_used(tmp_path, monkeypatch):
+  item = labelled(bar(52, 54, 62, 64), (48, 50, 68, 68))
+  makers = [Maker(None, label_own, 0.5) for label_own in (False, True)]
+  made = [maker.make(item, jax.random.key(0), None) for maker in makers]
+  assert [len(ground.own_lesions) for ground in made] == [0, 1]
+  monkeypatch.setattr(emptied.inpaint, "inpaint", lambda values, *_: values)  # fills nothing
+  assert emptied.without_lesions(item, jax.random.key(0)) is None
+  assert with_decoys(item, (0, 0), decoys=1.0) is None
+  write_all([item], tmp_path, decoys=1.0, seed=0)
+  assert not list(tmp_path.iterdir())
+  assert not any(maker.make(item, jax.random.key(0), None) for maker in makers)

@@ -181,7 +181,7 @@ def test_a_folder_belongs_to_one_request(tmp_path):
   (mine / "thesis.txt").write_text("years of work")
   with pytest.raises(UserError, match="holds no images of this program"):
     folder.claim(mine, IDENTITY, overwrite=True)
-  (out / "request.json").write_text(json.dumps({**IDENTITY, "version": 2}))
+  (out / "request.json").write_text(json.dumps({**IDENTITY, "version": 3}))
   with pytest.raises(UserError, match=r"another version .* --out, or --overwrite"):
     folder.claim(out, IDENTITY)
   (out / "request.json").write_text("{")

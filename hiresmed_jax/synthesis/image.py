@@ -154,10 +154,9 @@ def make(setting: Setting, index: int, device: jax.Device) -> Made:
     more = f" ({len(attempts)} backgrounds tried)" if len(attempts) > 1 else ""
     raise UserError(attempts[-1]["why"] + more)
   raise UserError(
-    f"{unused} backgrounds in a row cannot be used: a lesion of their own still stands out after "
-    "its removal (check the boxes), or has lost half of its contrast (use "
-    "synthesize.existing='inpaint', or a better model), or they have no place for lesions "
-    f"(synthesize.host_rule={setting.values.host_rule!r})"
+    f"{unused} backgrounds in a row cannot be used: a lesion of their own is left when taken out "
+    "(check the boxes), or lost half of its contrast (use synthesize.existing='inpaint', or a "
+    f"better model), or no place is for lesions (synthesize.host_rule={setting.values.host_rule!r})"
   )
 
 

@@ -109,11 +109,16 @@ def open_prior(
   if fitted is None or live is None or name not in hosts_powers:
     return prior, _text(label, rule)
   power = hosts_powers[name]
-  # "uniform" alone is another prior, which a folder that is gone on with must not ask for.
-  first = "auto by hosts" if name == "uniform" else name
-  label = f"{first}, {detector.step}, {powers}, hosts {fitted.digest}, {power:g}"
+  label = f"{name}, {detector.step}, {powers}, hosts {fitted.digest}, {power:g}"
   prior = prior._replace(hosts=live, hosts_power=power, least_seen=fitted.least_seen)
   return prior, _text(label, rule)
+
+
+def asked_again(label: str) -> str:
+  """What to ask `open_prior` for, to get the prior whose text is `label`, that "auto" has given."""
+  if "{" in label:  # the choice of the route `location`
+    return "auto"
+  return label.partition(",")[0].partition(" by ")[0]
 
 
 def why_weak(prior: Prior, fitted: Fitted | None) -> str:

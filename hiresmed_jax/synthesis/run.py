@@ -142,8 +142,8 @@ def _chosen(
     return prior, danger
   older = []
   if prior == "auto" and (label := str(begun.get("places", ""))):
-    prior = label.partition(",")[0].partition(" by ")[0]
-    older += ["location"] if prior == label or prior == "hosts" else []
+    prior = places.asked_again(label)
+    older += ["location"] if prior != "auto" else []
   if danger == "auto" and (label := str(begun.get("forbidden", ""))):
     danger = "off" if label == "off" else "on"
     older += ["danger"] if label == "off" else []

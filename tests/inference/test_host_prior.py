@@ -1,9 +1,12 @@
 """The fit of where lesions live: made once, kept, used where it can be."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
+from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.inference import canvas, host_prior, places, survey
 from hiresmed_jax.synthesis import image
@@ -53,6 +56,25 @@ def test_places_are_likelier_where_lesions_were(fitted):
     drawn.setting(data, found, prior=prior, values={"floor": 0.0}), 0, jax.devices()[0]
   ).facts
   assert {lesion["prior"] for lesion in facts["lesions"]} == {prior.label}
+
+
+@pytest.mark.parametrize("chosen", [None, "atlas", "uniform", "atlas x yolo"])
+@pytest.mark.parametrize("has_hosts", [False, True])
+def test_the_same_prior_is_opened_again(fitted, tmp_path, monkeypatch, chosen, has_hosts):
+  fingerprint, made = fitted[0].card["fingerprint"], fitted[3] if has_hosts else None
+  if chosen:
+    powers = {"atlas x yolo": 1.0, "yolo": 0.25}
+    found = {"name": chosen, "powers": powers, "hosts_powers": {chosen: 0.35}}
+    model = types.SimpleNamespace(results={"prior": found}, step=4)
+    monkeypatch.setattr(places.workdir, "location_of", lambda *_, **__: model)
+    files.write(tmp_path / "location" / "DONE.json", b"{}")
+  first = places.open_prior("auto", tmp_path, fingerprint, fitted=made)
+  again = places.open_prior(places.asked_again(first[1]), tmp_path, fingerprint, fitted=made)
+  assert again == first
+  if not chosen:  # and when the route is trained meanwhile
+    files.write(tmp_path / "location" / "DONE.json", b"{}")
+    asked = places.asked_again(first[1])
+    assert places.open_prior(asked, tmp_path, fingerprint, fitted=made) == first
 
 
 def test_large_lesions_need_all_that_they_cover(fitted):

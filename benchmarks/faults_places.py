@@ -119,9 +119,9 @@ def _without_clocks(path: pathlib.Path) -> bytes:
 
 
 def print_arrays(argv: list[str]) -> None:
-  """Prints the steps that a route's folder holds and a digest of the newest one's arrays.
+  """Prints the newest step that a route's folder holds and a digest of its arrays.
 
-  Of a dataset the digest of its records.
+  Older ones are not compared: a stop writes one. Of a dataset the digest of its records.
   """
   if (pathlib.Path(argv[0]) / "card.json").is_file():
     dataset, digest = records.open_dataset(argv[0]), hashlib.sha256()
@@ -131,16 +131,16 @@ def print_arrays(argv: list[str]) -> None:
     print(digest.hexdigest())
     return
   with checkpoint.open(pathlib.Path(argv[0]) / "checkpoints") as manager:
-    steps = sorted(manager.all_steps())
+    step = max(manager.all_steps())
     args = ocp.args.Composite(state=ocp.args.StandardRestore())
-    state = manager.restore(steps[-1], args=args).state
+    state = manager.restore(step, args=args).state
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.random.key_data(leaf)
     digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
     digest.update(np.asarray(leaf).tobytes())
-  print(steps, digest.hexdigest())
+  print(step, digest.hexdigest())
 
 
 def places(folder: pathlib.Path) -> Iterator[Place]:

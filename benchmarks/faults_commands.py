@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import pathlib
 import random
@@ -27,8 +26,8 @@ _MEMORY_MB = 1500  # above that of the process that all come from
 _SIGHT_S = 0.002  # between two looks for a file that is being written
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 # Once for all children; `train` imports what a config asks for.
-for _route in routes.ROUTES:
-  importlib.import_module(f"hiresmed_jax.routes.{_route}.train")
+for _route in routes.known():
+  routes.module(_route, "train")
 COMMANDS: dict[str, Callable[[list[str]], Any]] = {
   "train": train.main,
   "prepare": prepare.main,

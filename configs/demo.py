@@ -38,6 +38,12 @@ def get_config(arg: str = "all"):
   config.location.augment.scale = 0.2
   config.danger.update({"size": (320, 320), "crop": 128, "width": 4, "batch_size": 4, "steps": 160})
   config.danger.update({"log_every": 20, "eval_every": 160})
+  # Of the baselines, which are trained by name.
+  config.ddm.update({"size": (32, 32), "batch_size": 8, "steps": 1000, "ema": 0.99})
+  config.ddm.net.update({"width": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)})
+  config.ddm.optimizer.learning_rate = 1e-3
+  config.ddm.sampling.update({"images": 24, "steps": 200})
+  config.ddm.update({"log_every": 50, "eval_every": 500, "eval_images": 16})
   return config
 
 

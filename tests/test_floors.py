@@ -54,8 +54,10 @@ def room_of(module: str) -> str:
 
 def route_of(module: str) -> str:
   """The route that a dotted module name below the package belongs to, or ""."""
-  parts = module.split(".")
-  return parts[1] if parts[0] == "routes" and (PACKAGE / "routes" / parts[1]).is_dir() else ""
+  room, *parts = (part for part in module.split(".") if part != "baselines")
+  places = (PACKAGE / "routes", PACKAGE / "routes" / "baselines")
+  is_route = room == "routes" and any((place / parts[0]).is_dir() for place in places)
+  return parts[0] if is_route else ""
 
 
 def faults(path: Path) -> list[str]:

@@ -44,4 +44,10 @@ def get_config(arg: str = "all"):
   route = config.danger
   route.update({"size": (32, 32), "width": 2, "batch_size": BATCH, "steps": 4, "dtype": "float32"})
   route.update({"log_every": 2, "eval_every": 2, "keep_checkpoints": 2})
+  route = config.ddm
+  route.update({"size": (16, 16), "patch": 2, "batch_size": BATCH, "steps": 2, "dtype": "float32"})
+  route.net.update({"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)})
+  route.diffusion.levels = 6
+  route.sampling.update({"images": 3, "steps": 3})
+  route.update({"log_every": 1, "eval_every": 2, "eval_images": 4})
   return config

@@ -157,11 +157,20 @@ def nearest_kernel(kernel: Array) -> Array:
   return columns + jnp.pad(rows, ((0, 0), (1, 0), (0, 0), (0, 0)))
 
 
-def depth_to_space(x: Array) -> Array:
-  """Channels (row phase, column phase, O) to pixels. [N,H,W,4*O] -> [N,2H,2W,O]."""
+def depth_to_space(x: Array, factor: int = 2) -> Array:
+  """Channels (row phase, column phase, O) to pixels. [N,H,W,f*f*O] -> [N,f*H,f*W,O]."""
   n, height, width, channels = x.shape
-  blocks = x.reshape(n, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
-  return blocks.reshape(n, 2 * height, 2 * width, channels // 4)
+  out = channels // factor**2
+  blocks = x.reshape(n, height, width, factor, factor, out).transpose(0, 1, 3, 2, 4, 5)
+  return blocks.reshape(n, factor * height, factor * width, out)
+
+
+def space_to_depth(x: Array, factor: int) -> Array:
+  """Undoes `depth_to_space`: [N,f*H,f*W,O] -> [N,H,W,f*f*O]."""
+  n, height, width, channels = x.shape
+  blocks = x.reshape(n, height // factor, factor, width // factor, factor, channels)
+  blocks = blocks.transpose(0, 1, 3, 2, 4, 5)
+  return blocks.reshape(n, height // factor, width // factor, factor**2 * channels)
 
 
 @jax.custom_vjp

@@ -5,7 +5,6 @@ have a line for a module, with its output and its FLOPs.
 """
 
 import dataclasses
-import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +69,7 @@ def explain(config: Any, *, devices: int, compiled: bool = False, timed: bool = 
 
 def lines(facts: Facts) -> Iterator[str]:
   """The same as text: a summary of at most ten lines, the routes in detail, the departures."""
-  found = [route for route in routes.ROUTES if route in facts]
+  found = [route for route in routes.known() if route in facts]
   yield from _summary(facts, found)
   for route in found:
     yield from ("", f"ROUTE {route}", *_module(route).lines(facts[route]))
@@ -205,7 +204,7 @@ def _with_sharding(tree: Any, sharding: Any) -> Any:
 
 
 def _module(route: str) -> Any:
-  return importlib.import_module(f"{routes.__name__}.{route}.explain")
+  return routes.module(route, "explain")
 
 
 def _departures(config: Any, group: str) -> list[dict[str, str]]:

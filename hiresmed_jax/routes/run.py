@@ -1,7 +1,6 @@
 """From a config to trained routes, one after another, in one workdir."""
 
 import contextlib
-import importlib
 import os
 import pathlib
 import shlex
@@ -62,7 +61,8 @@ def train(
         continue
       with _held(workdir / route):
         results[route] = _module(route).train(config, dataset, workdir / route, mesh)
-      _note(config, dataset, workdir)
+      if route in routes.ROUTES:
+        _note(config, dataset, workdir)
   return results
 
 
@@ -82,7 +82,7 @@ def _held(folder: pathlib.Path, *, shared: bool = False) -> contextlib.AbstractC
 
 def _module(route: str) -> Any:
   """The train.py of a route: `skip` and `train`."""
-  return importlib.import_module(f"{routes.__name__}.{route}.train")
+  return routes.module(route, "train")
 
 
 def _note(config: Any, dataset: records.Dataset, workdir: pathlib.Path) -> None:

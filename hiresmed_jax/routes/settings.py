@@ -3,7 +3,6 @@
 A config file begins with `base` and changes values. The two presets differ in values only.
 """
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -88,7 +87,7 @@ SYNTHESIZE = Table("synthesize", (
 def base(name: str, *, route: str, preset: str) -> ConfigDict:
   """Everything that a config holds, with the values of one of PRESETS.
 
-  The default workdir is runs/<name>; `route` is "all" or one of `routes.ROUTES`.
+  The default workdir is runs/<name>; `route` is "all" or one of `routes.known()`.
   """
   config = settings.values(_run(), preset)
   config.update({"name": name, "route": route})
@@ -104,29 +103,33 @@ def values(group: str, preset: str) -> ConfigDict:
 
 def tables() -> list[Table]:
   """All tables, in the order of a config."""
-  own = [_module(route).TABLE for route in routes.ROUTES]
+  own = [_module(route).TABLE for route in routes.known()]
   return [_run(), DATA, MESH, *own, SYNTHESIZE]
 
 
-def route_and_preset(arg: str, presets: Sequence[str] = PRESETS) -> tuple[str, str]:
+def route_and_preset(
+  arg: str, presets: Sequence[str] = PRESETS, *, only: str = ""
+) -> tuple[str, str]:
   """Reads "ROUTE[,PRESET]" for a config file; the first of its presets is the default.
+
+  A file that is of one route names it as `only`: it is then what "all" stands for.
 
   Raises:
     UserError: a route or preset that the file does not know.
   """
   route, _, preset = arg.partition(",")
   route, preset = route.strip() or "all", preset.strip() or presets[0]
-  known = ("all", *routes.ROUTES)
+  known = ("all", *([only] if only else routes.known()))
   if route not in known and arg.strip() in presets:
     raise UserError(f"{route} is a preset, not a route: write ROUTE,{route}, e.g. all,{route}")
   for kind, word, words in (("route", route, known), ("preset", preset, presets)):
     if word not in words:
       raise UserError(f"unknown {kind} {word!r}{known_words(word, words)}")
-  return route, preset
+  return only or route, preset
 
 
 def wanted(config: Any) -> tuple[str, ...]:
-  """The routes that a config asks for, in the order of training."""
+  """The routes that a config asks for, in the order of training; baselines only by name."""
   return tuple(routes.ROUTES) if config.route == "all" else (config.route,)
 
 
@@ -154,7 +157,7 @@ def check(config: Any, wanted: Iterable[str] = (), *, devices: int = 1) -> None:
 
 def departures(config: Any, group: str) -> list[Departure]:
   """Where a group leaves the paper: what the paper leaves open first, then changed values."""
-  readings = _module(group).readings(config[group]) if group in routes.ROUTES else ()
+  readings = _module(group).readings(config[group]) if group in routes.known() else ()
   table = next(table for table in tables() if table.name == group)
   return [*readings, *settings.departures(table, config[group])]
 
@@ -179,14 +182,14 @@ def _run() -> Table:
   """What stands at the top of a config."""
   return Table("", (
     Setting("name", "", "", rules.text("a name, for the default workdir")),
-    Setting("route", "all", "all", rules.one_of("all", *routes.ROUTES)),
+    Setting("route", "all", "all", rules.one_of("all", *routes.known())),
     Setting("preset", "paper", "best", rules.one_of(*PRESETS)),
     Setting("seed", 0, 0, _SEED),
   ))  # fmt: skip
 
 
 def _module(route: str) -> Any:
-  return importlib.import_module(f"{routes.__name__}.{route}.settings")
+  return routes.module(route, "settings")
 
 
 def _check_data(data: Any) -> None:

@@ -1,4 +1,4 @@
-"""What supervised routes share: a network with batch norms, one loss, one optimiser.
+"""What routes with one network share: a loss of a batch, one optimiser.
 
 A route gives the network, the loss of a batch and its evaluation. The state, the update, what is
 skipped and the running average are here.
@@ -19,12 +19,11 @@ from hiresmed_jax.runtime import optim
 from hiresmed_jax.runtime.optim import pack, unpack
 from hiresmed_jax.types import Array, Batch, Metrics, Params
 
-# ({"params", "batch_stats"}, batch) -> (loss f32[], (scalars, new batch_stats))
-Loss: TypeAlias = Callable[[Params, Batch], tuple[Array, tuple[Metrics, Params]]]
+# ({"params", "batch_stats"}, batch, key of the step) -> (loss f32[], (scalars, new batch_stats))
+Loss: TypeAlias = Callable[[Params, Batch, Array], tuple[Array, tuple[Metrics, Params]]]
 # ({"params", "batch_stats"}, batch) -> (totals, pictures), see `Task.eval_step`
 Evaluate: TypeAlias = Callable[[Params, Batch], tuple[Mapping[str, Array], Array]]
-# (average, new values, step) -> average, all packed
-Average: TypeAlias = Callable[[dict[str, Array], dict[str, Array], Array], dict[str, Array]]
+Average: TypeAlias = Callable[..., dict[str, Array]]  # (average, new values, step=), all packed
 
 
 @flax.struct.dataclass
@@ -33,7 +32,7 @@ class State:
 
   step: Array  # i32[]
   params: Params
-  stats: Params  # running statistics of the batch norms
+  stats: Params  # running statistics of the batch norms; {} without any
   opt: optax.OptState  # of the packed parameters
   ema: Params  # {"params", "batch_stats"}, packed; {} without averaging
   skipped: Array  # i32[2], non-finite updates: in all, and in a row
@@ -44,7 +43,7 @@ def task(
   name: str,
   *,
   net: Any,
-  shape: Sequence[int],
+  shapes: Sequence[Sequence[int]],
   steps: int,
   batch_size: int,
   tx: optax.GradientTransformation,
@@ -54,12 +53,12 @@ def task(
   start_from: Params | None = None,
   **about: Any,
 ) -> Task:
-  """Makes the task of a supervised route, whose network is a Linen module with batch norms.
+  """Makes the task of a route that has one network, a Linen module.
 
   Args:
     name: the route.
-    net: of images in [-1, 1] or [0, 1].
-    shape: (1, rows, columns, channels) of an image, for the shapes of the parameters.
+    net: of images in [-1, 1] or [0, 1], and perhaps more.
+    shapes: of its arguments, (1, rows, columns, channels) first, for the shapes of the parameters.
     steps: length of the run.
     batch_size: over all processes.
     tx: optimiser of packed parameters.
@@ -74,7 +73,7 @@ def task(
     name=name,
     phases=(Phase(name, steps, batch_size),),
     init=functools.partial(
-      _init, net=net, tx=tx, averages=averages, shape=tuple(shape), start_from=start_from
+      _init, net=net, tx=tx, averages=averages, shapes=shapes, start_from=start_from
     ),
     train_step=functools.partial(_train_step, loss=loss, tx=tx, average=average),
     eval_step=functools.partial(_eval_step, evaluate=evaluate),
@@ -96,15 +95,15 @@ def _init(
   net: Any,
   tx: optax.GradientTransformation,
   averages: bool,
-  shape: tuple[int, ...],
+  shapes: Sequence[Sequence[int]],
   start_from: Params | None,
 ) -> State:
   net_key, key = jax.random.split(key)
   if start_from is None:
-    variables = net.init(net_key, jnp.zeros(shape))
+    variables = net.init(net_key, *(jnp.zeros(shape) for shape in shapes))
   else:
     variables = jax.tree.map(jnp.asarray, dict(start_from))
-  here = {name: variables[name] for name in ("params", "batch_stats")}
+  here = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
   return State(
     step=jnp.zeros((), jnp.int32),
     params=here["params"],
@@ -127,9 +126,10 @@ def _train_step(
 ) -> tuple[State, Metrics]:
   """One update; none where a gradient is not finite."""
   del frozen
+  key = jax.random.fold_in(state.key, state.step)
 
   def of_params(params: Params) -> tuple[Array, tuple[Metrics, Params]]:
-    return loss({"params": params, "batch_stats": state.stats}, batch)
+    return loss({"params": params, "batch_stats": state.stats}, batch, key)
 
   grads, (scalars, stats) = jax.grad(of_params, has_aux=True)(state.params)
   grads = pack(grads)
@@ -138,7 +138,7 @@ def _train_step(
   stats = optim.select(finite, stats, state.stats)
   ema = state.ema
   if average is not None:
-    ema = average(dict(ema), pack({"params": params, "batch_stats": stats}), state.step)
+    ema = average(dict(ema), pack({"params": params, "batch_stats": stats}), step=state.step)
   skipped = optim.count_skipped(state.skipped, finite)
   new = dataclasses.replace(
     state, step=state.step + 1, params=params, stats=stats, opt=opt, ema=ema, skipped=skipped

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hiresmed_jax import routes
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings
 from hiresmed_jax.runtime import cli
@@ -45,7 +46,8 @@ def page() -> str:
 
 def _lines() -> Iterator[str]:
   for table in settings.tables():
-    yield f"## {SHARED.get(table.name, f'Route {table.name}')}\n"
+    kind = "Baseline" if table.name in routes.BASELINES else "Route"
+    yield f"## {SHARED.get(table.name, f'{kind} {table.name}')}\n"
     yield "| setting | paper | best | use | reason for another value than the paper's |"
     yield "|---|---|---|---|---|"
     for row in table.rows:

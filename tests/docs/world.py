@@ -52,9 +52,11 @@ def make(root: Path) -> Path:
   others = (one.sample for one in phantom.phantoms("kub", _PATIENTS, 64, seed=9))
   records.write_dataset(others, root / "data" / "other", kind="phantom")
   (root / "answers.csv").write_text("reader,tp,fn,fp,tn\nsenior,85,15,55,45\njunior,65,35,55,45\n")
-  for name in ("real", "ddm"):
-    for number in range(3):
+  for number in range(3):
+    for name in ("real", "ddm"):
       _png(root / name / f"scan_{number}.png", samples[f"scan_{number}"].image)
+    made = root / "runs" / "ddm" / "ddm" / "samples" / f"sample_{number:06d}.png"
+    _png(made, samples[f"scan_{number}"].image)
   return root
 
 

@@ -1,4 +1,4 @@
-"""A route is one folder and one entry in the list: nothing else names the routes."""
+"""A route, or a baseline, is one folder and one entry in a list: nothing else names them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from hiresmed_jax import explain, routes, train
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import settings
+from hiresmed_jax.routes import baselines, settings
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
 
@@ -59,3 +59,15 @@ def test_its_settings_are_checked_and_explained(fifth, capsys):
   ):
     with pytest.raises(UserError, match=line):
       explain.main(["--config", BIAS, f"--config.{override}"])
+
+
+def test_a_baseline_costs_the_same_and_is_trained_only_by_name(monkeypatch, tmp_path, capsys):
+  here = str(Path(__file__).parent)
+  monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, here])
+  monkeypatch.setattr(routes, "BASELINES", (*routes.BASELINES, "bias"))
+  assert settings.wanted(load_config(f"{tiny.__file__}:all")) == routes.ROUTES
+  assert train.main(["--config", BIAS, "--workdir", str(tmp_path)]) == 0
+  assert (tmp_path / "bias" / "DONE.json").is_file()
+  assert not (tmp_path / "data.json").exists()  # nothing for `synthesize`
+  explain.main(["--config", BIAS])
+  assert "ROUTE bias\n1 parameter" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The tables of settings: what we ship is sound, what is wrong is refused in one line."""
 
-import importlib
 import math
 
 import pytest
@@ -14,7 +13,8 @@ from hiresmed_jax.runtime.rules import whole
 from hiresmed_jax.runtime.settings import Setting, keyed
 from tests import tiny
 
-CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct")
+CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct", "baselines/ddm")
+BOTH_PRESETS = ("kub", "lidc", "baselines/ddm")
 WILD = (
   *(-1, 0, 1, 2, 3, 7, 10**6, 10**30, -(10**30), -0.5, 0.5, 1.0, 1e-30, 1e30),
   *(math.nan, math.inf, -math.inf, True, False, None, "", "no such word", "auto", "(1, 2)"),
@@ -38,7 +38,7 @@ def check(*overrides, devices=1, made=None):
 def test_what_we_ship_is_sound():
   check()
   for name in CONFIGS:
-    for preset in ("", *(f",{preset}" for preset in settings.PRESETS if name in ("kub", "lidc"))):
+    for preset in ("", *(f",{preset}" for preset in settings.PRESETS if name in BOTH_PRESETS)):
       check(made=load_config(f"{name}.py:all{preset}"))
   check("background.gan.weight=0", "background.gan.scales=9", "background.gan.augment=()")
   check("background.steps=0", "background.epochs=1")
@@ -95,6 +95,9 @@ def test_what_we_ship_is_sound():
     ("danger.crop=48", "danger.crop=48 does not fit"),
     ("danger.rule=abdomn", "did you mean 'abdomen'"),
     ("danger.loss.dice=-1", "danger.loss.dice=-1.0: use a number from 0"),
+    ("ddm.size=(16,18)", r"ddm.size=\(16, 18\): use multiples of 4, for ddm.patch=2 and 2 l"),
+    ("ddm.sampling.steps=7", "sampling.steps=7 of ddm.diffusion.levels=6: use as many steps"),
+    ("ddm.sampling.method=dimm", "did you mean 'ddim'"),
     ("synthesize.prior=atlass", "did you mean 'atlas'"),
     ("synthesize.workers=-1", "synthesize.workers=-1: use"),
   ],
@@ -103,6 +106,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(override, line):
   more = {
     "background.optimizer.warmup=1.0": ["background.optimizer.schedule=cosine"],
     "background.steps=0": ["background.epochs=0"],
+    "ddm.size=(16,18)": ["route=ddm"],
+    "ddm.sampling.steps=7": ["route=ddm"],
   }
   with pytest.raises(UserError, match=line) as refused:
     check(*more.get(override, ()), override)
@@ -185,9 +190,9 @@ def test_a_reading_that_does_not_apply_is_not_listed(override, what):
   assert what not in found(override)
 
 
-@pytest.mark.parametrize("route", routes.ROUTES)
+@pytest.mark.parametrize("route", routes.known())
 def test_a_new_row_is_in_the_preset_the_check_the_departures_and_the_upgrade(route, monkeypatch):
-  module = importlib.import_module(f"hiresmed_jax.routes.{route}.settings")
+  module = routes.module(route, "settings")
   row = Setting("net2.depth", 2, 3, whole(1, 9), "deeper sees farther", as_it_was=1)
   monkeypatch.setattr(module, "TABLE", module.TABLE._replace(rows=(*module.TABLE.rows, row)))
   key = f"{route}.net2.depth"
@@ -224,7 +229,7 @@ def test_route_and_preset(arg, expected):
   ("arg", "line"),
   [
     ("backgruond", "unknown route 'backgruond'; did you mean background?"),
-    ("zz", "there are all, background, lesion, location, danger"),
+    ("zz", "there are all, background, lesion, location, danger, ddm"),
     ("best", "write ROUTE,best"),
     ("all,bst", "unknown preset 'bst'; did you mean best?"),
   ],

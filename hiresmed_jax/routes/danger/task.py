@@ -34,12 +34,12 @@ def build(
   return supervised.task(
     "danger",
     net=net,
-    shape=(1, *size, channels),
+    shapes=[(1, *size, channels)],
     steps=steps,
     batch_size=config.batch_size,
     tx=_optimizer(config, steps),
     loss=functools.partial(_loss, net=net, weights=config.loss, channels=channels),
-    average=functools.partial(_average, decay=config.ema) if config.ema else None,
+    average=functools.partial(optim.ema_update, decay=config.ema) if config.ema else None,
     evaluate=functools.partial(_evaluate, net=net, channels=channels),
     eval_arrays=("images_m11", "labels", "valid", "weight"),
     summarise=metric.summarise,
@@ -65,13 +65,14 @@ def _optimizer(config: Any, steps: int) -> optax.GradientTransformation:
 
 
 def _loss(
-  variables: Params, batch: Batch, *, net: unet.UNet, weights: Any, channels: int
+  variables: Params, batch: Batch, key: Array, *, net: unet.UNet, weights: Any, channels: int
 ) -> tuple[Array, tuple[Metrics, Params]]:
   """(loss, (scalars, new running statistics)).
 
   batch: images_m11 f32[N, S, T, 1 or C]; labels uint8[N, S, T], 0 or 1; valid bool[N, S, T];
   lesions uint8[N, S, T], 1 in the boxes of real lesions.
   """
+  del key
   images_m11, labels, valid = batch["images_m11"], batch["labels"], batch["valid"]
   # Boxes are loose: what is forbidden in them, as a rib beside a stone, stays as it is.
   known = (batch["lesions"] > 0) & (labels == 0)
@@ -86,12 +87,6 @@ def _loss(
   }
   whole = weights.cross_entropy * parts["cross_entropy"] + weights.dice * parts["dice_loss"]
   return whole, (parts, moved["batch_stats"])
-
-
-def _average(
-  ema: dict[str, Array], new: dict[str, Array], step: Array, *, decay: float
-) -> dict[str, Array]:
-  return optim.ema_update(ema, new, decay, step)
 
 
 def _evaluate(

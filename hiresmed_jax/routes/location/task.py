@@ -46,7 +46,7 @@ def build(
   return supervised.task(
     "location",
     net=net,
-    shape=(1, size, size, channels),
+    shapes=[(1, size, size, channels)],
     steps=steps,
     batch_size=config.batch_size,
     tx=_optimizer(config, steps, steps_per_epoch),
@@ -102,12 +102,13 @@ def _optimizer(config: Any, steps: int, steps_per_epoch: int) -> optax.GradientT
 
 
 def _loss(
-  variables: Params, batch: Batch, *, net: yolo.Yolo11, config: Any, channels: int
+  variables: Params, batch: Batch, key: Array, *, net: yolo.Yolo11, config: Any, channels: int
 ) -> tuple[Array, tuple[Metrics, Params]]:
   """(loss of the batch's sum, (scalars, new running statistics)).
 
   batch: images_m11 f32[N, S, S, 1 or C]; boxes_xyxy f32[N, M, 4]; boxes_valid bool[N, M].
   """
+  del key
   images_m11, truth = to_channels(batch["images_m11"], channels), _truth(batch)
   count = images_m11.shape[0]
   levels, moved = net.apply(variables, _to_01(images_m11), train=True, mutable="batch_stats")

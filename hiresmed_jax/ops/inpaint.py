@@ -239,6 +239,7 @@ def _predicted(missing: Array, power: Array, mask: Array) -> Array:
   """
   rim = (square_dilate(mask, _RIM_PX) & ~mask)[..., None]
   variance = _filtered(_impulse(mask.shape), power)[0, 0]
+  variance = jnp.where(variance > 0, variance, 1.0)  # a flat place foretells nothing
 
   def operator(weights: Array) -> Array:
     return jnp.where(rim, _filtered(weights, power), 0.0) + _NUGGET * variance * weights

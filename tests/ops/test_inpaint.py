@@ -93,6 +93,15 @@ def test_detail_is_copied_from_a_like_place():
   assert not len(grain.places(loud, hole, box, inpaint._window(box, hole.shape)))
 
 
+def test_a_flat_place_gives_no_detail():
+  noisy = np.random.default_rng(0).normal(50, 3, (48, 48, 1)).astype(np.float32)
+  hole = np.zeros((48, 48), bool)
+  hole[20:28, 20:28] = True
+  filled = np.asarray(inpaint.inpaint_window(noisy, hole, None, (0 * noisy, 0 * hole > 0)))
+  smooth = np.asarray(inpaint.continuation(noisy, hole))
+  np.testing.assert_allclose(filled[hole], smooth[hole], atol=0.5)
+
+
 def test_the_rim_is_like_the_rest_of_the_grain():
   # The step from the last known to the first filled pixel is as large as any other.
   disc = np.hypot(*(np.mgrid[:96, :96] - 48)) < 7

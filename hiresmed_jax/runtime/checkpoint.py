@@ -50,7 +50,8 @@ def open(
     best_mode: whether the largest or the smallest value is best.
 
   Raises:
-    UserError: on leaving, when the last save could not be written. Older checkpoints are whole.
+    UserError: a checkpoint's metrics are damaged; on leaving, when the last save could not be
+      written: older checkpoints are whole.
   """
   _hush_orbax()
   latest, value = preserve.LatestN(keep), None
@@ -65,6 +66,8 @@ def open(
     )
     policy = preserve.AnyPreservationPolicy([latest, ranked])
   directory = pathlib.Path(directory).absolute()
+  for path in sorted(directory.glob("[0-9]*/metrics/metrics")):  # the manager reads all of them
+    files.read_json(path, {}, cure=_delete(path.parents[1]))
   options = ocp.CheckpointManagerOptions(
     preservation_policy=policy,
     best_fn=value,
@@ -154,6 +157,10 @@ def _put_in_order(manager: Manager) -> None:
       shutil.rmtree(folder)
 
 
+def _delete(folder: pathlib.Path) -> str:
+  return f"delete the folder {folder} to go on from an earlier checkpoint"
+
+
 def wait(manager: Manager) -> None:
   """Returns when what was saved is on the disk. Raises UserError when it could not be written."""
   with _one_line_of_failure(manager):
@@ -196,7 +203,7 @@ def restore(
     raise UserError(f"no checkpoint {which}in {manager.directory}")
   folder = pathlib.Path(manager.directory, str(step))
   if jax.process_index() == 0 and folder.is_dir():
-    files.check_digests(folder, f"delete the folder {folder} to go on from an earlier checkpoint")
+    files.check_digests(folder, _delete(folder))
   about = _about(manager, step)
   data_state, metadata, outline = about["data"], about["metadata"], about["tree"]
   here = dict.fromkeys(outline, "missing") | _outline(abstract_state)

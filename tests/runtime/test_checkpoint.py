@@ -220,6 +220,18 @@ def test_a_changed_bit_anywhere_in_a_checkpoint_is_seen(tmp_path):
     assert_same(checkpoint.restore(manager, abstract)[0], state)
 
 
+def test_truncated_metrics_are_one_line(tmp_path):
+  state, _ = make_state(1)
+  with checkpoint.open(tmp_path, best="psnr") as manager:
+    checkpoint.save(manager, 0, state, metrics={"psnr": 1.0})
+  (tmp_path / "0" / "metrics" / "metrics").write_text('{"psnr"')
+  with (
+    pytest.raises(UserError, match=f"metrics is damaged.*: delete the folder {tmp_path}/0 to go"),
+    checkpoint.open(tmp_path, best="psnr"),
+  ):
+    pass
+
+
 def test_a_foreign_folder_is_one_clear_line(tmp_path):
   (tmp_path / "5").mkdir()
   (tmp_path / "5" / "weights.bin").write_bytes(b"not ours")

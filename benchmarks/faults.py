@@ -12,7 +12,7 @@ same, or one line refuses. Anything else counts: another result, a traceback, a 
 
 The commands run in children of a process that has imported them, as starting Python takes longer
 than they do; only the runs of two processes are started anew. The same command goes on where it was
-stopped. About 20 minutes of one core.
+stopped. About 30 minutes of one core.
 """
 
 import dataclasses
@@ -153,8 +153,8 @@ def all_trials(trials: Trials, places: dict[str, Place], folder: pathlib.Path, t
   for name, place in whole.items():
     several = ("kill", "kill while writing", "stop")
     for how in several if "train" in name else (*several, "kill, again"):
-      # Training takes the time: the other commands are disturbed twice as often.
-      number = times if "train" in name else 2 * times
+      # Training takes the time: the other commands are disturbed more often.
+      number = times if "train" in name else 5 * times
       number = 1 + number // 3 if how == "stop" else number
       kind, _, again = how.partition(",")
       trials.make(kind, name + again, partial(disturbed, place, times=number, how=kind))

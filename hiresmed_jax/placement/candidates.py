@@ -144,7 +144,7 @@ def place(
       return [drawn[index] for index in range(len(shapes))]
     if not rooms[index].any():
       break
-  raise UserError(_no_room(shapes[index], rooms[index], allowed, len(shapes)))
+  raise UserError(_no_room(shapes[index], rooms[index], allowed, likely, len(shapes)))
 
 
 def _check(
@@ -231,8 +231,12 @@ def _users_site(
   return _site(pixel, weights, shape, "user")
 
 
-def _no_room(shape: Footprint, room: np.ndarray, allowed: np.ndarray, count: int) -> str:
+def _no_room(
+  shape: Footprint, room: np.ndarray, allowed: np.ndarray, likely: np.ndarray | None, count: int
+) -> str:
   share = f"{100 * np.count_nonzero(allowed) / allowed.size:.0f} % of this image is allowed"
+  if likely is not None:
+    share += f", {100 * np.count_nonzero(allowed & likely) / allowed.size:.0f} % also likely"
   if room.any():
     return f"no room for {_lesions(count)} beside each other ({share}): ask for fewer or smaller"
   return f"no room for a lesion of {shape.diameter_px:.0f} px ({share}): ask for a smaller one"

@@ -26,6 +26,7 @@ words of the log (`metrics.jsonl` in a route's folder has every number):
   location              box, class: losses of the detector
   danger                cross_entropy, dice_loss: losses of the segmentation
   ddm                   noise: error of the estimated noise, which has variance 1
+  styleswin             gen, disc: losses of the generator and of the discriminator
   val_l1, val_map50_95, val_dice
                         score of the validation images, by which the weights are chosen"""
 

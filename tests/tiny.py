@@ -50,4 +50,9 @@ def get_config(arg: str = "all"):
   route.diffusion.levels = 6
   route.sampling.update({"images": 3, "steps": 3})
   route.update({"log_every": 1, "eval_every": 2, "eval_images": 4})
+  route = config.styleswin
+  route.update({"size": 16, "batch_size": BATCH, "steps": 2, "dtype": "float32"})
+  route.net.update({"style": 8, "mapping": 1, "widest": 16})
+  route.update({"log_every": 1, "eval_every": 2, "eval_images": 4})
+  route.samples = 3
   return config

@@ -1,7 +1,7 @@
 """Losses of generators: pixels, latents and codes of an autoencoder (Eq. 1), and adversarial ones.
 
 N images. Sources: Lim and Ye, arXiv 1705.02894; Esser et al., arXiv 2012.09841; Gulrajani et al.,
-arXiv 1704.00028.
+arXiv 1704.00028; Goodfellow et al., arXiv 1406.2661.
 """
 
 import math
@@ -82,6 +82,25 @@ def gradient_penalty(critic: Critic, between: Array) -> Array:
 def generator_loss(scores: Array) -> Array:
   """What the generator minimises: f32[N, h, w, 1] -> -mean, f32[N]."""
   return -jnp.mean(scores, (1, 2, 3))
+
+
+def logistic_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+  """Loss of the discriminator, log(1 + e^-real) + log(1 + e^fake): f32[N] x2 -> f32[N]."""
+  return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
+
+
+def logistic_generator(fake_logits: Array) -> Array:
+  """Loss of the generator that does not saturate, log(1 + e^-fake): f32[N] -> f32[N]."""
+  return jax.nn.softplus(-fake_logits)
+
+
+def r1(discriminator: Critic, images: Array) -> Array:
+  """Squared norm of the gradient of each image's logit: f32[N, H, W, C] -> f32[N].
+
+  `discriminator` maps the images to f32[N]. Source: Mescheder et al., arXiv 1801.04406.
+  """
+  gradient = jax.grad(lambda images: jnp.sum(discriminator(images)))(images)
+  return jnp.sum(jnp.square(gradient), (1, 2, 3))
 
 
 def _mean_over_scales(logits: Sequence[Array], loss: Callable[[Array], Array]) -> Array:

@@ -4,7 +4,10 @@ import importlib
 from typing import Any
 
 ROUTES = ("background", "lesion", "location", "danger")  # in the order of training
-BASELINES = ("ddm",)  # what the paper compares with, in `baselines`; each is trained only by name
+BASELINES = (
+  "ddm",
+  "styleswin",
+)  # what the paper compares with, in `baselines`; each is trained only by name
 
 
 def known() -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from hiresmed_jax.runtime.rules import whole
 from hiresmed_jax.runtime.settings import Setting, keyed
 from tests import tiny
 
-CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct", "baselines/ddm")
-BOTH_PRESETS = ("kub", "lidc", "baselines/ddm")
+BASELINES = ("baselines/ddm", "baselines/styleswin")
+CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct", *BASELINES)
+BOTH_PRESETS = ("kub", "lidc", *BASELINES)
 WILD = (
   *(-1, 0, 1, 2, 3, 7, 10**6, 10**30, -(10**30), -0.5, 0.5, 1.0, 1e-30, 1e30),
   *(math.nan, math.inf, -math.inf, True, False, None, "", "no such word", "auto", "(1, 2)"),
@@ -98,6 +99,7 @@ def test_what_we_ship_is_sound():
     ("ddm.size=(16,18)", r"ddm.size=\(16, 18\): use multiples of 4, for ddm.patch=2 and 2 l"),
     ("ddm.sampling.steps=7", "sampling.steps=7 of ddm.diffusion.levels=6: use as many steps"),
     ("ddm.sampling.method=dimm", "did you mean 'ddim'"),
+    ("styleswin.size=100", "styleswin.size=100: use 16, 32, 64"),
     ("synthesize.prior=atlass", "did you mean 'atlas'"),
     ("synthesize.workers=-1", "synthesize.workers=-1: use"),
   ],
@@ -229,7 +231,7 @@ def test_route_and_preset(arg, expected):
   ("arg", "line"),
   [
     ("backgruond", "unknown route 'backgruond'; did you mean background?"),
-    ("zz", "there are all, background, lesion, location, danger, ddm"),
+    ("zz", "there are all, background, lesion, location, danger, ddm, styleswin"),
     ("best", "write ROUTE,best"),
     ("all,bst", "unknown preset 'bst'; did you mean best?"),
   ],

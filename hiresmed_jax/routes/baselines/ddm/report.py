@@ -9,12 +9,11 @@ import numpy as np
 from rich.console import Console
 
 from hiresmed_jax.routes import report
-from hiresmed_jax.routes.baselines.ddm import sample
+from hiresmed_jax.routes.baselines.samples import sheet
 from hiresmed_jax.routes.report import Evaluate, Examples, HostBatch
 from hiresmed_jax.runtime.figures import image_grid
 
 ROWS = 4  # of a figure
-_SHEET = (4, 6)  # rows and columns of samples
 
 
 def draw_estimates(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
@@ -60,7 +59,7 @@ def final_evaluation(
     numbers, images = evaluate(batches, lambda batch, made: None)
     results[name] = numbers | {"images": images} if images else None
   if jax.process_index() == 0:
-    _sheet(folder / "figures" / "samples.png", samples, count, about)
+    sheet(folder / "figures" / "samples.png", samples, count, about)
     report.write(folder, results)
   return results
 
@@ -77,17 +76,6 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path, samples: pathli
   console.print(f"{results['samples']['images']} samples: {results['samples']['made']}")
   console.print(f"figures: {folder / 'figures' / 'samples.png'}")
   console.print(f"compare: python -m hiresmed_jax.evaluate --baseline DDM={samples} --real ...")
-
-
-def _sheet(path: pathlib.Path, samples: pathlib.Path, count: int, about: str) -> None:
-  rows, columns = _SHEET
-  images = sample.read(samples, range(min(count, rows * columns)))
-  image_grid(
-    path,
-    [images[start : start + columns] for start in range(0, len(images), columns)],
-    cell=256,
-    footer=f"SYNTHETIC: {about}",
-  )
 
 
 def _shown(images_m11: np.ndarray) -> np.ndarray:

@@ -11,11 +11,13 @@ from hiresmed_jax.data import pipeline, records, transforms
 from hiresmed_jax.ops import diffusion
 from hiresmed_jax.routes import dataset as datasets
 from hiresmed_jax.routes import loop, supervised
+from hiresmed_jax.routes.baselines import samples
 from hiresmed_jax.routes.baselines.ddm import report, sample
 from hiresmed_jax.routes.baselines.ddm import task as ddm
 from hiresmed_jax.routes.programs import Programs, evaluate
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
+from hiresmed_jax.runtime.progress import Progress
 
 
 def skip(config: Any, dataset: records.Dataset) -> str:
@@ -104,26 +106,35 @@ def _write_samples(
   config: Any, variables: Any, folder: pathlib.Path, mesh: jax.sharding.Mesh, *, grey: bool
 ) -> None:
   values = config.ddm
+  sampling = values.sampling
   rows, columns = (side // values.patch for side in values.size)
-  sample.write(
-    folder,
-    variables,
-    net=ddm.network(values, dtype=compute_dtype(values.dtype)),
-    plan=diffusion.steps(
-      **ddm.known_levels(values),
-      number=values.sampling.steps,
-      sampler=values.sampling.method,
-      variance=values.sampling.variance,
-    ),
-    shape=(rows, columns, values.patch**2 * config.data.channels),
-    patch=values.patch,
-    count=values.sampling.images,
-    batch_size=values.batch_size,
-    seed=config.seed,
-    size=config.data.size,
-    grey=grey,
-    mesh=mesh,
-  )
+  missing = sum(not samples.path_of(folder, n).is_file() for n in range(sampling.images))
+  batches = -(-missing // values.batch_size)
+  with Progress(batches * sampling.steps, "samples") as progress:
+    make = sample.maker(
+      variables,
+      net=ddm.network(values, dtype=compute_dtype(values.dtype)),
+      plan=diffusion.steps(
+        **ddm.known_levels(values),
+        number=sampling.steps,
+        sampler=sampling.method,
+        variance=sampling.variance,
+      ),
+      shape=(rows, columns, values.patch**2 * config.data.channels),
+      patch=values.patch,
+      progress=progress,
+      mesh=mesh,
+    )
+    samples.write(
+      folder,
+      make,
+      count=sampling.images,
+      batch_size=values.batch_size,
+      seed=config.seed,
+      size=config.data.size,
+      grey=grey,
+      mesh=mesh,
+    )
 
 
 def _is_grey(batches: Iterator[dict[str, Any]]) -> bool:

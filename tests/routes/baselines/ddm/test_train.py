@@ -14,8 +14,10 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import diffusion
 from hiresmed_jax.ops.upsample import space_to_depth
 from hiresmed_jax.routes import run, settings
+from hiresmed_jax.routes.baselines import samples
 from hiresmed_jax.routes.baselines.ddm import sample
 from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.runtime.progress import Progress
 from tests import tiny, tiny_run
 
 TINY = f"{tiny.__file__}:ddm"
@@ -31,20 +33,14 @@ def knows(_, noisy, at):
 
 
 def write(folder: Path, *, apply=knows, data: int = 1, **changes):
-  given = {
-    "net": SimpleNamespace(apply=apply),
-    "plan": diffusion.steps("cosine", LEVELS, number=LEVELS),
-    "shape": (4, 4, 4),
-    "patch": 2,
-    "count": 5,
-    "batch_size": 2 * data,
-    "seed": 3,
-    "size": (8, 8),
-    "grey": True,
-    "mesh": tiny_run.mesh(data),
-  }
-  sample.write(folder, {}, **given | changes)
-  return sample.read(folder, range(5))
+  plan = changes.pop("plan", diffusion.steps("cosine", LEVELS, number=LEVELS))
+  shape, net = changes.pop("shape", (4, 4, 4)), SimpleNamespace(apply=apply)
+  mesh = tiny_run.mesh(data)
+  given = {"count": 5, "batch_size": 2 * data, "seed": 3, "size": (8, 8), "grey": True}
+  with Progress(None, "samples") as progress:
+    make = sample.maker({}, net=net, plan=plan, shape=shape, patch=2, progress=progress, mesh=mesh)
+    samples.write(folder, make, mesh=mesh, **given | changes)
+  return samples.read(folder, range(5))
 
 
 def test_a_network_that_knows_the_image_ends_in_it(tmp_path):
@@ -89,7 +85,7 @@ def test_sampling_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
       raise KeyboardInterrupt
 
   with monkeypatch.context() as patched:
-    patched.setattr(sample.Progress, "advance", advance)
+    patched.setattr(Progress, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
       write(tmp_path / "stopped")
   there = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
@@ -123,7 +119,7 @@ def test_it_is_trained_by_two_steps_sampled_and_compared(tmp_path, capsys, monke
   assert "DDPM at 16 x 16, resized to 32 x 32 (bicubic), 3 steps, ancestral" in str(done["results"])
   figures = {path.name for path in (tmp_path / "ddm" / "figures").iterdir()}
   assert figures == {"samples.png", "curves.png", "estimates_0000002.png"}
-  found = sample.read(tmp_path / "ddm" / "samples", range(3))
+  found = samples.read(tmp_path / "ddm" / "samples", range(3))
   assert [image.shape for image in found] == [(32, 32)] * 3
   assert train.main(command) == 0
   assert "ddm is trained already" in capsys.readouterr().out
@@ -135,7 +131,7 @@ def test_it_is_trained_by_two_steps_sampled_and_compared(tmp_path, capsys, monke
   lines = (tiny_run.metrics(folder / "ddm") for folder in (tmp_path, tmp_path / "one"))
   for eight, one in zip(*lines, strict=True):
     assert eight == pytest.approx(one, rel=1e-5, abs=1e-5)
-  for eight, one in zip(found, sample.read(tmp_path / "one" / "ddm" / "samples", range(3))):
+  for eight, one in zip(found, samples.read(tmp_path / "one" / "ddm" / "samples", range(3))):
     assert np.abs(eight.astype(int) - one).max() <= 1
 
   given = ["--real", str(tmp_path / "data"), "--out", str(tmp_path / "report"), "--lpips", "none"]

@@ -134,6 +134,17 @@ def _insertion_realism(result: Result) -> Iterator[Row]:
               f"{100 * shares[-1]:.0f} %")  # fmt: skip
 
 
+def _utility(result: Result) -> Iterator[Row]:
+  about = f"{result['data']}, {result['split']}, {result['steps']} steps"
+  for one in result["differences"]:
+    mean, low, high = (100 * one[key] for key in ("value", "low", "high"))
+    yield Row(
+      f"{about}, {one['share']:.0%} of the training groups: FROC, arm {one['of']} less "
+      f"{one['less']}, {one['seeds']} seeds",
+      f"{mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}; p {one['p_holm']:.2f})",
+    )
+
+
 def _physics_oracle(result: Result) -> Iterator[Row]:
   for row in result["rows"]:
     known, estimated = (100 * row[way]["median"] for way in ("known", "estimated"))
@@ -325,4 +336,5 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "stream": _stream,
   "synthesize": _synthesize,
   "train_step": rows_of_steps.train_step,
+  "utility": _utility,
 }

@@ -145,4 +145,5 @@ def _away_from(mask: np.ndarray) -> np.ndarray:
   if not mask.any():
     return np.full(mask.shape, _FAR, np.float32)
   away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-  return np.minimum(away, _FAR)
+  # OpenCV's square roots depend on where the array lies in memory; of whole numbers these do not.
+  return np.sqrt(np.rint(np.square(np.minimum(away, _FAR))))

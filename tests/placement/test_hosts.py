@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from hiresmed_jax.data import phantom, transforms
 from hiresmed_jax.placement import body, hosts, surroundings
@@ -125,3 +125,9 @@ def test_one_kind_of_places_is_refused():
   found, is_real, sizes, groups, levels = places()
   with pytest.raises(ValueError, match="places are real"):
     hosts.fit(found, np.ones_like(is_real), sizes, groups, levels)
+
+
+def test_distances_are_exact_wherever_an_array_lies_in_memory():
+  mask = np.random.default_rng(0).random((90, 101)) < 0.005
+  exact = np.sqrt(np.rint(np.square(ndimage.distance_transform_edt(~mask)))).astype(np.float32)
+  np.testing.assert_array_equal(surroundings._away_from(mask), np.minimum(exact, 60))

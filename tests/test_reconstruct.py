@@ -186,6 +186,7 @@ def test_it_stops_at_a_signal_and_leaves_nothing_beside(trained, tmp_path):
   assert not list(tmp_path.glob(".out.*"))
 
 
+@pytest.mark.filterwarnings("ignore:what surrounds lesions does not count")  # not fitted there
 def test_in_python(trained, tmp_path):
   run, _ = trained
   onto = folder_of(tmp_path / "normals", NAMES[:2])

@@ -4,10 +4,8 @@ import importlib
 from typing import Any
 
 ROUTES = ("background", "lesion", "location", "danger")  # in the order of training
-BASELINES = (
-  "ddm",
-  "styleswin",
-)  # what the paper compares with, in `baselines`; each is trained only by name
+# What the paper compares with, in `baselines`; each is trained only by name.
+BASELINES = ("ddm", "styleswin")
 
 
 def known() -> tuple[str, ...]:

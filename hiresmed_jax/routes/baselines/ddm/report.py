@@ -1,19 +1,12 @@
-"""Pictures and numbers of the baseline `ddm`: what it sees through noise, a sheet of samples."""
+"""Pictures of the baseline `ddm`: what it sees through noise."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any
 
-import jax
 import numpy as np
-from rich.console import Console
 
-from hiresmed_jax.routes import report
-from hiresmed_jax.routes.baselines.samples import sheet
-from hiresmed_jax.routes.report import Evaluate, Examples, HostBatch
+from hiresmed_jax.routes.baselines.fit import shown
+from hiresmed_jax.routes.report import Examples
 from hiresmed_jax.runtime.figures import image_grid
-
-ROWS = 4  # of a figure
 
 
 def draw_estimates(step: int, examples: Examples, *, folder: pathlib.Path) -> None:
@@ -21,7 +14,7 @@ def draw_estimates(step: int, examples: Examples, *, folder: pathlib.Path) -> No
   rows = []
   for row in examples.rows():
     noisy, estimate = np.split(row["made"], 2, axis=-1)
-    rows.append([_shown(row["images_m11"]), _shown(noisy), _shown(estimate)])
+    rows.append([shown(row["images_m11"]), shown(noisy), shown(estimate)])
   image_grid(
     folder / f"estimates_{step:07d}.png",
     rows,
@@ -29,55 +22,3 @@ def draw_estimates(step: int, examples: Examples, *, folder: pathlib.Path) -> No
     cell=512,
     footer=f"validation, step {step}",
   )
-
-
-def final_evaluation(
-  evaluate: Evaluate,
-  *,
-  train: Iterable[HostBatch],
-  val: Iterable[HostBatch],
-  test: Iterable[HostBatch],
-  samples: pathlib.Path,
-  count: int,
-  about: str,
-  folder: pathlib.Path,
-) -> dict[str, Any]:
-  """Evaluates the last weights, and draws the sheet of the `count` images in the folder `samples`.
-
-  `about` says how they were made.
-
-  Returns:
-    {"train", "val", "held_out": mean squared error of the estimated noise, images; or None;
-    "samples", "protocol"}.
-  """
-  results: dict[str, Any] = {
-    "protocol": "mean squared error of the estimated noise, which has variance 1, levels spread "
-    "evenly; averaged weights after the last step; held-out groups (sha256 rule, group 0)",
-    "samples": {"images": count, "made": about},
-  }
-  for name, batches in (("train", train), ("val", val), ("held_out", test)):
-    numbers, images = evaluate(batches, lambda batch, made: None)
-    results[name] = numbers | {"images": images} if images else None
-  if jax.process_index() == 0:
-    sheet(folder / "figures" / "samples.png", samples, count, about)
-    report.write(folder, results)
-  return results
-
-
-def print_results(done: Mapping[str, Any], folder: pathlib.Path, samples: pathlib.Path) -> None:
-  """The results on the terminal, and what to do with the samples."""
-  results, console = done["results"], Console(soft_wrap=True)
-  for name in ("train", "val", "held_out"):
-    if numbers := results[name]:
-      console.print(
-        f"{numbers['images']} images, {name.replace('_', '-')}: error of the noise "
-        f"{numbers['noise_mse']:.4f}"
-      )
-  console.print(f"{results['samples']['images']} samples: {results['samples']['made']}")
-  console.print(f"figures: {folder / 'figures' / 'samples.png'}")
-  console.print(f"compare: python -m hiresmed_jax.evaluate --baseline DDM={samples} --real ...")
-
-
-def _shown(images_m11: np.ndarray) -> np.ndarray:
-  """[..., C] in [-1, 1] -> [...] in [0, 1]."""
-  return np.clip((np.asarray(images_m11, np.float32).mean(axis=-1) + 1.0) / 2.0, 0.0, 1.0)

@@ -1,20 +1,16 @@
 """Baseline `ddm`: DDPM on whole images, and images that it makes from noise."""
 
-import functools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from hiresmed_jax.data import pipeline, records, transforms
+from hiresmed_jax.data import records
 from hiresmed_jax.ops import diffusion
-from hiresmed_jax.routes import dataset as datasets
-from hiresmed_jax.routes import loop, supervised
-from hiresmed_jax.routes.baselines import samples
+from hiresmed_jax.routes import supervised
+from hiresmed_jax.routes.baselines import fit, samples
 from hiresmed_jax.routes.baselines.ddm import report, sample
 from hiresmed_jax.routes.baselines.ddm import task as ddm
-from hiresmed_jax.routes.programs import Programs, evaluate
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 from hiresmed_jax.runtime.progress import Progress
@@ -29,73 +25,25 @@ def skip(config: Any, dataset: records.Dataset) -> str:
 def train(
   config: Any, dataset: records.Dataset, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """Trains the network on the training groups, and writes samples.
-
-  Raises:
-    UserError: too few images; see also `loop.fit`.
-  """
+  """Trains the network, and writes samples, see `fit.fit`."""
   values = config.ddm
-  # Stretched: a network that sees padding draws it.
-  view = transforms.View(
-    size=tuple(values.size),
-    fit="stretch",
-    window=config.data.window,
-    channels=config.data.channels,
-  )
-  sources = datasets.sources(dataset)
-  datasets.check_counts(sources, "ddm", values.batch_size, root=dataset.root, what="images")
-  steps_per_epoch = max(1, len(sources["train"]) // values.batch_size)
-  task = ddm.build(
-    values,
-    channels=view.channels,
-    size=view.shape,
-    steps=values.steps or values.epochs * steps_per_epoch,
-    dtype=compute_dtype(values.dtype),
-  )
-  train_data = pipeline.train_dataset(
-    sources["train"],
-    view=view,
-    augmentation=config.data.augment.to_dict(),
-    **datasets.feed(config, values.batch_size),
-  )
-
-  def batches(split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    return pipeline.eval_batches(
-      sources[split], view=view, batch_size=values.batch_size, limit=limit
-    )
-
-  def finish(state: Any, programs: Programs) -> dict[str, Any]:
-    variables = jax.jit(_params, out_shardings=meshes.replicated(mesh))(state)
-    _write_samples(config, variables, folder / "samples", mesh, grey=_is_grey(batches("val")))
-    return report.final_evaluation(
-      functools.partial(evaluate, task, programs, state),
-      train=batches("train", values.eval_images),
-      val=batches("val", values.eval_images),
-      test=batches("test"),
-      samples=folder / "samples",
-      count=values.sampling.images,
-      about=_about(config),
-      folder=folder,
-    )
-
-  done = loop.fit(
-    task,
-    folder=folder,
-    identity=datasets.identity(config, "ddm", dataset, folder),
-    seed=config.seed,
-    mesh=mesh,
-    train_data=train_data,
-    val_batches=functools.partial(batches, "val", values.eval_images),
-    cadence=loop.Cadence(
-      values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
+  dtype, sampling = compute_dtype(values.dtype), values.sampling
+  baseline = fit.Baseline(
+    route="ddm",
+    title="DDM",
+    samples=sampling.images,
+    network="DDPM",
+    how=f", {sampling.steps} steps, {sampling.method}",
+    build=lambda view, steps: ddm.build(
+      values, channels=view.channels, size=view.shape, steps=steps, dtype=dtype
     ),
-    examples=report.ROWS,
-    draw=functools.partial(report.draw_estimates, folder=folder / "figures"),
-    finish=finish,
+    write_samples=lambda state, where, grey: _write_samples(config, state, where, mesh, grey=grey),
+    draw=report.draw_estimates,
+    protocol="mean squared error of the estimated noise, which has variance 1, levels spread "
+    "evenly; averaged weights after the last step",
+    line=lambda numbers: f"error of the noise {numbers['noise_mse']:.4f}",
   )
-  if jax.process_index() == 0:
-    report.print_results(done, folder, folder / "samples")
-  return done
+  return fit.fit(baseline, config, dataset, folder, mesh)
 
 
 def _params(state: supervised.State) -> dict[str, Any]:
@@ -103,7 +51,7 @@ def _params(state: supervised.State) -> dict[str, Any]:
 
 
 def _write_samples(
-  config: Any, variables: Any, folder: pathlib.Path, mesh: jax.sharding.Mesh, *, grey: bool
+  config: Any, state: Any, folder: pathlib.Path, mesh: jax.sharding.Mesh, *, grey: bool
 ) -> None:
   values = config.ddm
   sampling = values.sampling
@@ -112,7 +60,7 @@ def _write_samples(
   batches = -(-missing // values.batch_size)
   with Progress(batches * sampling.steps, "samples") as progress:
     make = sample.maker(
-      variables,
+      jax.jit(_params, out_shardings=meshes.replicated(mesh))(state),
       net=ddm.network(values, dtype=compute_dtype(values.dtype)),
       plan=diffusion.steps(
         **ddm.known_levels(values),
@@ -135,15 +83,3 @@ def _write_samples(
       grey=grey,
       mesh=mesh,
     )
-
-
-def _is_grey(batches: Iterator[dict[str, Any]]) -> bool:
-  """Grey images travel as one channel, whatever the network sees."""
-  return bool(next(batches)["images_m11"].shape[-1] == 1)
-
-
-def _about(config: Any) -> str:
-  values = config.ddm
-  made, written = (" x ".join(map(str, size)) for size in (values.size, config.data.size))
-  enlarged = "" if made == written else f", resized to {written} (bicubic)"
-  return f"DDPM at {made}{enlarged}, {values.sampling.steps} steps, {values.sampling.method}"

@@ -2,18 +2,14 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from hiresmed_jax.data import pipeline, records, transforms
-from hiresmed_jax.routes import dataset as datasets
-from hiresmed_jax.routes import loop
-from hiresmed_jax.routes.baselines import samples
+from hiresmed_jax.data import records
+from hiresmed_jax.routes.baselines import fit, samples
 from hiresmed_jax.routes.baselines.styleswin import report
 from hiresmed_jax.routes.baselines.styleswin import task as styleswin
-from hiresmed_jax.routes.programs import Programs, evaluate
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 
@@ -27,70 +23,27 @@ def skip(config: Any, dataset: records.Dataset) -> str:
 def train(
   config: Any, dataset: records.Dataset, folder: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """Trains both networks on the training groups, and writes samples.
-
-  Raises:
-    UserError: too few images; see also `loop.fit`.
-  """
+  """Trains both networks, and writes samples, see `fit.fit`."""
   values = config.styleswin
-  view = transforms.View(
-    size=values.size, fit="stretch", window=config.data.window, channels=config.data.channels
-  )
-  sources = datasets.sources(dataset)
-  datasets.check_counts(sources, "styleswin", values.batch_size, root=dataset.root, what="images")
-  steps_per_epoch = max(1, len(sources["train"]) // values.batch_size)
-  task = styleswin.build(
-    values,
-    channels=view.channels,
-    steps=values.steps or values.epochs * steps_per_epoch,
-    dtype=compute_dtype(values.dtype),
-  )
-  train_data = pipeline.train_dataset(
-    sources["train"],
-    view=view,
-    augmentation=config.data.augment.to_dict(),
-    **datasets.feed(config, values.batch_size),
-  )
-
-  def batches(split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    return pipeline.eval_batches(
-      sources[split], view=view, batch_size=values.batch_size, limit=limit
-    )
-
-  def finish(state: Any, programs: Programs) -> dict[str, Any]:
-    grey = next(batches("val"))["images_m11"].shape[-1] == 1  # as grey images travel
-    _write_samples(config, state, folder / "samples", mesh, grey=grey)
-    made, written = (" x ".join(map(str, size)) for size in (view.shape, config.data.size))
-    return report.final_evaluation(
-      functools.partial(evaluate, task, programs, state),
-      train=batches("train", values.eval_images),
-      val=batches("val", values.eval_images),
-      test=batches("test"),
-      samples=folder / "samples",
-      count=values.samples,
-      about=f"StyleSwin at {made}"
-      + ("" if made == written else f", resized to {written} (bicubic)"),
-      folder=folder,
-    )
-
-  done = loop.fit(
-    task,
-    folder=folder,
-    identity=datasets.identity(config, "styleswin", dataset, folder),
-    seed=config.seed,
-    mesh=mesh,
-    train_data=train_data,
-    val_batches=functools.partial(batches, "val", values.eval_images),
-    cadence=loop.Cadence(
-      values.log_every, values.eval_every, values.keep_checkpoints, values.max_skipped
+  dtype = compute_dtype(values.dtype)
+  baseline = fit.Baseline(
+    route="styleswin",
+    title="StyleSwin",
+    samples=values.samples,
+    network="StyleSwin",
+    how="",
+    build=lambda view, steps: styleswin.build(
+      values, channels=view.channels, steps=steps, dtype=dtype
     ),
-    examples=report.ROWS,
-    draw=functools.partial(report.draw_made, folder=folder / "figures"),
-    finish=finish,
+    write_samples=lambda state, where, grey: _write_samples(config, state, where, mesh, grey=grey),
+    draw=report.draw_made,
+    protocol="mean logits of the discriminator, images one by one, after the last step: where "
+    "those of training images lie above those of others, it knows them by heart",
+    line=lambda numbers: (
+      f"logit {numbers['real_logit']:.2f}, of made ones {numbers['made_logit']:.2f}"
+    ),
   )
-  if jax.process_index() == 0:
-    report.print_results(done, folder, folder / "samples")
-  return done
+  return fit.fit(baseline, config, dataset, folder, mesh)
 
 
 def _write_samples(

@@ -22,7 +22,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The upper half of a route and what stands beside the routes; the rest is settings and tasks.
-TRAINING = {"train", "report", "explain", "loop", "programs", "run", "dataset"}
+TRAINING = {"train", "fit", "report", "explain", "loop", "programs", "run", "dataset"}
 TOP_LEVEL = {
   *("pyproject.toml", "README.md"),
   *("hiresmed_jax", "configs", "tests", "benchmarks", "launch"),

@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hiresmed_jax.data import recognise
+from hiresmed_jax.data import label_checks, recognise
 from hiresmed_jax.data.matching import ByImage
 from hiresmed_jax.data.readers import layouts, mask_values, masks, volumes
 from hiresmed_jax.data.readers.boxes import (
-  BadBoxes,
   Label,
   Mark,
+  Outside,
   boxes_of,
+  check_outline,
   outline_of,
   overlap,
 )
-from hiresmed_jax.data.sample import Sample, Unreadable
+from hiresmed_jax.data.readers.text import BadBoxes
+from hiresmed_jax.data.sample import Misplaced, Sample, Unreadable
 from hiresmed_jax.errors import UserError, printable
 
 _EXIF_ORIENTATION = 0x0112
@@ -73,26 +75,8 @@ def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Lab
     raise UserError(
       "the labels hold outlines, which need pycocotools: pip install 'hiresmed_jax[coco]'"
     )
-  _check_order(labels)
+  label_checks.check_order(labels)
   return labels
-
-
-def _check_order(labels: Sequence[Label]) -> None:
-  """Raises UserError where YOLO's numbers are two corners, or other labels' are shares."""
-  in_pixels = [label for label in labels if not label.in_shares]
-  pixels = np.array([mark.corners for label in in_pixels for mark in label.marks if mark.corners])
-  if pixels.size and pixels.max() <= 1.0 and (pixels != np.rint(pixels)).any():
-    raise UserError("the labels give boxes in shares of the image (0 to 1): write them in pixels")
-  corners = np.array(
-    [mark.corners for label in labels if label.in_shares for mark in label.marks if mark.corners]
-  ).reshape(-1, 4)
-  centre, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-  outside = ((corners < -0.05) | (corners > 1.05)).any()
-  if len(corners) and outside and ((centre < size) & (size <= 1)).all():
-    raise UserError(
-      "the YOLO boxes are two corners (x1 y1 x2 y2): many lie outside of their image as cx cy w h. "
-      "Write them as centre, width and height"
-    )
 
 
 def class_counts(labels: Iterable[Label]) -> dict[str, int]:
@@ -219,7 +203,7 @@ class Annotations:
 
   def _of_label(self, label: Label, sample: Sample, image: str) -> dict[str, Any]:
     height, width = sample.image.shape[:2]
-    turn, notes = 1, []
+    turn, notes = 1, list(label.notes)
     if label.refused:
       raise Unreadable(f"has a label file that {label.refused}")
     if label.size and label.size != (width, height):
@@ -234,7 +218,8 @@ class Annotations:
     try:
       found = self._drawn(label, width, height, notes)
     except BadBoxes as error:
-      raise Unreadable(f"has a label file that {error}") from error
+      kind = Misplaced if isinstance(error, Outside) else Unreadable
+      raise kind(f"has a label file that {error}") from error
     if turn > 1:
       for name in found.keys() - {"boxes"}:
         found[name] = _turned(found[name], turn)
@@ -258,7 +243,10 @@ class Annotations:
       ids = np.zeros((height, width), np.uint16)
       for number, mark in enumerate(wanted, start=1):
         if mark.outline is not None:
-          ids[outline_of(mark, height, width, scale)] = number
+          drawn = outline_of(mark, height, width, scale)
+          if mark.corners is not None:
+            check_outline(drawn, boxes[number - 1], mark.where)
+          ids[drawn] = number
       found["lesion_mask"] = ids
     for name, classes in (
       ("host_mask", self.classes.host),

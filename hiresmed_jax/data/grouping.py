@@ -2,15 +2,14 @@
 
 import csv
 import dataclasses
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from hiresmed_jax import files
 from hiresmed_jax.data import matching
 from hiresmed_jax.data.matching import Use
+from hiresmed_jax.data.readers.text import BadBoxes, rows_of
 from hiresmed_jax.data.sample import Unreadable
 from hiresmed_jax.errors import UserError
 
@@ -183,17 +182,21 @@ def _by_image(
   return found, Use(what, len(names), *lost)
 
 
-def _table(path: Path, what: str) -> tuple[list[str], list[dict[str, str]]]:
+def _table(path: Path, what: str) -> tuple[list[str], list[Mapping[str, str | None]]]:
   try:
-    reader = csv.DictReader(io.StringIO(files.content(path).decode("utf-8-sig"), ""))
-    return list(reader.fieldnames or ()), list(reader)
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    why = getattr(error, "strerror", None) or "it is not UTF-8 text with commas"
+    header, rows = rows_of(path)
+    return header, list(rows)
+  except (BadBoxes, csv.Error) as error:
+    why = "it is not there" if not path.is_file() else "it is no table as text, such as CSV"
     raise UserError(f"the {what} {path} cannot be read: {why}") from error
 
 
 def _values(
-  rows: Sequence[Mapping[str, str]], columns: Sequence[str], path: Path, what: str, value: str
+  rows: Sequence[Mapping[str, str | None]],
+  columns: Sequence[str],
+  path: Path,
+  what: str,
+  value: str,
 ) -> dict[str, str]:
   found: dict[str, str] = {}
   for line, row in enumerate(rows, start=2):

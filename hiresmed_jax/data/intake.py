@@ -11,8 +11,10 @@ from hiresmed_jax.data.audit.pixels import jpeg_quality
 from hiresmed_jax.data.grouping import Grouping, name_family
 from hiresmed_jax.data.readers import dicom, dicom_header, images, lidc, volumes
 from hiresmed_jax.data.record_format import SourceReport
-from hiresmed_jax.data.sample import LeftOut, Sample, Unreadable
+from hiresmed_jax.data.sample import LeftOut, Misplaced, Sample, Unreadable
 from hiresmed_jax.errors import UserError
+
+_MISPLACED = 0.1  # share of the labels with boxes: one in a large set is a slip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Intake:
     nodule_free: slices without any nodule to take from each series of `lidc`.
     keep: kinds of `dicom_header.LEFT_OUT` that are not left out.
     note: on every image whose header does not tell its physics.
+    allow_unused: labels that cannot be used are no reason to stop.
     groups: filled while reading: by file (group, how it was found, split).
   """
 
@@ -43,6 +46,7 @@ class Intake:
   nodule_free: int = 0
   keep: Collection[str] = dicom_header.LEFT_OUT
   note: str = ""
+  allow_unused: bool = False
   groups: dict[str, tuple[str, str, str]] = dataclasses.field(default_factory=dict)
 
   def read(
@@ -57,8 +61,10 @@ class Intake:
       advance: called after every file.
 
     Raises:
-      UserError: the user's split puts a group into two parts.
+      UserError: the user's split puts a group into two parts, or many labels have boxes outside of
+        their images.
     """
+    placed = misplaced = 0
 
     def refuse(path: Path, reason: object) -> None:
       below = path.relative_to(self.root) if path.is_relative_to(self.root) else path
@@ -72,17 +78,26 @@ class Intake:
       image, pages = path.relative_to(self.root).as_posix(), 0
       try:
         for sample in map(self._fitting, self._open(path)):
-          yield self._known(sample, image)
+          known = self._known(sample, image)
+          placed += len(known.boxes) > 0
+          yield known
           pages += 1
         if self.annotations.goes_beyond(image, pages):
           refuse(path, "has labels or masks of pages, frames or slices that it does not hold")
       except Unreadable as reason:
         refuse(path, reason)
+        misplaced += isinstance(reason, Misplaced)
       else:
         quality = jpeg_quality(path) if self.kind == "images" else None
         if quality is not None:
           report.jpeg_qualities[quality] += 1
       advance()
+    if misplaced > 1 and misplaced > _MISPLACED * (placed + misplaced) and not self.allow_unused:
+      raise UserError(
+        f"{misplaced} of {placed + misplaced} labels have boxes outside of their images: the "
+        "others may be as wrong. Are they of images of another size, or of another format? Mend "
+        "them, or add --allow-unused to go on without these"
+      )
     unseen = self.grouping.without_images(group for group, _, _ in self.groups.values())
     report.skipped += [("--split", "names a group that has no image")] * unseen
     report.source |= {"read": len(self.groups), "groups": self._group_facts()}

@@ -29,6 +29,7 @@ _BY_PRODUCTS = frozenset(
   "thumbs.db desktop.ini dicomdir ehthumbs.db picasa.ini lockfile version".split()
 )
 _PRIVATE = ".private"
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 # Of label maps of KiTS (segmentation), LiTS (segmentation-1), BraTS (a_seg).
 _MASK_NAME = re.compile(
   r"^(masks?|seg|segmentations?|labels?|gt)([ _.-].*)?$"
@@ -125,6 +126,8 @@ def _why_not(name: str, kind: str) -> str:
     return "is hidden"
   if name.lower() in _BY_PRODUCTS:
     return "is left by a system or a tool"
+  if name.lower().endswith(ARCHIVES):
+    return "is an archive: unpack it"
   return "" if _fits(name, kind) else f"has a suffix of no file of the kind {kind}"
 
 

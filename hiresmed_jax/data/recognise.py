@@ -1,8 +1,10 @@
 """What a labelling tool, a scanner's archive or a challenge left in a folder."""
 
 import collections
+import contextlib
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,7 @@ import yaml
 
 from hiresmed_jax.data import listing, matching
 from hiresmed_jax.data.readers import layouts, masks
-from hiresmed_jax.data.readers.boxes import BadBoxes, text_of
+from hiresmed_jax.data.readers.text import BadBoxes, text_of
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.files import content
 
@@ -25,7 +27,8 @@ _LABEL_FOLDERS = ("labels", "annotations")
 # What files of boxes and outlines hold, of any tool.
 _TELLS_BOXES = re.compile(
   rb"b(ounding|nd)?[ _]?box|[xy]_?(min|cent)|segmentation\"|shape_attr|\"exterior|<polygon"
-  rb"|(rectangle|polygon|brush|ellipse)labels|(^|[,;\t])x[,;\t](.*[,;\t])?y[,;\t\r\n]",
+  rb"|(rectangle|polygon|brush|ellipse)labels|(^|[,;\t])x[,;\t](.*[,;\t])?y[,;\t\r\n]"
+  rb"|coordinates\"|coord_?[xy]|diameter_mm",
   re.IGNORECASE,
 )
 _ROW_OF_BOX = re.compile(rb"[^,;\t]*\.(png|jpe?g|tiff?|dcm)([,;\t] ?[\d.]+){4}", re.IGNORECASE)
@@ -100,8 +103,10 @@ def recognise(
     raise UserError(f"--twins is for a folder of synthesize, and {source} has no {_MANIFEST}")
   kind = kind or listing.kind_of(source)
   if kind is None:
+    packed = any(path.name.lower().endswith(listing.ARCHIVES) for path in source.rglob("*"))
     raise UserError(
       f"no image in {source}: no PNG, JPEG, TIFF, DICOM, NIfTI or MetaImage file was found"
+      + (", but an archive: unpack it" if packed else "")
     )
   root = listing.image_folder(source) if kind == "images" else source
   map_names: dict[int, str] = {}
@@ -230,15 +235,15 @@ def _labels(
     suffix = _LABEL_SUFFIX[boxes]
     found = [path for path in _files(folder) if path.suffix.lower() == suffix]
     found = [path for path in found if not layouts.BY_PRODUCTS.fullmatch(path.name)]
-    if boxes in ("coco", "labelstudio", "cvat", "csv", "labelme") and len(found) > 1:
+    if boxes in (*layouts.OF_MANY, "labelme") and len(found) > 1:
       found = [path for path in found if layouts.format_of(path) == boxes]
     if not found:
       raise UserError(f"no {suffix} file of the format {boxes} in the folder of labels {folder}")
     return boxes, found, folder
-  by_form = collections.defaultdict(list)
-  for path in _files(folder):
-    if path.suffix.lower() in _LABEL_SUFFIX.values() and (form := layouts.format_of(path)):
-      by_form[form].append(path)
+  by_form = _by_form(_files(folder))
+  if not by_form and labels is None and role is not None:
+    near = _by_form(p for p in sorted(role.parent.iterdir()) if p.is_file() and p.suffix != ".txt")
+    by_form = {form: paths for form, paths in near.items() if form in layouts.OF_MANY}
   if len(by_form) > 1:
     listed = ", ".join(f"{form} ({len(files)} files)" for form, files in sorted(by_form.items()))
     raise UserError(f"{folder} holds labels of several formats, {listed}: choose one with --boxes")
@@ -248,6 +253,15 @@ def _labels(
     return None, [], folder
   ((form, found),) = by_form.items()
   return form, found, folder
+
+
+def _by_form(paths: Iterable[Path]) -> dict[str, list[Path]]:
+  """The label files among some files, by format."""
+  found = collections.defaultdict(list)
+  for path in paths:
+    if path.suffix.lower() in _LABEL_SUFFIX.values() and (form := layouts.format_of(path)):
+      found[form].append(path)
+  return found
 
 
 def _like_labels(
@@ -262,13 +276,12 @@ def _like_labels(
       return True
     if suffix == ".txt":
       return False
-    with path.open("rb") as file:
-      start = file.read(1 << 16).replace(b"\0", b"")  # of UTF-16
+    start = _start_of(path, suffix)
     if suffix in (".csv", ".tsv"):
       start = start.partition(b"\n")[0] + b"\n"
     return bool(_TELLS_BOXES.search(start) or _ROW_OF_BOX.match(start))
 
-  suffixes = {*_LABEL_SUFFIX.values(), ".tsv"}
+  suffixes = {*_LABEL_SUFFIX.values(), ".tsv", ".jsonl", ".ndjson", ".xlsx"}
   return [
     path
     for path in _files(folder)
@@ -277,6 +290,17 @@ def _like_labels(
     and path.resolve() not in known
     and looks_so(path)
   ]
+
+
+def _start_of(path: Path, suffix: str) -> bytes:
+  """The first 64 kB of a file, of a workbook those of its texts."""
+  with contextlib.suppress(zipfile.BadZipFile, KeyError, OSError):
+    if suffix == ".xlsx":
+      with zipfile.ZipFile(path) as book, book.open("xl/sharedStrings.xml") as texts:
+        return texts.read(1 << 16)
+    with path.open("rb") as file:
+      return file.read(1 << 16).replace(b"\0", b"")  # of UTF-16
+  return b""
 
 
 def _stem(path: Path) -> str:

@@ -18,6 +18,10 @@ class Unreadable(Exception):
   """A file that gives no sample. The message is the reason, for a user, without a path."""
 
 
+class Misplaced(Unreadable):
+  """An image whose label has boxes outside of it: of another size, unit or order."""
+
+
 class LeftOut(Unreadable):
   """A sound file that is no image of the set, such as a scout or a dose report."""
 

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hiresmed_jax.data import annotations, grouping, listing, matching, recognise
+from hiresmed_jax.data import (
+  annotations,
+  grouping,
+  label_checks,
+  listing,
+  matching,
+  recognise,
+)
 from hiresmed_jax.data.intake import Intake
 from hiresmed_jax.data.readers import lidc, mask_values
 from hiresmed_jax.data.record_format import CARD, SourceReport
@@ -61,7 +68,9 @@ def checked(source: Path | None, option: str, out: Path) -> Path:
   if source is None:
     raise UserError(f"{option} is needed: the folder of the images")
   if not source.is_dir():
-    raise UserError(f"{option} {source} is {'not a folder' if source.exists() else 'not there'}")
+    packed = ": unpack it" if source.name.lower().endswith(listing.ARCHIVES) else ""
+    what = f"not a folder{packed}" if source.exists() else "not there"
+    raise UserError(f"{option} {source} is {what}")
   if not any(source.iterdir()):
     raise UserError(f"{option} {source} is empty")
   if (source / CARD).is_file():
@@ -167,6 +176,7 @@ def _intake(
     if folder is None:
       return {}
     files, other = recognise.mask_files(folder, found.files)
+    mask_values.check_jpegs(files)
     own = [path.relative_to(folder).as_posix() for path in files]
     by_image, use = matching.attach(files, own, names, what)
     lost = tuple(path.relative_to(folder).as_posix() for path in other)
@@ -178,6 +188,7 @@ def _intake(
     labels = [label for label in labels if label.name in found.groups]
   by_image: matching.ByImage = {}
   if found.labels:
+    labels = label_checks.settle_names(labels, names)
     by_image, use = matching.attach(labels, [label.name for label in labels], names, "labels")
     uses.append(use)
   counts = annotations.class_counts(labels)
@@ -208,6 +219,7 @@ def _intake(
     axis=wishes.axis,
     agree=wishes.agree,
     nodule_free=wishes.nodule_free,
+    allow_unused=wishes.allow_unused,
   )
   told = {
     "classes": counts,

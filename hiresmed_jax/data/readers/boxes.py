@@ -1,4 +1,4 @@
-"""Labels, their boxes and outlines checked against their image, and label files opened safely.
+"""Labels, and their boxes and outlines checked against their image.
 
 Boxes are f32[N, 4], half-open xyxy pixels. Only an overhang of up to one pixel, which rounding and
 counting from 1 make, is clipped.
@@ -10,20 +10,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
-from xml.parsers import expat
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
-from hiresmed_jax import files
+from hiresmed_jax.data.readers.text import BadBoxes
 
 OVERHANG = 1.0  # pixels
-MAX_FILE_BYTES = 1 << 30
+_OUTLINE_EDGES = 2.0  # pixels between the edges of a box and of the outline in it
 
 
-class BadBoxes(ValueError):
-  """Labels that are refused. The message is the reason, for a user; it names no file."""
+class Outside(BadBoxes):
+  """Boxes that lie outside of their image."""
 
 
 class Mark(NamedTuple):
@@ -53,6 +52,8 @@ class Label:
     size: (width, height) of the image that was labelled; None when it is not told.
     in_shares: positions are shares of the image's width and height, not pixels.
     refused: why the label cannot be used; "" when it can.
+    notes: what is odd in it, as `Sample.notes`.
+    own_name: of the image, as the content of a file of one image gives it; "" for none.
     numbers: of the classes, by name, where the format has numbers.
   """
 
@@ -62,6 +63,8 @@ class Label:
   size: tuple[int, int] | None = None
   in_shares: bool = False
   refused: str = ""
+  notes: tuple[str, ...] = ()
+  own_name: str = ""
   numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -91,7 +94,7 @@ def fitted(
     if in_shares:
       x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, 1, 1
     if math.isfinite(w + h) and 0 <= x < w <= width and 0 <= y < h <= height:
-      raise BadBoxes(f"{error}; its numbers fit as two corners: is it xyxy?") from None
+      raise type(error)(f"{error}; its numbers fit as two corners: is it xyxy?") from None
     raise
 
 
@@ -128,6 +131,31 @@ def outline_of(mark: Mark, height: int, width: int, scale: tuple[float, float] =
     return _decoded(coco_masks.frPyObjects(turned, height, width)).any(-1)
   except (KeyError, TypeError, ValueError) as error:
     raise BadBoxes(f"{mark.where} has a mask that cannot be read") from error
+
+
+def check_outline(drawn: np.ndarray, box: np.ndarray, where: str) -> None:
+  """Raises BadBoxes where an outline does not fit its box.
+
+  It may lie anywhere in a box that is too large, but not where the box has its edges because its
+  two corners were given as corner and size.
+
+  Args:
+    drawn: bool[H, W], its pixels.
+    box: f32[4] xyxy pixels.
+    where: its place in the label.
+  """
+  x, y, w, h = cv2.boundingRect(drawn.view(np.uint8))
+  if not w:
+    raise BadBoxes(f"{where} has an empty mask")
+  own = np.array([x, y, x + w, y + h])
+  if np.abs(own - box).max() <= _OUTLINE_EDGES:
+    return
+  as_corners = np.array([*box[:2], *(box[2:] - box[:2])])
+  if np.abs(own - as_corners).max() <= _OUTLINE_EDGES:
+    raise BadBoxes(f"{where} has a bbox whose numbers are the corners of its outline: is it xyxy?")
+  over = np.maximum(box[:2] - own[:2], own[2:] - box[2:]).max()
+  if over > _OUTLINE_EDGES and not overlap(np.stack([own, box])):
+    raise BadBoxes(f"{where} has an outline that does not fit its bbox")
 
 
 def _decoded(run_lengths: Any) -> np.ndarray:
@@ -173,57 +201,8 @@ def inside(box: Sequence[float] | np.ndarray, width: int, height: int, where: st
   if corners[0] >= corners[2] or corners[1] >= corners[3]:
     raise BadBoxes(f"{where} has no area, or its corners are the wrong way round")
   if (corners < -OVERHANG).any() or (corners > limits + OVERHANG).any():
-    raise BadBoxes(f"{where} lies outside the image of {width} x {height} pixels")
+    raise Outside(f"{where} lies outside the image of {width} x {height} pixels")
   clipped = np.clip(corners, 0.0, limits).astype(np.float32)
   if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
     raise BadBoxes(f"{where} has no area inside the image")
   return clipped
-
-
-def parse_xml(data: bytes) -> ElementTree.Element:
-  """The root of an XML document without a document type, and so without entities to expand.
-
-  Raises:
-    BadBoxes: not XML, or a document type declaration.
-  """
-
-  def refuse(*_: object) -> None:
-    raise BadBoxes("is XML with a document type declaration, which is not read")
-
-  parser = expat.ParserCreate()
-  parser.StartDoctypeDeclHandler = refuse
-  try:
-    parser.Parse(data, True)
-    return ElementTree.fromstring(data)
-  except (expat.ExpatError, ElementTree.ParseError, ValueError, RecursionError) as error:
-    if isinstance(error, BadBoxes):
-      raise
-    raise BadBoxes("is not well-formed XML") from None
-
-
-def text_of(path: Path) -> str:
-  """A label file as text. Raises BadBoxes when it cannot be."""
-  try:
-    return files.content(path, MAX_FILE_BYTES).decode("utf-8-sig")
-  except (OSError, UnicodeDecodeError):
-    raise BadBoxes("cannot be opened as text") from None
-
-
-def number_of(value: object, where: str) -> float:
-  """A finite number of a label. Raises BadBoxes for anything else."""
-  if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-    try:
-      number = float(value)
-    except (ValueError, OverflowError):
-      number = math.nan
-    if math.isfinite(number):
-      return number
-  raise BadBoxes(f"{where} holds something that is not a finite number")
-
-
-def size_of(value: object, what: str) -> int:
-  """A width or height that a label declares. Raises BadBoxes."""
-  number = number_of(value, f"the image's {what}")
-  if number < 1 or number != int(number):
-    raise BadBoxes(f"gives an image {what} of {number:g}")
-  return int(number)

@@ -5,7 +5,6 @@ Pixel i covers [i, i + 1) and boxes are half-open xyxy, so a box around the whol
 """
 
 import csv
-import io
 import json
 import math
 import re
@@ -18,18 +17,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hiresmed_jax.data.readers.boxes import (
+from hiresmed_jax.data.readers.boxes import Label, Mark, fitted
+from hiresmed_jax.data.readers.text import (
   BadBoxes,
-  Label,
-  Mark,
-  fitted,
   number_of,
-  parse_xml,
+  rows_of,
   size_of,
   text_of,
+  xml_of,
 )
 
-FORMATS = ("yolo", "voc", "coco", "cvat", "labelstudio", "labelme", "csv")
+OF_MANY = ("coco", "cvat", "labelstudio", "csv")  # a file labels many images
+FORMATS = ("yolo", "voc", "labelme", *OF_MANY)
 # What tools put beside labels, which is none.
 BY_PRODUCTS = re.compile(
   r"(classes|obj|train|valid|val|test|notes|readme.*|predefined_classes|requirements|license.*)\.txt"
@@ -47,6 +46,7 @@ def yolo(path: Path, name: str, classes: Sequence[str]) -> list[Label]:
     classes: names of the classes; a number beyond them is its own name.
   """
   marks, numbers = [], {title: number for number, title in enumerate(classes)}
+  notes: tuple[str, ...] = ()
   for line_number, line in enumerate(text_of(path).splitlines(), start=1):
     fields = line.split()
     if not fields:
@@ -66,8 +66,10 @@ def yolo(path: Path, name: str, classes: Sequence[str]) -> list[Label]:
       marks.append(Mark(title, None, where, [shares]))
     else:
       cx, cy, w, h = shares[:4]
+      if len(shares) == 5:
+        notes = ("has boxes with confidences: are they a model's?",)
       marks.append(Mark(title, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), where))
-  return [Label(name, path, tuple(marks), in_shares=True, numbers=numbers)]
+  return [Label(name, path, tuple(marks), in_shares=True, notes=notes, numbers=numbers)]
 
 
 def voc(path: Path, name: str) -> list[Label]:
@@ -76,7 +78,7 @@ def voc(path: Path, name: str) -> list[Label]:
   Its pixels are counted from 1, the last one included, so (xmin, xmax) becomes [xmin - 1, xmax).
   The boxes of tools that count from 0 become one pixel larger to the left and top.
   """
-  root = parse_xml(text_of(path).encode())
+  root = xml_of(path)
   size = tuple(size_of(root.findtext(f"size/{key}"), key) for key in ("width", "height"))
   marks = []
   for number, item in enumerate(root.findall("object"), start=1):
@@ -84,19 +86,25 @@ def voc(path: Path, name: str) -> list[Label]:
     corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
     x1, y1, x2, y2 = (number_of(corner, where) for corner in corners)
     marks.append(Mark(item.findtext("name") or "", (x1 - 1, y1 - 1, x2, y2), where))
-  return [Label(name, path, tuple(marks), (size[0], size[1]))]
+  own_name = root.findtext("filename") or ""
+  return [Label(name, path, tuple(marks), (size[0], size[1]), own_name=own_name)]
 
 
 def cvat(path: Path) -> list[Label]:
-  """CVAT's "for images" XML: `image` with `box`, `polygon` or `mask`, all classes."""
-  labels = []
-  for image in parse_xml(text_of(path).encode()).iter("image"):
+  """CVAT's "for images" XML: `image` with `box` or `polygon`. Marks `outside` are not in it."""
+  labels, root = [], xml_of(path)
+  if root.find("track") is not None:
+    raise BadBoxes("holds tracks of a video, which are not read: export CVAT for images")
+  for image in root.iter("image"):
     name = image.get("name", "")
     size = size_of(image.get("width"), "width"), size_of(image.get("height"), "height")
     marks, refused = [], ""
+    notes: tuple[str, ...] = ()
     for number, item in enumerate(image, start=1):
       where, title = f"mark {number}", item.get("label", "")
-      if item.tag == "box":
+      if item.get("outside") == "1":
+        notes = ("has marks that CVAT calls outside of the image: they are not taken",)
+      elif item.tag == "box":
         corners = [number_of(item.get(key), where) for key in ("xtl", "ytl", "xbr", "ybr")]
         marks.append(Mark(title, corners, where))
         refused = refused or ("turned boxes" if float(item.get("rotation", 0)) else "")
@@ -106,7 +114,7 @@ def cvat(path: Path) -> list[Label]:
       elif item.tag != "tag":
         refused = f"marks of kind {item.tag}"
     refused = f"has {refused}, which are not read: export COCO" if refused else ""
-    labels.append(Label(name, path, tuple(marks), size, refused=refused))
+    labels.append(Label(name, path, tuple(marks), size, refused=refused, notes=notes))
   return labels
 
 
@@ -118,8 +126,8 @@ def coco(path: Path) -> list[Label]:
   try:
     content = json.loads(text_of(path))
     images, annotations = list(content["images"]), list(content["annotations"])
-    classes = {item["id"]: str(item.get("name", item["id"])) for item in content["categories"]} if (
-      content.get("categories")) else {}  # fmt: skip
+    categories = list(content.get("categories") or ())
+    classes = {item["id"]: str(item.get("name", item["id"])) for item in categories}
     names = {item["id"]: str(item["file_name"]) for item in images}
     sizes = {item["id"]: (item["width"], item["height"]) for item in images}
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -127,6 +135,8 @@ def coco(path: Path) -> list[Label]:
                    "annotations") from None  # fmt: skip
   if len(names) < len(images) or len(set(names.values())) < len(images):
     raise BadBoxes("has two images of one id or one file name")
+  if len(classes) < len(categories):
+    raise BadBoxes("has two categories of one id")
   whole = {key: (size_of(w, "width"), size_of(h, "height")) for key, (w, h) in sizes.items()}
   found: dict[Any, list[Mark]] = {key: [] for key in names}
   for position, item in enumerate(annotations):
@@ -233,7 +243,8 @@ def labelme(path: Path, name: str) -> list[Label]:
     else:
       refused = f"has shapes of kind {kind}, which are not read"
   size = size_of(content.get("imageWidth"), "width"), size_of(content.get("imageHeight"), "height")
-  return [Label(name, path, tuple(marks), size, refused=refused)]
+  own_name = str(content.get("imagePath") or "")
+  return [Label(name, path, tuple(marks), size, refused=refused, own_name=own_name)]
 
 
 def synthesized(path: Path) -> list[Label]:
@@ -268,8 +279,8 @@ def table(path: Path) -> list[Label]:
   A row without numbers, such as `No finding`, or with zeros alone, says that the image is negative.
   Width and height beside two corners are those of the image, where they are not the box's.
   """
-  rows = csv.DictReader(io.StringIO(text_of(path), newline=""))
-  column = _columns(rows.fieldnames or ())
+  header, rows = rows_of(path)
+  column = _columns(header)
   has_ends = "x2" in column
   found: dict[str, list[Mark]] = defaultdict(list)
   sizes: dict[str, tuple[int, int]] = {}
@@ -311,13 +322,12 @@ def format_of(path: Path) -> str | None:
     if suffix == ".txt":
       return "yolo" if _is_yolo(path) else None
     if suffix == ".xml":
-      tag = parse_xml(text_of(path).encode()).tag
+      tag = xml_of(path).tag
       return {"annotation": "voc", "annotations": "cvat"}.get(tag)
     if suffix == ".json":
       return _json_format(json.loads(text_of(path)))
     if suffix == ".csv":
-      with path.open(encoding="utf-8-sig", newline="") as file:
-        columns = _columns(next(csv.reader(file), ()))
+      columns = _columns(rows_of(path)[0])
       return "csv" if {"image", "x1", "y1"} <= columns.keys() else None
   except (BadBoxes, OSError, ValueError, RecursionError, ElementTree.ParseError, csv.Error):
     return None
@@ -327,7 +337,9 @@ def format_of(path: Path) -> str | None:
 def _is_yolo(path: Path) -> bool:
   """Whether a text file is empty or begins with a line of five numbers or more."""
   with path.open("rb") as file:
-    lines = file.read(1 << 12).decode("utf-8-sig", "replace").split("\n")
+    start = file.read(1 << 12)
+  is_wide = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+  lines = start.decode("utf-16" if is_wide else "utf-8-sig", "replace").split("\n")
   fields = next((line.split() for line in lines if line.strip()), None)
   try:
     return fields is None or (len(fields) >= 5 and all(map(math.isfinite, map(float, fields[:-1]))))

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-from hiresmed_jax.data.readers.boxes import BadBoxes, parse_xml
 from hiresmed_jax.data.readers.guard import or_unreadable, read_file
+from hiresmed_jax.data.readers.text import BadBoxes, parse_xml
 from hiresmed_jax.data.sample import Unreadable
 
 MAX_FILE_BYTES = 1 << 27  # the largest of the collection has 3 MB

@@ -6,6 +6,7 @@ of them is refused, and what is improbable is asked for.
 """
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,33 @@ def read(path: Path, shape: tuple[int, int], *, meaning: str = "auto") -> np.nda
   if not (pure or _is_flat(part, len(present))):
     raise Unreadable(_PICTURE_REASON)
   return values
+
+
+def check_jpegs(paths: Sequence[Path]) -> None:
+  """Asks the user about JPEG masks of which none is bright.
+
+  Numbers such as 1 do not survive JPEG: a black mask was as likely wiped out as empty.
+
+  Args:
+    paths: of the masks; the largest JPEG is looked at first, and mostly alone.
+
+  Raises:
+    UserError: there are JPEG files, and none is bright.
+  """
+  jpegs = [path for path in paths if path.name.lower().endswith((".jpg", ".jpeg"))]
+  jpegs.sort(key=lambda path: -path.stat().st_size)
+  for path in jpegs:
+    try:
+      pixels, _ = _decoded(read_file(path))
+    except Unreadable:
+      return  # told of where it is used
+    if pixels.max() >= _JPEG_LEAST:
+      return
+  if jpegs:
+    raise UserError(
+      f"all {len(jpegs)} JPEG masks are black, or nearly: JPEG wipes out small numbers such as 1. "
+      "Make the masks again as PNG; if no image shows a lesion, give empty label files instead"
+    )
 
 
 def _labels(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Masks of the pages or slices of a file, and masks beside boxes."""
 
 import functools
+import itertools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,8 +27,14 @@ def slices(path: Path, image: Path, axis: str) -> list[np.ndarray]:
     Unreadable: damaged, or it does not say which page it is of.
   """
   if path.name.lower().endswith(volumes.SUFFIXES):
-    if _size(path) != _size(image):
+    own, other = _grid(path), _grid(image)
+    if own and other and own.size != other.size:
       raise Unreadable("has a mask of another size")
+    if own and other and own.axes != other.axes and np.abs(own.ends - other.ends).max() > 1.0:
+      raise Unreadable(
+        "has a mask that lies elsewhere: its header turns it otherwise than its image. Give it the "
+        "image's affine"
+      )
     return volumes.label_slices(path, axis=axis)
   if not path.name.lower().endswith((".tif", ".tiff")):
     raise Unreadable(
@@ -36,14 +44,31 @@ def slices(path: Path, image: Path, axis: str) -> list[np.ndarray]:
   return [sample.image.max(-1).astype(np.int32) for sample in images.read(path)]
 
 
-def _size(path: Path) -> tuple[int, ...] | None:
+class _Grid(NamedTuple):
+  size: tuple[int, ...]
+  axes: str  # where they point to, such as LPS
+  ends: np.ndarray  # f64[2, 3], least and greatest place of a voxel, in voxels of the grid
+
+
+def _grid(path: Path) -> _Grid | None:
+  """Where the voxels of a volume lie; None of other files, and of headers that do not tell."""
   reader = sitk.ImageFileReader()
   reader.SetFileName(str(path))
   try:
     reader.ReadImageInformation()
   except RuntimeError:
     return None
-  return tuple(reader.GetSize())
+  size = tuple(reader.GetSize())
+  if len(size) != 3:
+    return _Grid(size, "", np.zeros((2, 3)))
+  turn = np.reshape(reader.GetDirection(), (3, 3))
+  spacing = np.array(reader.GetSpacing())
+  corners = np.array(list(itertools.product(*((0, n - 1) for n in size))))
+  places = reader.GetOrigin() + (corners * spacing) @ turn.T
+  axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(turn.ravel())
+  along = np.abs(turn).argmax(1)  # which axis of the file runs along each of the patient's
+  ends = np.stack([places.min(0), places.max(0)]) / spacing[along]
+  return _Grid(size, axes, ends)
 
 
 def match(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

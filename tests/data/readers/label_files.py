@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from hiresmed_jax.data.readers import layouts
-from hiresmed_jax.data.readers.boxes import BadBoxes, boxes_of
+from hiresmed_jax.data.readers.boxes import boxes_of
+from hiresmed_jax.data.readers.text import BadBoxes
 
 
 def all_boxes(path: Path, kind: str, width: int, height: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiresmed_jax.data.readers import layouts
-from hiresmed_jax.data.readers.boxes import BadBoxes, inside, parse_xml
+from hiresmed_jax.data.readers.boxes import inside
+from hiresmed_jax.data.readers.text import BadBoxes, parse_xml
 from tests.data.readers.label_files import all_boxes
 from tests.data.readers.label_files import boxes as boxes_in
 

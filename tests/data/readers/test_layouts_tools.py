@@ -8,7 +8,8 @@ import pytest
 
 from hiresmed_jax.data import annotations, matching
 from hiresmed_jax.data.readers import layouts
-from hiresmed_jax.data.readers.boxes import BadBoxes, boxes_of
+from hiresmed_jax.data.readers.boxes import boxes_of
+from hiresmed_jax.data.readers.text import BadBoxes
 from hiresmed_jax.data.sample import Sample, Unreadable
 from tests.data.readers.label_files import all_boxes
 

@@ -37,9 +37,16 @@ class Model(NamedTuple):
   results: Mapping[str, Any] = {}  # what its training found of it, for JSON
 
 
-def reconstruction(net: Any, params: Any, *, channels: int) -> Network:
-  """Encoder, codebook and decoder of the route `background`: f32[S, T, C] in [-1, 1]."""
-  return on_one_image(lambda *given: background.reconstruct(*given, net=net)[0], params, channels)
+def reconstruction(net: Any, params: Any, *, channels: int, cosine: bool = True) -> Network:
+  """Encoder, codebook and decoder of the route `background`: f32[S, T, C] in [-1, 1].
+
+  `cosine`: codes are compared by cosine, not by distance.
+  """
+
+  def pictures(*given: Any) -> Any:
+    return background.reconstruct(*given, net=net, cosine=cosine)[0]
+
+  return on_one_image(pictures, params, channels)
 
 
 def detection_scores(net: Any, variables: Any, *, channels: int) -> Network:
@@ -219,7 +226,8 @@ def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Mode
     values, channels=view.channels, dtype=dtype or compute_dtype(values.dtype)
   )
   params = jax.device_get(background.averaged(_restored(task, run)))
-  network = reconstruction(net, params, channels=view.channels)
+  cosine = values.codebook.distance == "cosine"
+  network = reconstruction(net, params, channels=view.channels, cosine=cosine)
   return Model(view, network, run.best_step, run.results)
 
 

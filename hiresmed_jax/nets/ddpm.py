@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import Conv, GroupNorm, Head, kernel_init, norm_beside
+from hiresmed_jax.nets.layers import Conv, GroupNorm, Head, inherited, kernel_init, norm_beside
 from hiresmed_jax.ops import convolution
 from hiresmed_jax.types import Array
 
@@ -98,6 +98,7 @@ class Attention(nn.Module):
   """Every position looks at every other one, one head. [N,H,W,C] -> the same."""
 
   dtype: DTypeLike = jnp.float32
+  kernel_init_std: float | None = 0.0  # of the last layer
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -106,7 +107,7 @@ class Attention(nn.Module):
     h = Conv(3 * channels, 1, dtype=self.dtype, name="query_key_value")(h)
     parts = jnp.split(h.reshape(n, height * width, 1, 3 * channels), 3, axis=-1)
     h = jax.nn.dot_product_attention(*parts).reshape(x.shape)
-    return x + Conv(channels, 1, dtype=self.dtype, kernel_init_std=0.0, name="output")(h)
+    return x + Conv(channels, 1, **inherited(self), name="output")(h)
 
 
 class Halved(nn.Module):

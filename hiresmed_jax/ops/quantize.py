@@ -1,7 +1,8 @@
-"""Vector quantisation by cosine: nearest code, straight-through, usage, revival, k-means.
+"""Vector quantisation: nearest code, straight-through, usage, revival, k-means.
 
-Latents and codes are compared as unit vectors, always in float32, whatever the network computes in:
-the codes nearest to a latent lie so close together that bfloat16 products pick another one.
+Latents and codes are compared as unit vectors, or by distance as they are, always in float32,
+whatever the network computes in: the codes nearest to a latent lie so close together that bfloat16
+products pick another one.
 
 D code width, K number of codes, P latents of the whole batch. "..." = any leading axes.
 """
@@ -22,7 +23,7 @@ class Quantized:
 
   codes: Array  # f32[..., D], value of the chosen unit codes, gradient of the unit latents
   indices: Array  # int32[...], which code was chosen
-  unit_latents: Array  # f32[..., D]
+  unit_latents: Array  # f32[..., D]; not of length 1 by distance, as all others here
   unit_codes: Array  # f32[..., D], the chosen codes with their gradient to the codebook
 
 
@@ -40,15 +41,26 @@ def nearest(latents: Array, codebook: Array) -> Array:
   return jnp.argmax(cosine, axis=-1).astype(jnp.int32)
 
 
-def quantize(latents: Array, codebook: Array) -> Quantized:
-  """Replaces each latent [..., D] by its nearest code of [K, D], on the unit sphere.
+def nearest_by_distance(latents: Array, codebook: Array) -> Array:
+  """Index of the code at the least distance: [..., D], [K, D] -> i32[...]."""
+  highest = jax.lax.Precision.HIGHEST
+  products = jnp.dot(latents.astype(jnp.float32), codebook.T, precision=highest)
+  # The latents' own length is the same for all codes.
+  distances = jnp.sum(jnp.square(codebook), axis=-1) - 2.0 * products
+  return jnp.argmin(distances, axis=-1).astype(jnp.int32)
+
+
+def quantize(latents: Array, codebook: Array, *, cosine: bool = True) -> Quantized:
+  """Replaces each latent [..., D] by its nearest code of [K, D], on the unit sphere if `cosine`.
 
   The straight-through `codes` give no gradient to the codebook; `unit_codes` do, and only to the
   rows that were chosen. Source: van den Oord et al. 2017.
   """
-  unit_latents = normalize(latents)
-  indices = jax.lax.stop_gradient(nearest(latents, codebook))
-  unit_codes = normalize(codebook[indices])
+  scaled = normalize if cosine else lambda x: x.astype(jnp.float32)
+  unit_latents = scaled(latents)
+  find = nearest if cosine else nearest_by_distance
+  indices = jax.lax.stop_gradient(find(latents, codebook))
+  unit_codes = scaled(codebook[indices])
   # In this order the value is the code to the last bit, as decoding stored indices gives it.
   codes = jax.lax.stop_gradient(unit_codes) + (unit_latents - jax.lax.stop_gradient(unit_latents))
   return Quantized(codes=codes, indices=indices, unit_latents=unit_latents, unit_codes=unit_codes)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hiresmed_jax.losses import generative
-from hiresmed_jax.nets.vqgan import VQGAN, MultiScaleDiscriminator
 from hiresmed_jax.ops import quantize
 from hiresmed_jax.ops.diffaugment import diff_augment
 from hiresmed_jax.types import Array, Metrics, Params
@@ -24,7 +24,9 @@ from hiresmed_jax.types import Array, Metrics, Params
 Distance = Callable[[Params, Array, Array], Array]  # (weights, prediction, target) -> f32[N]
 
 
-def forward(gen: Params, *, net: VQGAN, images: Array, key: Array, config: Any) -> Any:
+def forward(
+  gen: Params, *, net: nn.Module, images: Array, key: Array, config: Any, cosine: bool = True
+) -> Any:
   """Images f32[N, H, W, C] in [-1, 1] to reconstruction, in training; `config` is the group "loss".
 
   Returns:
@@ -34,7 +36,7 @@ def forward(gen: Params, *, net: VQGAN, images: Array, key: Array, config: Any) 
   """
   apply = functools.partial(net.apply, {"params": gen["net"]}, rngs={"drop_path": key})
   latents = apply(images, train=True, method="encode")
-  codes = quantize.quantize(latents, gen["codebook"])
+  codes = quantize.quantize(latents, gen["codebook"], cosine=cosine)
   features = apply(codes.codes, train=True, method="decode_features")
   recon = apply(features, method="head")
   losses = {
@@ -73,7 +75,7 @@ def reconstruction_loss(
 
 
 def gan_gradients(
-  disc: MultiScaleDiscriminator,
+  disc: nn.Module,
   params: Params,
   recon: Array,
   images: Array,
@@ -110,7 +112,7 @@ def gan_gradients(
 
 
 def adaptive_weight(
-  net: VQGAN, params: Params, features: Array, pixel_grad: Array, gan_grad: Array, *, cap: float
+  net: nn.Module, params: Params, features: Array, pixel_grad: Array, gan_grad: Array, *, cap: float
 ) -> Array:
   """GAN weight that balances the two pixel gradients at the last convolution: f32[].
 

@@ -21,10 +21,12 @@ _FASTER = "a faster optimiser: few images, and a budget of hours"
 # Key, value in `paper`, in `best`, what it may be, why another value than the paper's is taken.
 # fmt: off
 TABLE = Table("background", (
+  Setting("net.skeleton", "hiresmed", "hiresmed", rules.one_of("hiresmed", "taming"),
+          "the published VQGAN, which the paper compares with", as_it_was="hiresmed"),
   Setting("net.stem_channels", 64, 64, rules.whole(1, 4096), _WIDTH),
   Setting("net.channels", (128, 256, 512), (128, 128, 256, 512), rules.wholes(1, 8192),
           "one count for each stage of `strides`"),
-  Setting("net.strides", (4, 4, 4), (2, 2, 2, 2), rules.wholes(2, 64, "powers of two"),
+  Setting("net.strides", (4, 4, 4), (2, 2, 2, 2), rules.wholes(1, 64, "powers of two"),
           "a finer grid: at stride 64 a lesion is a fraction of one code"),
   Setting("net.encoder_blocks", 2, 2, rules.whole(0, 64), _DEPTH),
   Setting("net.middle_blocks", 1, 1, rules.whole(0, 64), _DEPTH),
@@ -48,6 +50,8 @@ TABLE = Table("background", (
           "as many codes as these images can keep in use"),
   Setting("codebook.init", "random", "kmeans", rules.one_of("random", "kmeans"),
           "codes that begin at the centres of real latents are in use at once"),
+  Setting("codebook.distance", "cosine", "cosine", rules.one_of("cosine", "euclidean"),
+          "as the published VQGAN compares latents and codes", as_it_was="cosine"),
   # At 0.9 a dead code is noticed after some 20 steps.
   Setting("codebook.usage_decay", 0.9, 0.9, rules.share("of the usage so far, kept at each step"),
           _DEAD),
@@ -70,6 +74,8 @@ TABLE = Table("background", (
           rules.share("of the run until the generator feels it; a ramp as long follows"), _GAN),
   Setting("gan.adaptive", False, False, rules.flag("True: weighed by the gradients"), _GAN),
   Setting("gan.adaptive_cap", 10.0, 10.0, rules.WEIGHT, _GAN),
+  Setting("gan.network", "multiscale", "multiscale", rules.one_of("multiscale", "taming"),
+          "the published VQGAN's discriminator", as_it_was="multiscale"),
   Setting("gan.features", (64, 128), (64, 128), rules.wholes(1, 4096), _GAN),
   Setting("gan.scales", 3, 3, rules.whole(1, 16), _GAN),
   Setting("gan.augment", (), ("color", "translation", "cutout"),
@@ -113,15 +119,19 @@ def check(config: Any) -> None:
   """Refuses values that do not go together; each for itself is valid.
 
   Raises:
-    UserError: strides or a discriminator that do not fit the images.
+    UserError: strides or a discriminator that do not fit the images, or what a network lacks.
   """
   net, gan = config.background.net, config.background.gan
   strides = tuple(net.strides)
-  if len(strides) != len(net.channels) or any(s & (s - 1) for s in strides):
+  if net.skeleton == "taming":
+    _check_taming(net)
+  elif len(strides) != len(net.channels) or any(s < 2 or s & (s - 1) for s in strides):
     raise UserError(
       f"background.net.strides={strides}: use powers of two from 2, one for each of "
       f"background.net.channels={tuple(net.channels)}"
     )
+  if config.background.codebook.distance == "euclidean":
+    _check_euclidean(config.background)
   factor = math.prod(strides)
   for height, width in sizes(config):
     if height % factor or width % factor:
@@ -131,6 +141,12 @@ def check(config: Any) -> None:
       )
   side = min(min(size) for size in sizes(config))
   least = 2 ** (gan.scales - 1) * 2 ** len(gan.features) * 2  # one logit at the coarsest scale
+  if gan.network == "taming":
+    least = 3 * 2 ** (len(gan.features) - 1)
+    if gan.scales != 1:
+      raise UserError(
+        f"background.gan.scales={gan.scales}: background.gan.network='taming' has one"
+      )
   if gan.weight and side < least:
     raise UserError(
       f"background.gan.scales={gan.scales} needs images of {least} px or more, not {side}: "
@@ -138,8 +154,69 @@ def check(config: Any) -> None:
     )
 
 
+def _check_taming(net: Any) -> None:
+  """The other settings of `net` say what the published network is, and nothing else."""
+  first, levels = net.channels[0], len(net.channels)
+  wanted = {
+    "strides": (1, *(2,) * (levels - 1)),
+    "stem_channels": first,
+    "full_resolution_channels": first,
+    "middle_blocks": 2,
+    "block": "residual",
+    "upsampling": "resize",
+    "drop_path_rate": 0.0,
+    "kernel_init_std": 0.0,
+  }
+  for key, value in wanted.items():
+    given = tuple(net[key]) if key == "strides" else net[key]
+    if given != value:
+      raise UserError(
+        f"background.net.{key}={given!r}: background.net.skeleton='taming' has {value!r} alone"
+      )
+
+
+def _check_euclidean(background: Any) -> None:
+  """What is made for unit vectors must be off."""
+  for key, value in (
+    ("codebook.init", "random"),
+    ("codebook.revive_threshold", 0.0),
+    ("loss.entropy", 0.0),
+  ):
+    group, name = key.split(".")
+    if (given := background[group][name]) != value:
+      raise UserError(
+        f"background.{key}={given!r}: background.codebook.distance='euclidean' goes with {value!r}"
+      )
+
+
 def readings(config: Any) -> Iterator[Departure]:
   """What the paper leaves open, contradicts or lacks; it holds in the preset `paper` too."""
+  if config.net.skeleton == "taming":
+    yield Departure(
+      "VQGAN",
+      "a reference",
+      "the reference's network, codes, losses and discriminator; attention at the coarsest level",
+      "the paper gives no numbers of it",
+    )
+    yield Departure(
+      "VQGAN: start of the adversarial loss",
+      "nothing",
+      f"after {config.gan.start:.0%} of the run, for both players",
+      "the reference's 10,000 steps would be beyond the end of a short run",
+    )
+    yield Departure(
+      "VQGAN: initial kernels",
+      "nothing",
+      "variance 1 / fan-in",
+      "the reference has the default of another framework, a third of it",
+    )
+    yield Departure(
+      "VQGAN: the discriminator's step",
+      "nothing",
+      "on the reconstruction that the generator was trained on, and its gradient to that one alone",
+      "the reference makes a second reconstruction for it",
+    )
+    return
   yield Departure(
     "downsampling",
     "three times, 1,024 to 16",

@@ -9,12 +9,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from hiresmed_jax.metrics import image
+from hiresmed_jax.nets import taming
 from hiresmed_jax.nets.vqgan import VQGAN, MultiScaleDiscriminator
 from hiresmed_jax.ops import quantize
 from hiresmed_jax.ops.resize import to_channels
@@ -90,7 +92,7 @@ def build(
     init=functools.partial(_init, net=net, disc=disc, txs=txs, config=config, shape=shape),
     warm_start=warm if config.codebook.init == "kmeans" else None,
     train_step=step,
-    eval_step=functools.partial(_eval_step, **common),
+    eval_step=functools.partial(_eval_step, **common, cosine=config.codebook.distance == "cosine"),
     eval_arrays=("images_m11", "weight", "valid"),
     summarise=summarise,
     select=("l1", -1),
@@ -105,17 +107,22 @@ def build(
   )
 
 
-def networks(
-  config: Any, *, channels: int, dtype: Any
-) -> tuple[VQGAN, MultiScaleDiscriminator | None]:
+def networks(config: Any, *, channels: int, dtype: Any) -> tuple[nn.Module, nn.Module | None]:
   """The two networks of the route; no discriminator where gan.weight is 0."""
-  values = config.net.to_dict()
+  values = config.net.to_dict() | {"in_channels": channels, "out_channels": channels}
   values["kernel_init_std"] = values["kernel_init_std"] or None
-  net = VQGAN(in_channels=channels, out_channels=channels, dtype=dtype, **values)
+  net: nn.Module
+  if values.pop("skeleton") == "taming":
+    net = taming.VQGAN(dtype=dtype, **{name: values[name] for name in taming.ARGUMENTS})
+  else:
+    net = VQGAN(dtype=dtype, **values)
   gan = config.gan
   if not gan.weight:
     return net, None
-  return net, MultiScaleDiscriminator(scales=gan.scales, features=tuple(gan.features), dtype=dtype)
+  features = tuple(gan.features)
+  if gan.network == "taming":
+    return net, taming.PatchGAN(features, dtype)
+  return net, MultiScaleDiscriminator(scales=gan.scales, features=features, dtype=dtype)
 
 
 def optimizers(
@@ -135,10 +142,12 @@ def optimizers(
   return make(steps), make(steps - round(config.gan.start * steps) or steps)
 
 
-def reconstruct(params: Params, images_m11: Array, *, net: VQGAN) -> tuple[Array, Array]:
+def reconstruct(
+  params: Params, images_m11: Array, *, net: nn.Module, cosine: bool = True
+) -> tuple[Array, Array]:
   """-> (reconstruction in [-1, 1] f32[N, H, W, C], code indices i32[N, h, w])."""
   latents = net.apply({"params": params["net"]}, images_m11, train=False, method="encode")
-  codes = quantize.quantize(latents, params["codebook"])
+  codes = quantize.quantize(latents, params["codebook"], cosine=cosine)
   pictures = net.apply({"params": params["net"]}, codes.codes, train=False, method="decode")
   return jnp.clip(pictures, -1.0, 1.0), codes.indices
 
@@ -160,12 +169,16 @@ def summarise(totals: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _init(
-  key: Array, *, net: VQGAN, disc: Any, txs: Any, config: Any, shape: tuple[int, ...]
+  key: Array, *, net: nn.Module, disc: Any, txs: Any, config: Any, shape: tuple[int, ...]
 ) -> State:
   gen_key, disc_key, code_key, key = jax.random.split(key, 4)
   images = jnp.zeros(shape, jnp.float32)
   num_codes, width = config.codebook.num_codes, config.net.code_dim
-  codes = quantize.normalize(jax.random.normal(code_key, (num_codes, width)))
+  if config.codebook.distance == "cosine":
+    codes = quantize.normalize(jax.random.normal(code_key, (num_codes, width)))
+  else:
+    bound = 1.0 / num_codes
+    codes = jax.random.uniform(code_key, (num_codes, width), minval=-bound, maxval=bound)
   gen = {"net": net.init(gen_key, images, train=False)["params"], "codebook": codes}
   disc_params = disc.init(disc_key, images)["params"] if disc else {}
   return State(
@@ -187,7 +200,7 @@ def _warm_start(
   batches: Sequence[Batch],
   frozen: Params,
   *,
-  net: VQGAN,
+  net: nn.Module,
   channels: int,
   num_codes: int,
 ) -> State:
@@ -209,9 +222,9 @@ def _train_step(
   batch: Batch,
   frozen: Params,
   *,
-  net: VQGAN,
+  net: nn.Module,
   channels: int,
-  disc: MultiScaleDiscriminator | None,
+  disc: nn.Module | None,
   txs: Any,
   config: Any,
   distance: losses.Distance | None,
@@ -226,7 +239,12 @@ def _train_step(
   # Forward once, and keep the way back; then the loss of the pixels and its gradient.
   (recon, _), backward, aux = jax.vjp(
     functools.partial(
-      losses.forward, net=net, images=images, key=keys[_DROP_PATH], config=config.loss
+      losses.forward,
+      net=net,
+      images=images,
+      key=keys[_DROP_PATH],
+      config=config.loss,
+      cosine=config.codebook.distance == "cosine",
     ),
     state.gen,
     has_aux=True,
@@ -330,7 +348,7 @@ def _revive(
 
 
 def _eval_step(
-  state: State, batch: Batch, frozen: Params, *, net: VQGAN, channels: int
+  state: State, batch: Batch, frozen: Params, *, net: nn.Module, channels: int, cosine: bool
 ) -> tuple[Mapping[str, Array], Array]:
   """Totals over the batch, with the averaged weights where there are any.
 
@@ -340,7 +358,7 @@ def _eval_step(
   del frozen
   params = averaged(state)
   images = to_channels(batch["images_m11"], channels)
-  pictures, indices = reconstruct(params, images, net=net)
+  pictures, indices = reconstruct(params, images, net=net, cosine=cosine)
   weight, valid = batch["weight"], batch["valid"]
   per_position = jnp.broadcast_to(weight[:, None, None], indices.shape)
   totals = {

@@ -33,7 +33,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets.singan import width
 from hiresmed_jax.ops.pyramid import Pyramid, lesion_pyramid
 from hiresmed_jax.routes import settings
-from hiresmed_jax.routes.lesion import task as lesion
+from hiresmed_jax.routes import singan_task as lesion
 from hiresmed_jax.runtime import cli, compilation, cost
 from hiresmed_jax.runtime import mesh as meshes
 

@@ -27,6 +27,7 @@ words of the log (`metrics.jsonl` in a route's folder has every number):
   danger                cross_entropy, dice_loss: losses of the segmentation
   ddm                   noise: error of the estimated noise, which has variance 1
   styleswin             gen, disc: losses of the generator and of the discriminator
+  singan                rec: error of the reconstruction of the training image
   val_l1, val_map50_95, val_dice
                         score of the validation images, by which the weights are chosen"""
 

@@ -55,4 +55,8 @@ def get_config(arg: str = "all"):
   route.net.update({"style": 8, "mapping": 1, "widest": 16})
   route.update({"log_every": 1, "eval_every": 2, "eval_images": 4})
   route.samples = 3
+  route = config.singan
+  route.update({"size": 40, "max_size": 28, "width": 4, "max_width": 4, "steps": 2})
+  route.update({"critic_steps": 1, "generator_steps": 1, "learning_rate": 0.1})
+  route.update({"log_every": 1, "save_every": 2, "samples": 3})
   return config

@@ -5,7 +5,7 @@ from typing import Any
 
 ROUTES = ("background", "lesion", "location", "danger")  # in the order of training
 # What the paper compares with, in `baselines`; each is trained only by name.
-BASELINES = ("ddm", "styleswin")
+BASELINES = ("ddm", "styleswin", "singan")
 
 
 def known() -> tuple[str, ...]:

@@ -253,7 +253,8 @@ def _brief(facts: Facts) -> str:
   if "windows" in facts:
     sizes = [window["parameters"] for window in facts["windows"].values()]
     steps = ", ".join(f"{number:,} steps {name}" for name, number in facts["steps"].items())
-    return f"a SinGAN of {min(sizes):,} to {max(sizes):,} parameters for each lesion; {steps}"
+    span = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+    return f"a SinGAN of {span} parameters for each {facts.get('of', 'lesion')}; {steps}"
   parameters, work = facts["parameters"], facts.get("flops_per_image")
   trained = (
     parameters

@@ -13,8 +13,8 @@ from hiresmed_jax.runtime.rules import whole
 from hiresmed_jax.runtime.settings import Setting, keyed
 from tests import tiny
 
-BASELINES = ("baselines/ddm", "baselines/styleswin")
-CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct", *BASELINES)
+BASELINES = ("baselines/ddm", "baselines/styleswin", "baselines/singan")
+CONFIGS = ("demo", "kub", "lidc", "nodules_ct", "stones_ct", "baselines/vqgan", *BASELINES)
 BOTH_PRESETS = ("kub", "lidc", *BASELINES)
 WILD = (
   *(-1, 0, 1, 2, 3, 7, 10**6, 10**30, -(10**30), -0.5, 0.5, 1.0, 1e-30, 1e30),
@@ -231,7 +231,7 @@ def test_route_and_preset(arg, expected):
   ("arg", "line"),
   [
     ("backgruond", "unknown route 'backgruond'; did you mean background?"),
-    ("zz", "there are all, background, lesion, location, danger, ddm, styleswin"),
+    ("zz", "there are all, background, lesion, location, danger, ddm, styleswin, singan"),
     ("best", "write ROUTE,best"),
     ("all,bst", "unknown preset 'bst'; did you mean best?"),
   ],

@@ -1,17 +1,14 @@
 """What the lesion route amounts to, by shapes alone: pyramids, networks, work."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hiresmed_jax.nets import singan
 from hiresmed_jax.ops.pyramid import lesion_pyramid
-from hiresmed_jax.routes.explain import Facts, Measure, count, in_bytes, table
-from hiresmed_jax.routes.lesion import task as lesion
+from hiresmed_jax.routes import singan_task as lesion
+from hiresmed_jax.routes.explain import Facts, Measure, in_bytes, table
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
 
@@ -31,7 +28,9 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   windows: dict[str, Any] = {}
   for side in values.sides:
     sizes = lesion_pyramid(side, min_size=values.min_size).sizes
-    levels = [_level(values, channels, number, size[0]) for number, size in enumerate(sizes)]
+    levels = [
+      lesion.level_facts(values, channels, number, size[0]) for number, size in enumerate(sizes)
+    ]
     last = levels[-1]["generator"] + levels[-1]["critic"]
     generators = sum(level["generator"] for level in levels)
     windows[str(side)] = {
@@ -75,21 +74,6 @@ def lines(facts: Facts) -> Iterator[str]:
   yield ""
   yield "; ".join(f"steps {name}: {number:,}" for name, number in facts["steps"].items())
   yield f"lesions are split over {facts['devices']} device(s); nothing is sent between them"
-
-
-def _level(values: Any, channels: int, number: int, pixels: int) -> dict[str, int]:
-  width = singan.width(number, least=values.width, most=values.max_width)
-  image = jax.ShapeDtypeStruct((1, pixels, pixels, channels), jnp.float32)
-  key = jax.random.key(0)
-  init = functools.partial(singan.Generator(channels, width).init, train=True)
-  gen = jax.eval_shape(init, key, image, image)
-  critic = jax.eval_shape(singan.Critic(width).init, key, image)
-  return {
-    "pixels": pixels,
-    "width": width,
-    "generator": count(gen["params"]),
-    "critic": count(critic["params"]),
-  }
 
 
 def _flops(values: Any, side: int, channels: int) -> list[float]:

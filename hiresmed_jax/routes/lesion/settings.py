@@ -4,13 +4,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from hiresmed_jax.routes import singan_settings
 from hiresmed_jax.runtime import rules
 from hiresmed_jax.runtime.settings import Departure, Setting, Table
 
 SIDES = (32, 48, 64, 96, 128)  # of windows, px
 _LEAST_LEVEL = 12  # px: the five convolutions of a critic see 11
-_BALANCE = "another balance of SinGAN's training"
-_WIDTH, _LENGTH = "the width that this budget allows", "the length that this budget allows"
+_BALANCE = singan_settings.BALANCE
+_LENGTH = "the length that this budget allows"
 
 # Key, value in `paper`, in `best`, what it may be, why another value than the paper's is taken.
 # fmt: off
@@ -23,24 +24,9 @@ TABLE = Table("lesion", (
   Setting("min_size", 25.0, 25.0,
           rules.number(_LEAST_LEVEL, 1024, "px of the coarsest level, at most half the window"),
           _BALANCE),
-  Setting("width", 32, 32,
-          rules.whole(1, 4096, "channels of the first four levels, doubled after every fourth"),
-          _WIDTH),
-  Setting("max_width", 128, 128, rules.whole(1, 4096, "channels"), _WIDTH),
+  *singan_settings.ROWS,
   Setting("steps", 2000, 2000, rules.whole(1, 1_000_000), _LENGTH),
   Setting("cpu_steps", 300, 300, rules.whole(1, 1_000_000)),
-  Setting("critic_steps", 3, 3, rules.whole(1, 1000), _BALANCE),
-  Setting("generator_steps", 3, 3, rules.whole(1, 1000), _BALANCE),
-  Setting("learning_rate", 5e-4, 5e-4, rules.LEARNING_RATE, _BALANCE),
-  Setting("b1", 0.5, 0.5, rules.MOMENTUM, _BALANCE),
-  Setting("b2", 0.999, 0.999, rules.MOMENTUM, _BALANCE),
-  Setting("decay_at", 0.8, 0.8, rules.share("of a level's steps after which the rate falls"),
-          _BALANCE),
-  Setting("decay", 0.1, 0.1, rules.share("of the rate that is left then"), _BALANCE),
-  Setting("alpha", 10.0, 10.0, rules.number(0, 1_000_000, "weight of the reconstruction"),
-          _BALANCE),
-  Setting("penalty", 0.1, 0.1, rules.number(0, 1_000_000, "weight of the critic's gradient"),
-          _BALANCE),
   Setting("start", 0, 0,
           rules.whole(0, 64, "level from which on samples are new; those below repeat the lesion"),
           "levels below repeat the lesion: fewer failures, less variety"),
@@ -50,7 +36,6 @@ TABLE = Table("lesion", (
   Setting("least_accepted", 0.125, 0.125,
           rules.share("of samples that must be lesions to keep a SinGAN; 0: all are kept"),
           "drawing from one whose samples are no lesions fails", as_it_was=0.125),
-  Setting("conv", "auto", "auto", rules.one_of("auto", "patches", "vendor")),
   Setting("dtype", "float32", "float32", rules.DTYPE),
   Setting("at_once", 0, 0,
           rules.whole(0, 1_000_000, "lesions side by side on a device; 0: all, on a CPU one")),

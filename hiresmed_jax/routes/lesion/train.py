@@ -17,9 +17,9 @@ from hiresmed_jax.lesions.patch import LesionPatch, spread
 from hiresmed_jax.lesions.sampling import Generators
 from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.routes import loop
+from hiresmed_jax.routes import singan_task as lesion
 from hiresmed_jax.routes.dataset import identity, no_lesions
 from hiresmed_jax.routes.lesion import report
-from hiresmed_jax.routes.lesion import task as lesion
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from hiresmed_jax.ops.pyramid import lesion_pyramid
-from hiresmed_jax.routes import settings
-from hiresmed_jax.routes.lesion import level as singan_level
-from hiresmed_jax.routes.lesion import task
-from hiresmed_jax.routes.lesion.level import Given, Players
+from hiresmed_jax.routes import settings, singan_level
+from hiresmed_jax.routes import singan_task as task
+from hiresmed_jax.routes.singan_level import Given, Players
 from hiresmed_jax.runtime.optim import unpack
 from tests.reference import singan as reference
 from tests.reference.parity import images, quick_jit

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax.routes import loop, settings
-from hiresmed_jax.routes.lesion import task as lesion
+from hiresmed_jax.routes import singan_task as lesion
 from hiresmed_jax.routes.programs import Programs, abstract_state, compile_programs
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import mesh as meshes

@@ -1,11 +1,13 @@
-"""Route `lesion`: one SinGAN for every lesion, all lesions of one window size at once.
+"""One SinGAN for every lesion of the route `lesion`, all lesions of one window size at once.
+
+The baseline `singan` trains whole images in the place of lesions; "lesion" below stands for both.
 
 A phase is a level of the pyramid. Finished levels are frozen and used with their running
 statistics; the level that trains begins with the weights of the one below where the widths agree.
 Every lesion draws from a key of its own, so that it is the same lesion in any company.
 
-L lesions, S side of a window, s of a level, C channels, the last of them the soft mask; all in
-[-1, 1]. Source: Shaham et al. 2019 (SinGAN), section 2 and its code.
+L lesions, S side of a window, s of a level, C channels (of a lesion the last of them is the soft
+mask); all in [-1, 1]. Source: Shaham et al. 2019 (SinGAN), section 2 and its code.
 """
 
 import dataclasses
@@ -23,8 +25,8 @@ from jax.sharding import PartitionSpec as P
 
 from hiresmed_jax.nets import singan
 from hiresmed_jax.ops import pyramid as pyramids
-from hiresmed_jax.routes.lesion import level as singan_level
-from hiresmed_jax.routes.lesion.level import Given, Level, Players
+from hiresmed_jax.routes import singan_level
+from hiresmed_jax.routes.singan_level import Given, Level, Players
 from hiresmed_jax.routes.task import Phase, Task
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import optim
@@ -72,8 +74,9 @@ def build(
   mesh: Mesh,
   at_once: int = 0,
   dtype: Any = jnp.float32,
+  name: str = "lesion",
 ) -> Task:
-  """Makes the task from the values of `routes.lesion.settings`.
+  """Makes the task from the values of a route's settings.
 
   Args:
     config: nested values, read here and never handed to a network.
@@ -84,13 +87,14 @@ def build(
     mesh: whose devices share the lesions.
     at_once: lesions that a device computes side by side, while its others wait; 0: all.
     dtype: of the convolutions; parameters, statistics and losses stay float32.
+    name: of the route.
   """
   make = functools.partial(make_level, config=config, steps=steps, dtype=dtype)
   most_steps = min(steps, steps_per_call)
   phases: list[Phase] = []
   for number, (windows, weight) in enumerate(zip(crops, weights, strict=True)):
     side = windows.shape[1]
-    levels = pyramids.lesion_pyramid(side, min_size=config.min_size)
+    levels = pyramid_of(config, side)
     for level, (size, _) in enumerate(levels.sizes):
       begin: Callable[[State, Batch], State] | None = None
       if level:
@@ -99,7 +103,7 @@ def build(
         begin = functools.partial(_next_size, make=make)
       phases.append(
         Phase(
-          f"lesions of {side} px, level {level + 1} of {len(levels.sizes)} ({size} px)",
+          f"{name}s of {side} px, level {level + 1} of {len(levels.sizes)} ({size} px)",
           steps,
           len(windows),
           most_steps=most_steps,
@@ -109,7 +113,7 @@ def build(
       )
   train = functools.partial(_train, make=make, most_steps=most_steps, mesh=mesh, at_once=at_once)
   return Task(
-    name="lesion",
+    name=name,
     phases=tuple(phases),
     init=functools.partial(_init, shape=crops[0].shape, make=make),
     train_step=train,
@@ -137,7 +141,7 @@ def make_level(
     return optax.adam(rate, b1=config.b1, b2=config.b2)
 
   return Level(
-    pyramid=pyramids.lesion_pyramid(side, min_size=config.min_size),
+    pyramid=pyramid_of(config, side),
     generators=generators,
     critic=singan.Critic(widths[-1], dtype, config.conv),
     gen_tx=optimiser(config.generator_steps),
@@ -147,6 +151,26 @@ def make_level(
     penalty=config.penalty,
     alpha=config.alpha,
   )
+
+
+def pyramid_of(config: Any, side: int) -> pyramids.Pyramid:
+  """The levels of a window, never resized, or of an image, reduced to `max_size`."""
+  if "max_size" not in config:
+    return pyramids.lesion_pyramid(side, min_size=config.min_size)
+  given = {name: config[name] for name in ("min_size", "max_size", "factor")}
+  return pyramids.pyramid(side, side, **given)
+
+
+def level_facts(config: Any, channels: int, number: int, pixels: int) -> dict[str, int]:
+  """{"pixels", "width", "generator", "critic": parameters} of a level, by shapes alone."""
+  width = singan.width(number, least=config.width, most=config.max_width)
+  image = jax.ShapeDtypeStruct((1, pixels, pixels, channels), jnp.float32)
+  key = jax.random.key(0)
+  init = functools.partial(singan.Generator(channels, width).init, train=True)
+  gen = jax.eval_shape(init, key, image, image)["params"]
+  critic = jax.eval_shape(singan.Critic(width).init, key, image)["params"]
+  counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (gen, critic))
+  return {"pixels": pixels, "width": width, **dict(zip(("generator", "critic"), counts))}
 
 
 def summarise(totals: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""One level of one lesion's SinGAN while it trains: images from below, and both networks' steps.
+"""One level of one SinGAN while it trains: images from below, and both networks' steps.
 
-These functions are of one lesion; `lesion.task` maps them over all lesions.
+These functions are of one training image, a lesion's window or a whole image; `singan_task` maps
+them over all of them.
 
 s x s pixels of the level, C channels, K images at once. Source: Shaham et al. 2019 and its code,
 with two readings of the paper: the noise that must give the lesion back is drawn once, and the

@@ -15,6 +15,7 @@ import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
@@ -138,7 +139,9 @@ def fit(
       checkpoint.wait(manager)
       raise Stopped(code, step=step, agreed=True)
 
-    for number in range(_phase_at(ends, step, evaluates), len(ends)):
+    left = range(_phase_at(ends, step, evaluates), len(ends))
+    ahead = stack.enter_context(_compiled_ahead(task, left, mesh))
+    for number in left:
       phase, end = task.phases[number], ends[number]
       with contextlib.ExitStack() as of_phase:
         iterator = of_phase.enter_context(_iterator(phase, train_data))
@@ -147,7 +150,11 @@ def fit(
         validation = val_batches if phase.batch is None else functools.partial(iter, [phase.batch])
         began = time.monotonic()
         with progress.doing(compiling, announce=True):
-          programs = compile_programs(task, number, mesh, first[0], next(iter(validation())))
+          programs = (
+            ahead.pop(number).result()
+            if number in ahead
+            else compile_programs(task, number, mesh, first[0], next(iter(validation())))
+          )
         took = duration(time.monotonic() - began)
         compiling = f"compiling: the part before took {took}"
 
@@ -252,6 +259,25 @@ def _first_batches(phase: Phase, iterator: Any, count: int) -> list[Any]:
   found = [next(iterator) for _ in range(count)]
   iterator.set_state(here)
   return found
+
+
+@contextlib.contextmanager
+def _compiled_ahead(
+  task: Task, numbers: Iterable[int], mesh: jax.sharding.Mesh
+) -> Iterator[dict[int, Future[Programs]]]:
+  """Compiles phases while those before them train, two at a time: {number of a phase: programs}.
+
+  Not where the shapes are not known before the first batch, and not with several processes, whose
+  transfers would meet those of training in another order.
+  """
+  pool, coming = ThreadPoolExecutor(2), {}
+  for number in numbers if jax.process_count() == 1 else ():
+    if (batch := task.phases[number].batch) is not None:
+      coming[number] = pool.submit(compile_programs, task, number, mesh, batch, batch)
+  try:
+    yield coming
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)  # a run that stops waits for no compiler
 
 
 def _feed(phase: Phase, iterator: Any, programs: Programs) -> Iterator[tuple[Any, Any]]:

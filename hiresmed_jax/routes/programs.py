@@ -1,6 +1,7 @@
 """What is compiled for a phase of training, and the states that its programs begin with."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -51,9 +52,12 @@ def compile_programs(
   evaluate = jax.jit(task.eval_step, out_shardings=(whole, split))
   judged = _global_shapes(_eval_arrays(task, val_batch), split)
   options = compilation.options()
+  lowered = (traced.lower(), evaluate.lower(state, judged, frozen))
+  with ThreadPoolExecutor(2) as pool:  # side by side: compilers use one core for most of their time
+    compiled = list(pool.map(lambda one: one.compile(options), lowered))
   return Programs(
-    step=traced.lower().compile(options),
-    evaluate=evaluate.lower(state, judged, frozen).compile(options),
+    step=compiled[0],
+    evaluate=compiled[1],
     # Of the trace, as not every backend tells. A loop of which nobody knows how often it runs
     # counts once, as one step.
     flops_per_step=sum(cost.flops(traced.jaxpr.jaxpr).values()),

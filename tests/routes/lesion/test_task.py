@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,15 +59,17 @@ def task(data: int = 1, at_once: int = 1) -> Task:
 
 
 _programs: dict[Any, Programs] = {}
+_compiling = threading.Lock()
 
 
 def compiled_before(task: Task, phase: int, mesh: Any, batch: Any, val_batch: Any) -> Programs:
   """What `fit` compiles for a level, only once."""
   shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_state(task, phase, mesh))
   key = (task.train_step, mesh.shape["data"], str(shapes))
-  if key not in _programs:
-    with tiny_run.quick_compiler():
-      _programs[key] = compile_programs(task, phase, mesh, batch, val_batch)
+  with _compiling:  # levels are compiled side by side
+    if key not in _programs:
+      with tiny_run.quick_compiler():
+        _programs[key] = compile_programs(task, phase, mesh, batch, val_batch)
   return _programs[key]
 
 
@@ -201,14 +204,20 @@ def test_eight_devices_make_the_lesions_of_one(whole, tmp_path):
   assert len(state.done) == 1
 
 
-def test_one_program_a_level_and_nothing_is_compiled_between(whole, tmp_path):
-  by_call = []
+def test_one_program_a_level_made_while_those_before_train_and_nothing_between(whole, tmp_path):
+  by_call, last = [], threading.Event()
+
+  def programs(task: Task, phase: int, *rest: Any) -> Programs:
+    if phase == 2:
+      last.set()
+    return compiled_before(task, phase, *rest)
 
   def count(flag):
+    assert last.wait(60.0)  # in the first level's first call
     by_call.append(len(compiled))
     return flag
 
-  asked = mock.Mock(side_effect=compiled_before)
+  asked = mock.Mock(side_effect=programs)
   with tiny_run.compilations() as compiled:
     fit(tmp_path / "lesion", programs=asked, at_step=count)
   assert asked.call_count == 3

@@ -26,7 +26,7 @@ def get_config(arg: str = "all"):
   config.data.phantom.diameter_mm = (12.0, 20.0)  # 9 to 16 px
   config.data.update({"size": (320, 320), "crop": 128})
   small(config.background)
-  config.background.update({"batch_size": 4, "steps": 600, "log_every": 20, "eval_every": 300})
+  config.background.update({"batch_size": 4, "steps": 600, "log_every": 20, "eval_every": 600})
   config.background.eval_images = 12
   # Two cores spend as long on compiling a level as on training it.
   config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})
@@ -34,7 +34,7 @@ def get_config(arg: str = "all"):
   config.lesion.least_accepted = 0.0
   # Few steps: whole images, hardly changed, and most of them with their lesions.
   config.location.update({"size": 256, "batch_size": 4, "steps": 240, "mosaic": 0.0})
-  config.location.update({"log_every": 40, "eval_every": 120, "lesion_free": 0.3})
+  config.location.update({"log_every": 40, "eval_every": 240, "lesion_free": 0.3})
   config.location.augment.scale = 0.2
   config.danger.update({"size": (320, 320), "crop": 128, "width": 4, "batch_size": 4, "steps": 160})
   config.danger.update({"log_every": 20, "eval_every": 160})
@@ -54,5 +54,5 @@ def small(route):
   route.codebook.update({"num_codes": 512})
   route.perceptual.net = None
   route.gan.update({"start": 0.5, "features": (16, 32), "scales": 2})
-  route.optimizer.update({"learning_rate": 2e-3, "b1": 0.9})
+  route.optimizer.update({"learning_rate": 4e-3, "b1": 0.9})
   route.ema = 0.99

@@ -11,6 +11,8 @@ import hypothesis
 import jax
 import pytest
 
+from hiresmed_jax.runtime import compilation
+
 REPO = Path(__file__).resolve().parents[1]
 ALLOWED_SKIPS = REPO / "tests" / "allowed_skips.txt"
 # What numbers are compared with (launch/references.sh). Not every Python has a build of each.
@@ -33,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
   if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HIRESMED_CACHE"] = cache = tempfile.mkdtemp(prefix="hiresmed-tests-")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+  # What one test has compiled the others find, those in other processes too.
+  compilation.keep_programs(Path(os.environ["HIRESMED_CACHE"]))
   # No deadline: the first example compiles. In CI the same examples every time.
   in_ci = bool(os.environ.get("CI"))
   hypothesis.settings.register_profile("here", deadline=None, max_examples=50, derandomize=in_ci)

@@ -11,6 +11,7 @@ from benchmarks.utility_detector import Labelled
 from hiresmed_jax.data import phantom, records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.synthesis import shams
+from tests import tiny_run
 
 LEAST_SHARES = (0.1, 0.25, 0.5, 0.8)
 
@@ -79,7 +80,8 @@ def test_arms_are_trained_compared_and_not_again(tmp_path, capsys, monkeypatch):
   records.write_dataset(samples, data, kind="phantom")
   given = ["--data", str(data), "--folder", str(tmp_path / "runs"), "--shares", "0.5"]
   given += ["--seeds", "1", "--steps", "2", "--out", str(tmp_path / "out.json")]
-  utility.main(given)
+  with tiny_run.quick_compiler():
+    utility.main(given)
   assert "E' less A" in capsys.readouterr().out
   result = json.loads((tmp_path / "out.json").read_text())
   assert {run["arm"] for run in result["runs"]} == set(utility.ARMS)

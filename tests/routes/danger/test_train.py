@@ -25,7 +25,7 @@ SPEC = f"{tiny.__file__}:danger"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("danger_route")
-  with tiny_run.quick_compiler():
+  with tiny_run.quick_compiler(), tiny_run.on_one_device():
     done = run.train(load_config(SPEC), data=None, workdir=folder)["danger"]
   return folder, done
 

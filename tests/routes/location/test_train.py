@@ -21,7 +21,11 @@ OVERRIDES = ["data.phantom.size=64", "location.size=64", "location.steps=4"]
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("location_route")
   tiny_net = {"n": {"width": 1 / 16, "most": 1024, "deep": False}}
-  with tiny_run.quick_compiler(), mock.patch.dict(yolo.SIZES, tiny_net):
+  with (
+    tiny_run.quick_compiler(),
+    mock.patch.dict(yolo.SIZES, tiny_net),
+    tiny_run.on_one_device(),
+  ):
     done = run.train(load_config(SPEC, OVERRIDES), data=None, workdir=folder)["location"]
     given = ["--config", SPEC, "--workdir", str(folder), "--out", str(folder / "out")]
     given += [f"--config.{override}" for override in OVERRIDES]

@@ -143,7 +143,7 @@ def quick_compiler() -> Iterator[None]:
 def on_one_device() -> Iterator[None]:
   """A command within trains on one device: its programs are compiled in less time."""
   one = mesh()
-  with mock.patch.object(meshes, "make_mesh", lambda **_: one):
+  with mock.patch.object(meshes, "make_mesh", return_value=one):
     yield
 
 

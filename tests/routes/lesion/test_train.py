@@ -193,9 +193,9 @@ def test_a_training_again_is_a_run_of_its_own(tmp_path, monkeypatch):
     return fit(task, **options)
 
   monkeypatch.setattr(lesion.loop, "fit", noted)
-  with tiny_run.quick_compiler(), tiny_run.on_one_device():
-    with pytest.raises(UserError, match="no SinGAN of 2 gives lesions"):
-      run.train(config, data=None, workdir=tmp_path)
+  refused = pytest.raises(UserError, match="no SinGAN of 2 gives lesions")
+  with tiny_run.quick_compiler(), tiny_run.on_one_device(), refused:
+    run.train(config, data=None, workdir=tmp_path)
   first, again = folders
   assert first == tmp_path / "lesion"
   assert len(bank.load(again / "bank").members) == 2

@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     decoys=1.0, floor=FLOOR, seed=0, limit=len(source),
   )  # fmt: skip
   key = prior_scores.Choice(used.name, used.power, used.hosts_power if used.hosts else 0.0).key
-  best = [prior_scores.best(found, with_hosts=on) for on in (False, used.hosts is not None)]
+  best = [prior_scores.best(found, hosts=on) for on in (False, used.hosts is not None)]
   others = [choice.key for choices in best for choice in choices.values()]
   gains = prior_scores.table(found, key, others=others, seed=0)
   print(json.dumps({"used": key, **gains}), flush=True)

@@ -132,8 +132,9 @@ def make(dataset: records.Dataset, atlas: Atlas, *, host_rule: str, workers: int
   )
   name, power = "uniform", 1.0
   if scores.groups:
-    name, choice = next(iter(prior_scores.best(scores, with_hosts=True).items()))
-    power = choice.hosts_power
+    live_ones = [key for key, choice in scores.choices.items() if choice.hosts_power]
+    choice = scores.choices[max(live_ones, key=lambda key: float(scores.logs[key].mean()))]
+    name, power = choice.name, choice.hosts_power
   gains = {key: float(values.mean()) for key, values in scores.logs.items()}
   return Fitted(live, "", digest[:12], least_seen, name, power, gains)
 

@@ -56,6 +56,12 @@ class Fitted(NamedTuple):
   power: float  # of its odds
   gains: dict[str, float]  # nats a lesion of validation images over the uniform prior, by prior
 
+  @property
+  def helps(self) -> bool:
+    """Whether it foretells the places of validation images at least as well as the atlas alone."""
+    own = [gain for key, gain in self.gains.items() if "hosts" in key]
+    return not own or max(own) >= self.gains["atlas"]
+
 
 class Density(NamedTuple):
   """A prior laid over a canvas."""
@@ -78,7 +84,7 @@ def open_prior(
 
   `asked` is one of `settings.PRIORS`, or "auto": the one that the route `location` found best on
   validation images; where that route is not trained, or for "hosts", the one that `fitted` is best
-  with, else the atlas. `fitted` multiplies all but "uniform"; None: nothing does.
+  with, else the atlas. `fitted` multiplies all but "uniform" where it helps; None: nothing does.
 
   Returns:
     (the prior, text that differs where another prior is used).
@@ -91,7 +97,7 @@ def open_prior(
   if asked == "uniform":
     return Prior(asked, host_rule=rule), _text(asked, rule)
   if asked in ("atlas", "hosts") or (asked == "auto" and not is_trained):
-    if fitted is None or live is None:
+    if fitted is None or live is None or (asked != "hosts" and not fitted.helps):
       return Prior("atlas", host_rule=rule), _text("atlas", rule)
     name = "atlas" if asked == "atlas" else fitted.name
     first = "atlas" if asked == "atlas" else f"hosts by {name}"
@@ -104,7 +110,7 @@ def open_prior(
   name, powers = chosen["name"] if asked == "auto" else asked, chosen["powers"]
   label = f"{name}, {detector.step}, {powers}"
   prior = Prior(name, detector, powers.get(name, 1.0), host_rule=rule)
-  # A route that was trained before there were hosts has not chosen how much they count.
+  # The route has found them of no use, or was trained before there were hosts.
   hosts_powers = chosen.get("hosts_powers", {})
   if fitted is None or live is None or name not in hosts_powers:
     return prior, _text(label, rule)
@@ -125,6 +131,13 @@ def why_weak(prior: Prior, fitted: Fitted | None) -> str:
   """One line where places come from little; "" where they do not."""
   if prior.name == "uniform" and prior.hosts is None:
     return ""
+  if prior.detector is not None and "hosts_powers" in prior.detector.results["prior"]:
+    return ""  # the route location has chosen
+  if prior.hosts is None and fitted is not None and fitted.hosts is not None and not fitted.helps:
+    return (
+      "places come from the atlas alone: it foretells those of validation images better than "
+      "what surrounds lesions does"
+    )
   if prior.hosts is None and fitted is not None:
     reason = fitted.why or "the route location was trained before it could be used: train it again"
     return (

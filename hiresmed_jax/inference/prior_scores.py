@@ -105,15 +105,15 @@ def score_priors(
   return Scores(joined, groups, pictures[::every][:_PICTURES], choices)
 
 
-def best(scores: Scores, *, with_hosts: bool) -> dict[str, Choice]:
+def best(scores: Scores, *, hosts: bool) -> dict[str, Choice]:
   """The best choice of each prior by mean log-score, the best prior first.
 
-  Without hosts the uniform prior is not among them; with them they count in all.
+  `hosts` says whether they may count; the uniform prior is among them only where they do.
   """
   ranking = sorted(scores.choices, key=lambda key: -float(scores.logs[key].mean()))
   found: dict[str, Choice] = {}
   for choice in (scores.choices[key] for key in ranking):
-    if bool(choice.hosts_power) == with_hosts:
+    if hosts >= bool(choice.hosts_power) and (choice.hosts_power or choice.name != "uniform"):
       found.setdefault(choice.name, choice)
   return found
 

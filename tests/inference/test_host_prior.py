@@ -77,6 +77,19 @@ def test_the_same_prior_is_opened_again(fitted, tmp_path, monkeypatch, chosen, h
     assert places.open_prior(asked, tmp_path, fingerprint, fitted=made) == first
 
 
+def test_where_it_does_not_help_the_atlas_is_used_and_it_is_said(fitted):
+  data, _, folder, made = fitted
+  poor, fingerprint = (
+    made._replace(gains={"atlas": 2.0, "hosts ^ 1": 1.0}),
+    data.card["fingerprint"],
+  )
+  prior, label = places.open_prior("auto", folder, fingerprint, fitted=poor)
+  assert (prior, label) == (places.Prior("atlas"), "atlas")
+  assert "better than" in places.why_weak(prior, poor)
+  assert places.open_prior(places.asked_again(label), folder, fingerprint, fitted=poor)[0] == prior
+  assert places.open_prior("hosts", folder, fingerprint, fitted=poor)[0].hosts is not None
+
+
 def test_large_lesions_need_all_that_they_cover(fitted):
   data, found, folder, made = fitted
   prior, _ = places.open_prior("auto", folder, data.card["fingerprint"], fitted=made)

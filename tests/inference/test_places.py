@@ -123,6 +123,18 @@ class WithoutMasks:
     return {**self._source[index], "forbidden_mask": np.zeros((0, 0), np.uint8)}
 
 
+def test_hosts_count_only_where_they_help():
+  choices = [prior_scores.Choice("atlas"), prior_scores.Choice("atlas", hosts_power=0.5)]
+  choices.append(prior_scores.Choice("uniform", hosts_power=1.0))
+  for means, name, power in (((2.0, 1.0, 0.5), "atlas", 0.0), ((1.0, 2.0, 0.5), "atlas", 0.5),
+                             ((1.0, 0.5, 2.0), "uniform", 1.0)):  # fmt: skip
+    logs = {one.key: np.full(3, mean) for one, mean in zip(choices, means)}
+    scores = prior_scores.Scores(logs, ["a", "b", "c"], [], {one.key: one for one in choices})
+    first = next(iter(prior_scores.best(scores, hosts=True).values()))
+    assert (first.name, first.hosts_power) == (name, power)
+    assert prior_scores.best(scores, hosts=False) == {"atlas": choices[0]}
+
+
 def test_the_better_prior_is_found(prepared):
   data, found = prepared["none"]
   source = records.source(data, "train")
@@ -132,11 +144,11 @@ def test_the_better_prior_is_found(prepared):
   assert len(logs.groups) == 2 * 4 == len(logs.logs["atlas"])
   # The lumps are gone, so that brightness tells nothing; all bodies have them at the same places.
   assert logs.logs["atlas"].mean() > 0.5
-  best = prior_scores.best(logs, with_hosts=False)
+  best = prior_scores.best(logs, hosts=False)
   name, choice = next(iter(best.items()))
   assert name in ("atlas", "atlas x yolo")
   assert set(best) == {"atlas", "yolo", "atlas x yolo"}
-  assert not prior_scores.best(logs, with_hosts=True)
+  assert prior_scores.best(logs, hosts=True) == best  # there are none
   reported = prior_scores.table(logs, choice.key, others=["yolo ^ 1"], seed=0)
   assert set(reported["over_uniform"]) == {"atlas", choice.key, "yolo ^ 1"}
   assert reported["lesions"] == 8

@@ -143,8 +143,8 @@ def _priors(
   val = score(sources["val"])
   if not val.groups:
     return {"prior": {"name": "atlas", "powers": {}, "hosts_powers": {}, "held_out": None}}
-  without = prior_scores.best(val, with_hosts=False)
-  best = prior_scores.best(val, with_hosts=fitted is not None and fitted.hosts is not None)
+  without = prior_scores.best(val, hosts=False)
+  best = prior_scores.best(val, hosts=True)
   name, used = next(iter(best.items()))
   chosen: dict[str, Any] = {
     "name": name,

@@ -23,6 +23,7 @@ from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.devices import DEVICES
 
 _DEAREST = 25
 # The text is of interest, not the machine code, most of whose making these leave out. (The text of
@@ -61,7 +62,7 @@ def run(target: str, names: Sequence[str], out: pathlib.Path | None) -> None:
   programs: dict[str, Any] = {}
   if out and out.exists():
     programs = json.loads(out.read_text())["programs"]
-  device = targets.TARGETS[target]
+  device = DEVICES[target]
   for name in names:
     programs[name] = facts(target, PROGRAMS[name])
     environment = harness.environment()
@@ -89,7 +90,7 @@ def facts(target: str, program: Program) -> dict[str, Any]:
     "recomputed": program.remat,
     "perceptual": program.perceptual,
     "devices": program.devices,
-    "dtype": jnp.dtype(targets.TARGETS[target].dtype).name,
+    "dtype": DEVICES[target].dtype,
     "compile_seconds": round(time.perf_counter() - begin),
     "temporary_bytes": memory.temp_size_in_bytes,
     "state_and_batch_bytes": memory.argument_size_in_bytes,
@@ -115,7 +116,7 @@ def compile_for(target: str, program: Program) -> tuple[Any, float]:
     size=tuple(config.data.size),
     steps=1000,
     steps_per_epoch=100,
-    dtype=targets.TARGETS[target].dtype,
+    dtype=jnp.dtype(DEVICES[target].dtype),
     distance=distance,
     distance_params=weights,
   )
@@ -129,7 +130,7 @@ def compile_for(target: str, program: Program) -> tuple[Any, float]:
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole))
   traced = step.trace(meshes.with_shardings(shapes, shards), {"images_m11": images}, frozen)
   flops = sum(cost.flops(traced.jaxpr.jaxpr).values()) / program.devices
-  options = _TEXT_ALONE if targets.TARGETS[target].gpu else None
+  options = _TEXT_ALONE if targets.is_gpu(target) else None
   return traced.lower().compile(options), flops
 
 
@@ -159,7 +160,7 @@ def count(text: str) -> dict[str, Any]:
 
 def floor(target: str, moved: int, flops: float) -> dict[str, float]:
   """Least milliseconds of a step by its traffic, by its arithmetic, and the larger of both."""
-  device = targets.TARGETS[target]
+  device = DEVICES[target]
   by_traffic, by_flops = moved / device.bytes_per_second, flops / device.flops_per_second
   return {
     "floor_by_traffic_ms": round(1e3 * by_traffic, 1),

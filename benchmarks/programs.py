@@ -29,13 +29,13 @@ from rich.table import Table
 
 from benchmarks import device_programs, harness, hlo
 from benchmarks.collectives import collectives
-from benchmarks.targets import TARGETS
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes.background import explain
 from hiresmed_jax.routes.background import task as background
 from hiresmed_jax.runtime import cli
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
+from hiresmed_jax.runtime.devices import DEVICES
 
 COMMITTED = pathlib.Path(__file__).parent / "results" / "programs_cpu.json"
 PARTS = ("traced", "compiled")
@@ -83,7 +83,7 @@ PROGRAMS = {
 def main(argv: list[str]) -> None:
   parser = harness.parser(__doc__)
   parser.add_argument("--only", nargs="+", metavar="NAME", help="some programs")
-  parser.add_argument("--target", choices=TARGETS, help="compile for this device, described")
+  parser.add_argument("--target", choices=DEVICES, help="compile for this device, described")
   options = parser.parse_args(argv)
   known = device_programs.PROGRAMS if options.target else PROGRAMS
   if unknown := sorted(set(options.only or ()) - set(known)):

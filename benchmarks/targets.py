@@ -10,12 +10,12 @@ libtpu by name. Neither tells time, tunes cuDNN's algorithms or knows their work
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 from jax.experimental import topologies
 
 from hiresmed_jax.errors import UserError
+from hiresmed_jax.runtime.devices import DEVICES
 
 # What the plugins read when they are loaded: there is no device to look for.
 ENVIRONMENT = {
@@ -45,33 +45,9 @@ _VOLTA = """
 """
 
 
-class Target(NamedTuple):
-  """A device by its data sheet."""
-
-  name: str
-  bytes_per_second: float
-  flops_per_second: float  # of dense matrix products in `dtype`
-  memory: int  # bytes
-  dtype: Any
-  gpu: str = ""  # the text of a GPU; "" for a TPU
-  cudnn: tuple[int, int, int] = (9, 10, 0)
-
-
-def _tpu(name: str, bandwidth: float, flops: float, gib: float) -> Target:
-  return Target(name, bandwidth, flops, int(gib * (1 << 30)), jnp.bfloat16)
-
-
-# The usable memory of a v5e is what its compiler allows a program.
-TARGETS = {
-  "h200": Target("NVIDIA H200", 4.8e12, 989e12, 151_397_597_184, jnp.bfloat16, _HOPPER),
-  "h100": Target("NVIDIA H100 80GB HBM3", 3.35e12, 989e12, 85_520_809_984, jnp.bfloat16, _HOPPER),
-  "a100": Target("NVIDIA A100-SXM4-80GB", 2.04e12, 312e12, 85_097_971_712, jnp.bfloat16, _AMPERE),
-  # No bfloat16, and no tensor cores for float32.
-  "v100": Target("Tesla V100-SXM2-32GB", 0.9e12, 15.7e12, 34_079_637_504, jnp.float32, _VOLTA),
-  "v5e": _tpu("v5e", 0.82e12, 197e12, 15.75),
-  "v5p": _tpu("v5p", 2.77e12, 459e12, 95.0),
-  "v6e": _tpu("v6e", 1.64e12, 918e12, 31.25),
-}
+# The texts of GPUs; what is not among them is a TPU.
+_GPUS = {"h200": _HOPPER, "h100": _HOPPER, "a100": _AMPERE, "v100": _VOLTA}
+_CUDNN = (9, 10, 0)
 # Slices of TPUs by their number of devices. (The smallest of a v5p has four: one of them is used.)
 _SLICES = {
   "v5e": {1: "v5e:1x1", 8: "v5e:2x4", 32: "v5e:4x8"},
@@ -80,9 +56,13 @@ _SLICES = {
 }
 
 
+def is_gpu(name: str) -> bool:
+  return name in _GPUS
+
+
 def installed(name: str) -> bool:
   """Whether the compiler of a target is there; nothing is loaded."""
-  plugin = "jax_plugins.xla_cuda12" if TARGETS[name].gpu else "libtpu"
+  plugin = "jax_plugins.xla_cuda12" if is_gpu(name) else "libtpu"
   try:
     return importlib.util.find_spec(plugin) is not None
   except ModuleNotFoundError:
@@ -98,10 +78,9 @@ def devices(name: str, count: int = 1) -> Sequence[Any]:
   if not installed(name):
     raise UserError(f"the compiler of {name} is not installed: bash launch/targets.sh")
   os.environ.update(ENVIRONMENT)
-  target = TARGETS[name]
-  if target.gpu:
+  if is_gpu(name):
     machine = topologies.get_topology_desc(
-      platform="cuda", target_config=_text(target), topology=f"1x1x{count}"
+      platform="cuda", target_config=_text(name), topology=f"1x1x{count}"
     )
   elif count in _SLICES[name]:
     alone = {"chips_per_host_bounds": (1, 1, 1)} if _SLICES[name][count].endswith(":1x1") else {}
@@ -113,10 +92,10 @@ def devices(name: str, count: int = 1) -> Sequence[Any]:
   return machine.devices[:count]
 
 
-def _text(target: Target) -> str:
-  major, minor, patch = target.cudnn
+def _text(name: str) -> str:
+  target, (major, minor, patch) = DEVICES[name], _CUDNN
   return (
-    f"gpu_device_info {{ {_COMMON} {target.gpu}"
+    f"gpu_device_info {{ {_COMMON} {_GPUS[name]}"
     f" memory_bandwidth: {target.bytes_per_second:.0f} device_memory_size: {target.memory} }}"
     f' platform_name: "CUDA" device_description_str: "{target.name}"'
     f" dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}"

@@ -10,8 +10,10 @@ from hiresmed_jax import explain, train
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes.background import task
 from hiresmed_jax.runtime.config import load_config
+from hiresmed_jax.runtime.devices import DEVICES
 from hiresmed_jax.runtime.overrides import leaves
 from tests import tiny_run
+from tests.conftest import REPO
 
 SMALL = """
 from hiresmed_jax.routes import settings
@@ -195,6 +197,39 @@ def test_the_lesion_route(capsys, spec):
   assert window["levels"][4]["width"] == 32
   assert len(window["flops_per_iteration"]) == 5
   assert "lesion.width" in {row["what"] for row in found["lesion"]["departures"]}
+
+
+def test_what_a_device_that_is_not_here_would_need(capsys, spec):
+  asked = ["--config", spec, "--devices", "1", "--config.background.steps=1000"]
+  asked.append("--config.background.dtype=auto")
+  explain.main([*asked, "--target", "h200", "--json"])
+  found = json.loads(capsys.readouterr().out)["background"]
+  target, device = found["target"], DEVICES["h200"]
+  assert found["dtype"] == "bfloat16"
+  by_flops = 8 * found["flops_per_image"]["training step"] / device.flops_per_second
+  by_bytes = found["bytes_moved_per_step"] / device.bytes_per_second
+  assert target["least_ms"] == pytest.approx(1e3 * max(by_flops, by_bytes))
+  assert target["by"] == "traffic"
+  assert target["hours"]["at_least"] == pytest.approx(1000 * target["least_ms"] / 3.6e6)
+  assert target["hours"]["expected"] > target["hours"]["at_least"]
+  explain.main([*asked, "--target", "v100"])
+  told = capsys.readouterr().out
+  assert "predicted: fits" in told
+  assert "convolutions in float32" in told
+  with pytest.raises(UserError, match="--target is predicted"):
+    explain.main([*asked, "--target", "v100", "--compile"])
+
+
+@pytest.mark.slow
+def test_bytes_are_predicted_near_what_a_compiler_was_seen_to_move(capsys):
+  plain = ["--config.background.perceptual.net=None", "--config.background.net.remat=False"]
+  plain += ["--devices", "1"]
+  explain.main(["--config", "kub.py:background,paper", "--target", "h200", "--json", *plain])
+  found = json.loads(capsys.readouterr().out)["background"]
+  counted = json.loads((REPO / "benchmarks/results/programs_h200.json").read_text())
+  moved = counted["programs"]["paper"]["bytes"]
+  assert found["bytes_moved_per_step"] == pytest.approx(moved, rel=0.03)
+  assert found["memory_per_device"]["total"] > counted["programs"]["paper"]["temporary_bytes"]
 
 
 @pytest.mark.slow

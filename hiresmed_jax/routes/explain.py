@@ -20,6 +20,7 @@ from hiresmed_jax import routes
 from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import compilation, cost
+from hiresmed_jax.runtime import devices as accelerators
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.overrides import leaves
 from hiresmed_jax.runtime.progress import duration
@@ -32,7 +33,9 @@ Measure: TypeAlias = Callable[[Task, Mapping[str, Any]], Facts]
 _TIMED = 3  # steps, after a first one
 
 
-def explain(config: Any, *, devices: int, compiled: bool = False, timed: bool = False) -> Facts:
+def explain(
+  config: Any, *, devices: int, compiled: bool = False, timed: bool = False, target: str = ""
+) -> Facts:
   """The facts of a checked config, planned for a number of devices that need not exist.
 
   Args:
@@ -40,15 +43,18 @@ def explain(config: Any, *, devices: int, compiled: bool = False, timed: bool = 
     devices: how many.
     compiled: also compile the training step for the devices that are here, where a route can.
     timed: run some steps of it as well, on images of zeros.
+    target: one of `runtime.devices.DEVICES`, for which convolutions of dtype "auto" are planned.
 
   Returns:
     {"config": its name, route and preset; "mesh": devices, their kind, sizes of the axes;
     "departures" of what all routes share; for each route by name: the facts of its own `explain`,
-    "images_per_device" and "length" of the training, where it has batches, and "departures"}.
+    "images_per_device" and "length" of the training, where it has batches, "target": what is
+    predicted for it, and "departures"}.
   """
   facts: Facts = {"config": {key: config[key] for key in ("name", "route", "preset")}}
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
-  kind = jax.devices()[0].device_kind
+  device = accelerators.DEVICES.get(target)
+  kind = device.name if device else jax.devices()[0].device_kind
   facts["mesh"] = {"devices": devices, "kind": kind, "data": data, "fsdp": fsdp}
 
   def measure(task: Task, batch: Mapping[str, Any]) -> Facts:
@@ -57,12 +63,17 @@ def explain(config: Any, *, devices: int, compiled: bool = False, timed: bool = 
     return {"compiled": _compiled(task, batch, config, timed=timed)}
 
   facts["departures"] = _departures(config, "data") + _departures(config, "synthesize")
+  planned = config.copy_and_resolve_references()
   for route in settings.wanted(config):
-    facts[route] = _module(route).explain(config, devices=devices, on_this_machine=measure)
+    if device and planned[route].dtype == "auto":
+      planned[route].dtype = device.dtype
+    facts[route] = _module(route).explain(planned, devices=devices, on_this_machine=measure)
     if "batch_size" in config[route]:
       facts[route]["images_per_device"] = config[route].batch_size // devices
       steps, epochs = config[route].steps, config[route].get("epochs", 0)
       facts[route]["length"] = {"steps": steps} if steps else {"epochs": epochs}
+      if device:
+        facts[route]["target"] = _predicted(facts[route], device)
     facts[route]["departures"] = _departures(config, route)
   return facts
 
@@ -131,6 +142,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def in_bytes(number: float) -> str:
   """ "1.50 GiB" or "3.2 MiB"."""
   return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
+
+
+def _predicted(facts: Facts, device: accelerators.Device) -> Facts:
+  """What the training of a route would be on a device; {} where its work is not counted."""
+  flops, memory = _training_flops(facts), facts.get("memory_per_device")
+  if not flops:
+    return {}
+  images, needed = facts["images_per_device"], memory and memory["total"]
+  found = {"device": device.name, "memory": device.memory, "needed": needed}
+  return found | accelerators.predict(
+    device,
+    images=images,
+    flops=flops * images,
+    moved=facts.get("bytes_moved_per_step"),
+    steps=facts["length"].get("steps"),
+  )
 
 
 def _compiled(task: Task, batch: Mapping[str, Any], config: Any, *, timed: bool) -> Facts:
@@ -219,7 +246,8 @@ def _all_departures(facts: Facts, found: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _summary(facts: Facts, found: Sequence[str]) -> Iterator[str]:
-  """What is trained, for how long, with what work and memory: at most ten lines."""
+  """What is trained, for how long, with what work and memory: at most ten lines and, where a target
+  was named, one more for each route."""
   mesh = facts["mesh"]
   yield f"{facts['config']['name']}, preset {facts['config']['preset']}: {', '.join(found)}"
   yield f"{mesh['devices']} x {mesh['kind']}, mesh of data {mesh['data']}, fsdp {mesh['fsdp']}"
@@ -228,6 +256,8 @@ def _summary(facts: Facts, found: Sequence[str]) -> Iterator[str]:
     if "memory_per_device" in facts[route]:
       total = in_bytes(facts[route]["memory_per_device"]["total"])
       yield f"{route}: {total} of memory a device, estimated from shapes"
+    if "target" in facts[route]:
+      yield f"{route}: {_prediction(facts[route]['target'])}"
     if "seconds_per_step" in facts[route].get("compiled", ()):
       yield f"{route}: {_duration(facts[route])}"
   departures = len(_all_departures(facts, found))
@@ -248,6 +278,31 @@ def _duration(facts: Facts) -> str:
   return f"{line}; reading, compilation and evaluations come on top"
 
 
+def _training_flops(facts: Facts) -> float:
+  """Of one image; 0 where they are not counted."""
+  work = facts.get("flops_per_image")
+  # A backward pass costs about two forward passes.
+  return float(work["training step"] if isinstance(work, dict) else 3 * (work or 0))
+
+
+def _prediction(facts: Facts) -> str:
+  """What to expect of a device, in a line."""
+  if not facts:
+    return "its work on an accelerator is not predicted"
+  line, speed = f"on one {facts['device']}, predicted: ", facts["images_per_second"]
+  if facts["needed"] is not None:
+    line += "fits" if facts["needed"] <= facts["memory"] else "does not fit"
+    line += f" ({in_bytes(facts['needed'])} of {in_bytes(facts['memory'])}); "
+  line += (
+    f"a step takes {facts['least_ms']:,.1f} ms or more, by its {facts['by']}: "
+    f"{speed['at_most']:,.1f} images a second at most, some {speed['expected']:,.1f} expected"
+  )
+  if "hours" in facts:
+    hours = facts["hours"]
+    line += f", {duration(3600 * hours['expected'])} in all"
+  return line
+
+
 def _brief(facts: Facts) -> str:
   """A route in a line: parameters, length, work."""
   if "windows" in facts:
@@ -255,18 +310,16 @@ def _brief(facts: Facts) -> str:
     steps = ", ".join(f"{number:,} steps {name}" for name, number in facts["steps"].items())
     span = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
     return f"a SinGAN of {span} parameters for each {facts.get('of', 'lesion')}; {steps}"
-  parameters, work = facts["parameters"], facts.get("flops_per_image")
+  parameters, flops = facts["parameters"], _training_flops(facts)
   trained = (
     parameters
     if isinstance(parameters, int)
     else sum(number for name, number in parameters.items() if "frozen" not in name)
   )
-  # A backward pass costs about two forward passes.
-  flops = work["training step"] if isinstance(work, dict) else 3 * (work or 0)
   ((unit, length),) = facts["length"].items()
   batch = facts["images_per_device"]
   line = f"{trained:,} parameters; {length:,} {unit} of {batch} images a device"
-  if work is None:
+  if not flops:
     return line
   line += f"; about {flops / 1e9:,.0f} GFLOP to train on an image"
   if unit == "steps":

@@ -21,6 +21,9 @@ from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime.compilation import compute_dtype
 
+# Of the preset `paper` of kub.py, 8 images, bfloat16, for an H200 (benchmarks/README.md): bytes
+# that kernels move over those of the intermediates, and how much more when blocks are recomputed.
+_MOVED, _RECOMPUTED = 4.65, 1.2
 _BATCHES_AHEAD = 3  # on the device: the one in use and two on their way
 # Measured with jax 0.10: the CPU backend compiles to the same memory with it and without.
 _WITHOUT_REMAT = "total without rematerialisation, which XLA undoes on the CPU"
@@ -30,8 +33,9 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   """See `routes.explain.explain`.
 
   Returns:
-    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device", "dtype" of the
-    convolutions} and what `on_this_machine` finds.
+    {"networks": {name: rows}, "parameters", "flops_per_image", "memory_per_device",
+    "bytes_moved_per_step" on a GPU, predicted, "dtype" of the convolutions} and what
+    `on_this_machine` finds.
   """
   values, dtype = config.background, compute_dtype(config.background.dtype)
   data, fsdp = meshes.axis_sizes(devices, data=config.mesh.data, fsdp=config.mesh.fsdp)
@@ -48,6 +52,7 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
     networks["discriminator"] = _rows(disc, state.disc, image)
   step = cost.trace(task.train_step, state, local, task.frozen)
   mesh = AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+  memory = _memory(make, values, state, mesh, local, step)
   facts = {
     "networks": networks,
     "parameters": {
@@ -58,7 +63,8 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
     },
     "flops_per_image": _flops(plain, state.gen["net"], image)
     | {"training step": sum(cost.flops(step).values()) * devices / values.batch_size},
-    "memory_per_device": _memory(make, values, state, mesh, local, step),
+    "memory_per_device": memory,
+    "bytes_moved_per_step": _moved(memory, remat=values.net.remat),
     "dtype": jnp.dtype(dtype).name,
   }
   return facts | on_this_machine(task, _batch(values.batch_size, size))
@@ -204,6 +210,14 @@ def _memory(
     step = cost.trace(make(kept).train_step, state, local, task.frozen)
     named[_WITHOUT_REMAT] = standing + cost.peak_bytes(step)
   return named
+
+
+def _moved(memory: dict[str, int], *, remat: bool) -> float:
+  """Bytes that the kernels of a step read and write on a device: a prediction."""
+  intermediates = memory["intermediates and gradients"]
+  if not remat:
+    return _MOVED * intermediates
+  return _RECOMPUTED * _MOVED * (memory[_WITHOUT_REMAT] - memory["total"] + intermediates)
 
 
 def _batch(count: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -160,31 +160,37 @@ def _write_images(options: argparse.Namespace, out: Path, console: Console) -> d
       try:
         return records.describe(samples, name=out.name, **known)
       finally:
-        _list_skipped(report.skipped, None, out.name, progress)
+        _list_files(report.skipped, "skipped", None, out.name, progress)
+        _list_files(report.odd, "odd", None, out.name, progress)
     key = identity.open_identity(source, out, options.private)
     try:
       card = records.write_dataset(samples, out, identity=key, overwrite=options.overwrite, **known)
     finally:
-      _list_skipped(report.skipped, key, out.name, progress)
+      _list_files(report.skipped, "skipped", key, out.name, progress)
+      _list_files(report.odd, "odd", key, out.name, progress)
   say(f"names and hashes: {key.folder}, for you alone: keep it, and give nobody else access")
   return card
 
 
-def _list_skipped(
-  skipped: list[tuple[str, str]], key: identity.Identity | None, name: str, progress: Progress
+def _list_files(
+  files: list[tuple[str, str]],
+  what: str,
+  key: identity.Identity | None,
+  name: str,
+  progress: Progress,
 ) -> None:
-  """Prints some files that were skipped, and writes all to the private folder, if there is one."""
-  if not skipped:
+  """Prints some files that are `what`, and writes all to the private folder, if there is one."""
+  if not files:
     return
-  for path, reason in skipped[:_SHOWN]:
-    progress.print(f"skipped: {printable(path)} {reason}")
-  if len(skipped) > _SHOWN:
-    progress.print(f"... and {len(skipped) - _SHOWN} more")
+  for path, reason in files[:_SHOWN]:
+    progress.print(f"{what}: {printable(path)} {reason}")
+  if len(files) > _SHOWN:
+    progress.print(f"... and {len(files) - _SHOWN} more")
   if key is None:
     return
-  table = f"{name}.skipped"
-  key.write_table(table, ("path", "reason"), skipped)
-  progress.print(f"{len(skipped)} files skipped: {key.folder}/{table}.csv")
+  table = f"{name}.{what}"
+  key.write_table(table, ("path", "reason"), files)
+  progress.print(f"{len(files)} files {what}: {key.folder}/{table}.csv")
 
 
 if __name__ == "__main__":

@@ -136,3 +136,24 @@ def test_a_label_file_beside_the_folder_of_images(tmp_path: Path, name: str) -> 
   else:
     write(tmp_path / "in" / name, f"image;xmin;ymin;xmax;ymax\na.png;{X1},0;{Y1};{X2};{Y2}\n")
   check(ready(tmp_path, source="in/images"), 1)
+
+
+def test_negatives_are_named_and_left_as_they_are(tmp_path, capsys):
+  plain = np.pad(np.full((H - 8, W - 8), 180, np.uint8), 4)
+  (tmp_path / "in").mkdir()
+  for n in range(9):
+    picture = plain - np.random.default_rng(n).integers(0, 40, (H, W), dtype=np.uint8) * (plain > 0)
+    Image.fromarray(255 - picture if n == 3 else picture).save(tmp_path / f"in/a{n}.png")
+  card, items = ready(tmp_path)
+  assert any("1 of 9 images look like negatives" in line for line in card["audit"]["warnings"])
+  assert "odd: a3.png looks like a negative" in capsys.readouterr().err
+  assert "a3.png" in (tmp_path / "out0.private/out0.odd.csv").read_text()
+  assert sum(item["image"][0, 0, 0] == 255 for item in items) == 1
+
+
+def test_labels_without_any_lesion_are_told(tmp_path):
+  draw(tmp_path / "in/images/a.png", tmp_path / "in/images/b.png")
+  for text in ("", YOLO):
+    write(tmp_path / "in/labels/a.txt", text)
+    told = [line for line in ready(tmp_path)[0]["audit"]["warnings"] if "shows a lesion" in line]
+    assert bool(told) == (not text)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hiresmed_jax.data import stored
-from hiresmed_jax.data.audit import findings, summary
+from hiresmed_jax.data.audit import findings, polarity, summary
 from hiresmed_jax.data.identity import SPLITS, Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
 
@@ -203,12 +203,14 @@ class SourceReport:
   Attributes:
     skipped: (path, reason) of files that cannot be used, or not wholly. Reasons hold no names.
     left_out: (path, reason) of files that are no images of the set.
+    odd: (path, reason) of images to look at, filled when the card is made.
     source: what was found in the source folder and what was used, for the card.
     jpeg_qualities: number of files of each JPEG quality (1 to 100).
   """
 
   skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  odd: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   source: dict[str, Any] = dataclasses.field(default_factory=dict)
   jpeg_qualities: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
@@ -232,7 +234,10 @@ def make_card(
   """
   facts = [e.facts for e in encoded]
   audit = summary.summarise(facts, jpeg_qualities=report.jpeg_qualities)
-  audit["warnings"] += findings.name_warnings(report.source)
+  labelled = sum(e.labelled for e in encoded)
+  audit["warnings"] += findings.source_warnings(report.source, labelled, audit["lesions"]["boxes"])
+  negatives = polarity.negatives([f.thumbnail for f in facts])
+  report.odd += [(encoded[n].names[1], "looks like a negative of the others") for n in negatives]
   digests = "".join(sorted(e.digest for e in encoded))
   return {
     "schema_version": SCHEMA_VERSION,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hiresmed_jax.errors import printable
 
+_FAR_OFF = 0.2  # sides of a box: corners taken for centres give 0.25 to 0.4, right boxes up to 0.13
 _RADIOGRAPHS = ("CR", "DX", "RG", "RF")  # modalities that are alike
 
 
@@ -114,6 +115,16 @@ def _intensities(images: Mapping[str, Any], jpeg: Mapping[str, Any]) -> list[str
     lines.append(
       f"{images['photometric']['MONOCHROME1']} images are MONOCHROME1: inverted when loaded"
     )
+  if images["negatives"]:
+    lines.append(
+      f"{images['negatives']} of {images['count']} images look like negatives of the others (their "
+      "names stand above): make all of one polarity before you prepare them"
+    )
+  if images["coloured_marks"]:
+    lines.append(
+      f"{images['coloured_marks']} images are grey but for coloured marks, such as boxes or text: "
+      "a model learns them; export the images without"
+    )
   if images["saturated_share"] >= 0.05:
     lines.append(f"{images['saturated_share']:.0%} of all pixels are saturated")
   return lines
@@ -133,6 +144,13 @@ def _lesions(lesions: Mapping[str, Any], images: Mapping[str, Any]) -> list[str]
     lines.append(
       f"boxes are loose: the median box has {tightness:.1f} x the area of the lesion's own box at "
       "half maximum"
+    )
+  offset = lesions["half_maximum_offset"]
+  if offset and max(map(abs, offset)) >= _FAR_OFF:
+    right, down = ("right" if offset[0] > 0 else "left"), ("lower" if offset[1] > 0 else "upper")
+    lines.append(
+      f"the lesions lie in the {down} {right} of their boxes (by {abs(offset[0]):.2f} and "
+      f"{abs(offset[1]):.2f} of a side): are corners given as centres, or centres as corners?"
     )
   blobs = lesions["unboxed_blobs_per_image"]
   if blobs is not None and blobs >= 0.5:
@@ -217,15 +235,27 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"noted {count}", note
 
 
-def name_warnings(source: Mapping[str, Any]) -> list[str]:
-  """What the names of a source's files say against its groups."""
+def source_warnings(source: Mapping[str, Any], labelled: int, boxes: int) -> list[str]:
+  """What a source's files say against its groups and labels.
+
+  Args:
+    source: of the card.
+    labelled: images that somebody has labelled.
+    boxes: number of lesions.
+  """
+  lines = []
   across = source["groups"]["name_families_across_groups"] if source else 0
-  if not across:
-    return []
-  return [
-    f"{across} families of files whose names differ in their last number only lie in several "
-    "groups: if such files are of one patient, say so (--group-pattern or --groups)"
-  ]
+  if across:
+    lines.append(
+      f"{across} families of files whose names differ in their last number only lie in several "
+      "groups: if such files are of one patient, say so (--group-pattern or --groups)"
+    )
+  if source and labelled and not boxes:
+    lines.append(
+      f"not one of the {labelled} labelled images shows a lesion: are the labels empty, or the "
+      "masks black?"
+    )
+  return lines
 
 
 def _source_rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

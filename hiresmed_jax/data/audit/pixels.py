@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 _STANDARD_ROWS = np.array([*(16, 11, 10, 16, 24, 40, 51, 61), *(72, 92, 95, 98, 112, 100, 103, 99)])
 _RING = 4  # pixels around a box that give the background
 _BLOBS_MAX = 1000
+_COLOURED = 0.25  # of the type's range, between the channels of a pixel
 
 
 def display(
@@ -84,6 +85,15 @@ def column_gradients(image: np.ndarray, *, typical: bool = False) -> np.ndarray:
   return profile / mean if mean > 0 else np.ones(8, np.float32)
 
 
+def coloured_share(image: np.ndarray) -> float:
+  """Share of the pixels of uint8 | uint16 [H, W, C] that are clearly coloured."""
+  if image.shape[-1] == 1:
+    return 0.0
+  red, green, blue = cv2.split(image)
+  high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+  return float((high - low > _COLOURED * np.iinfo(image.dtype).max).mean())
+
+
 def is_grid(typical: np.ndarray) -> bool:
   """Whether one of the phases f32[8] of `column_gradients` stands out of the others' scatter."""
   others = np.delete(typical, typical.argmax())
@@ -121,6 +131,8 @@ class Lesion:
     width: of the box, in pixels.
     height: of the box, in pixels.
     extent: mean side of the box around the half-maximum region; NaN if there is none.
+    offset: (right, down) from the middle of the box to that of the region, in sides of the box;
+      NaN if there is none.
     tightness: area of the box over the area of the box around the half-maximum region.
     level: the half maximum, display units (0 to 255).
     area: pixels of the half-maximum region.
@@ -130,6 +142,7 @@ class Lesion:
   width: float
   height: float
   extent: float
+  offset: tuple[float, float]
   tightness: float
   level: float
   area: int
@@ -174,10 +187,14 @@ def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) 
   # A lesion no brighter than its surroundings has no half maximum.
   area = int(region[cv2.CC_STAT_AREA]) if crop.ravel()[peak] > background else 0
   sides = float(region[cv2.CC_STAT_WIDTH]), float(region[cv2.CC_STAT_HEIGHT])
+  middle_x = x1 + float(region[cv2.CC_STAT_LEFT]) + sides[0] / 2 - float(box[0] + box[2]) / 2
+  middle_y = y1 + float(region[cv2.CC_STAT_TOP]) + sides[1] / 2 - float(box[1] + box[3]) / 2
+  offset = (middle_x / box_width, middle_y / box_height)
   return Lesion(
     width=box_width,
     height=box_height,
     extent=sum(sides) / 2 if area else float("nan"),
+    offset=offset if area else (float("nan"), float("nan")),
     tightness=box_width * box_height / (sides[0] * sides[1]) if area else float("nan"),
     level=level,
     area=area,

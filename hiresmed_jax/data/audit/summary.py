@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from hiresmed_jax.data import stored
-from hiresmed_jax.data.audit import augmentation, pixels
+from hiresmed_jax.data.audit import augmentation, pixels, polarity
 from hiresmed_jax.data.audit.findings import warnings
 from hiresmed_jax.data.identity import SPLITS, Split
 from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample
 
+_FEW_LESIONS = 10  # of which no median is told
 _MODALITY = re.compile("([A-Z]{2})?")
+_MARKS = 0.1  # of an image: coloured lines and text cover less
 _DEEP_WEDGE = 0.045  # of the shorter side: what a person sees at a glance
 
 
@@ -42,6 +44,8 @@ class ImageFacts:
   typical_gradients: np.ndarray  # f32[8], without straight edges
   wedge_degrees: float
   signature: np.ndarray
+  thumbnail: np.ndarray
+  coloured_share: float
   box_sizes: np.ndarray  # f32[N, 2], width and height
   mask_areas: np.ndarray  # int64[M], pixels of each lesion of the mask
   lesions: tuple[pixels.Lesion, ...]
@@ -82,6 +86,8 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     typical_gradients=pixels.column_gradients(image, typical=True),
     wedge_degrees=augmentation.wedge_degrees(grey),
     signature=augmentation.signature(grey),
+    thumbnail=polarity.thumbnail(grey),
+    coloured_share=pixels.coloured_share(image),
     box_sizes=boxes[:, 2:] - boxes[:, :2],
     mask_areas=pixels.mask_areas(sample.lesion_mask),
     lesions=lesions,
@@ -139,7 +145,9 @@ def _images(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "grey_levels": _spread([f.levels for f in facts]),
     "saturated_share": _mean(f.at_top for f in facts),
     "colour": sum(f.photometric == "RGB" for f in facts),
+    "coloured_marks": sum(0.0 < f.coloured_share < _MARKS for f in facts),
     "photometric": _counts(f.photometric for f in facts),
+    "negatives": len(polarity.negatives([f.thumbnail for f in facts])),
     "modality": _counts(f.modality for f in facts),
     "physics": _counts(f.physics for f in facts),
     "spacing_known": len(known),
@@ -207,11 +215,19 @@ def _lesions(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "mask_diameter_px": _spread(2 * np.sqrt(areas / np.pi)),
     "mask_diameter_mm": _spread(2 * np.sqrt(areas_mm / np.pi)),
     "half_maximum_extent_px": _spread([lesion.extent for lesion in lesions]),
+    "half_maximum_offset": _offset([lesion.offset for lesion in lesions if lesion.area]),
     "box_over_half_maximum_area": _median([lesion.tightness for lesion in lesions]),
     "censored_share": _mean(lesion.censored for lesion in lesions),
     "unboxed_blobs_per_image": _mean(blobs),
     "images_with_unboxed_blobs": _mean(blob > 0 for blob in blobs),
   }
+
+
+def _offset(offsets: Sequence[tuple[float, float]]) -> list[float] | None:
+  """[right, down]: the medians; None of few lesions."""
+  if len(offsets) < _FEW_LESIONS:
+    return None
+  return [round(float(middle), 3) for middle in np.median(offsets, axis=0)]
 
 
 def _augmentation(facts: Sequence[ImageFacts]) -> dict[str, Any]:

@@ -111,6 +111,11 @@ def _notes(dataset: Dataset, keep: Collection[str]) -> Iterator[str]:
   filled = header.complete(dataset, keyword)
   if filled:
     yield f"its header lacks {', '.join(filled)}: the obvious values were taken"
+  if keyword == "PixelData":
+    with or_unreadable("declares the size of its image in a way that is not understood"):
+      moved = header.align(dataset)
+    if moved:
+      yield "its pixels lay in the upper bits, as its header says: they were moved down"
   if header.is_tilted(dataset):
     yield "taken with a tilted gantry: the slices are sheared"
 

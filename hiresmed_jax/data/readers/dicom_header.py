@@ -236,6 +236,33 @@ def complete(dataset: Dataset, keyword: str) -> list[str]:
   return needed if keyword == "PixelData" else []
 
 
+def align(dataset: Dataset) -> bool:
+  """Moves uncompressed pixels down whose bits do not begin at bit 0; whether there were any.
+
+  `HighBit` tells it, sometimes wrongly: pixels that use the lowest bit, and none beyond
+  `BitsStored`, begin at bit 0.
+
+  Args:
+    dataset: changed in place, its attributes complete.
+  """
+  stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+  low_bits = int(dataset.HighBit) + 1 - stored
+  if low_bits <= 0 or allocated not in (8, 16) or dataset["PixelData"].is_undefined_length:
+    return False
+  order = "<" if dataset.original_encoding[1] is not False else ">"
+  kind = "i" if int(dataset.PixelRepresentation) else "u"
+  data = dataset.PixelData
+  size = len(data) // (allocated // 8) * (allocated // 8)
+  pixels = np.frombuffer(data[:size], f"{order}{kind}{allocated // 8}")
+  dataset.HighBit = stored - 1
+  most = 1 << (stored - 1 if kind == "i" else stored)
+  fits = -most <= int(pixels.min()) and int(pixels.max()) < most
+  if fits and (pixels & ((1 << low_bits) - 1)).any():
+    return False
+  dataset.PixelData = (pixels >> low_bits).tobytes() + data[size:]
+  return True
+
+
 def _frames_held(dataset: Dataset) -> int:
   """Whole frames in uncompressed pixels; 0 where bytes are left over."""
   size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)

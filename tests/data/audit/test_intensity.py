@@ -51,6 +51,17 @@ def _grid_excess(images: list[np.ndarray]) -> float:
   return float(summary.summarise(facts)["jpeg"]["grid_excess"])
 
 
+def test_coloured_marks_on_grey_pictures_are_told() -> None:
+  picture = np.repeat(_smooth()[..., None], 3, axis=-1)
+  marked, colour = picture.copy(), picture.copy()
+  marked[20:22, 30:90] = (255, 0, 0)
+  colour[..., 0] = 255
+  for image, told in ((picture, False), (marked, True), (colour, False)):
+    fact = summary.image_facts(Sample(image, group="g", source="s"), group="g", split="train")
+    said = " ".join(summary.summarise([fact])["warnings"])
+    assert ("coloured marks" in said) == told
+
+
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, "JPEG", quality=quality)

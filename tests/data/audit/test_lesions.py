@@ -27,6 +27,19 @@ def test_the_half_maximum_of_a_gaussian(sigma: float) -> None:
   assert not lesion.censored
 
 
+@pytest.mark.parametrize(("shift", "says"), [(0, ""), (-13, "lower right"), (13, "upper left")])
+def test_boxes_beside_their_lesions_are_told(shift: int, says: str) -> None:
+  box = np.array([[37, 27, 64, 54]], np.float32) + shift
+  samples = [
+    Sample(_scene(peak=100 + n)[..., None], group=f"g{n}", source="s", boxes=box) for n in range(12)
+  ]
+  found = summary.summarise(
+    [summary.image_facts(one, group=one.group, split="train") for one in samples]
+  )
+  told = [line for line in found["warnings"] if "of their boxes" in line]
+  assert [says in line for line in told] == [True] * bool(says)
+
+
 def test_a_second_bright_spot_in_the_box_is_not_part_of_it() -> None:
   grey = _scene()
   grey[30:33, 40:43] = 170

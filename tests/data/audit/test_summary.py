@@ -188,6 +188,8 @@ def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   assert found["lesions"]["box_height_px"][1] == pytest.approx(9, abs=0.5)
   assert found["jpeg"]["grid_excess"] == pytest.approx(0.17, abs=0.02)
   assert found["jpeg"]["grid_phase"] == 7
+  assert found["images"]["negatives"] == 0
+  assert max(map(abs, found["lesions"]["half_maximum_offset"])) < 0.1
   assert found["jpeg"]["quality"] == {"75": 622}
   assert found["groups"]["near_duplicates"]["across_splits"] == 0
   said = " ".join(found["warnings"])
@@ -204,4 +206,5 @@ def test_other_real_sets_raise_no_false_alarm(shared: Path) -> None:
     samples = list(reader.read(files, SourceReport(), lambda: None))
     found = audit.summarise(_facts(samples))
     assert found["augmentation"]["wedge_share"] <= 0.03
+    assert found["images"]["negatives"] == 0
     assert found["groups"]["near_duplicates"]["across_groups"] == 0

@@ -51,7 +51,7 @@ def lesion_masks(
   floor = outline.VISIBLE_CONTRAST * (value_range[1] - value_range[0])
   masks = []
   for index, box in enumerate(boxes):
-    mask = outline.mask_of(grey, box, lesion_mask == index + 1, floor)
+    mask = outline.mask_of(grey, box, _known(lesion_mask, index, box), floor)
     masks.append(_ellipse(box, grey.shape) if mask is None else mask)
   return [mask for mask in masks if mask.any()]
 
@@ -74,6 +74,14 @@ def inpainted(
   return inpaint.inpaint(values, dilated(np.any(lesions, axis=0), reach), key)
 
 
+def _known(lesion_mask: np.ndarray, index: int, box: np.ndarray) -> np.ndarray:
+  """bool[H, W]: the instance mask of a box; no pixel where it lies beside its box, as another's."""
+  own = lesion_mask == index + 1
+  x1, y1, x2, y2 = np.floor(box[:2]).tolist() + np.ceil(box[2:]).tolist()
+  inside = own[max(int(y1), 0) : max(int(y2), 0), max(int(x1), 0) : max(int(x2), 0)]
+  return own if inside.any() else np.zeros_like(own)
+
+
 class Halves(NamedTuple):
   """Boxes of lesions without a mask, and the level above which they hold their lesions."""
 
@@ -84,7 +92,7 @@ class Halves(NamedTuple):
 def halves(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Halves:
   """Those of the boxes f32[N, 4] of an image that have no instance mask; as `lesion_masks`."""
   grey = values.mean(axis=-1)
-  unknown = [b for i, b in enumerate(boxes) if not (lesion_mask == i + 1).any()]
+  unknown = [box for index, box in enumerate(boxes) if not _known(lesion_mask, index, box).any()]
   found = [half for box in unknown if (half := outline.half_maximum(grey, box)) is not None]
   return Halves([box for box, _ in found], [level for _, level in found])
 
@@ -124,9 +132,12 @@ def cleared(
   """`inpainted`, and all that stands out of the boxes without a mask is taken out too.
 
   None where something of a lesion still stands out then: another lesion or bone beside the hole
-  goes on into it.
+  goes on into it; and where a lesion fills the image, so that nothing is known around it.
   """
-  filled = inpainted(values, [*lesions, standing(values, own)], key, reach=reach)
+  try:
+    filled = inpainted(values, [*lesions, standing(values, own)], key, reach=reach)
+  except inpaint.NothingKnown:
+    return None
   return None if standing(filled, own).any() else filled
 
 

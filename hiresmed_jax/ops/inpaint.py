@@ -12,6 +12,7 @@ H rows, W columns, C channels; any units.
 import functools
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,12 @@ _STIFFNESS = 5.0  # px^4: waves shorter than 2 pi 5^(1/4) = 9.4 px are noise
 _MARGIN_PX = 12  # what is looked at around a hole
 _SIDES = (32, 48, 64, 96, 128)  # of windows: few, as each is a program
 _RANGE = (0.03, 0.97)  # of the values near a hole: what fills it stays within
+_TINY, _HUGE = 1e-5, 1e7  # spreads of images with which float32 computes as with any other
 _NEAR_PX = 8  # of it, whose noise and range count
+
+
+class NothingKnown(ValueError):
+  """No pixel around a masked part is known."""
 
 
 def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> np.ndarray:
@@ -44,23 +50,32 @@ def inpaint(canvas: np.ndarray, mask: np.ndarray, key: Array | None = None) -> n
     f32[H, W, C], a new array; the same bytes for the same key. Unmasked pixels are unchanged.
 
   Raises:
-    ValueError: shapes do not fit, or all pixels around a part are masked.
+    NothingKnown: all pixels around a part are masked.
+    ValueError: shapes do not fit.
   """
+  mask = np.asarray(mask, bool)
   if canvas.ndim != 3 or mask.shape != canvas.shape[:2]:
     raise ValueError(f"[H, W, C] and [H, W] wanted, not {canvas.shape} and {mask.shape}")
   out = np.array(canvas, np.float32)
+  out[mask] = np.nan_to_num(out[mask], nan=0.0, posinf=0.0, neginf=0.0)  # they are not looked at
   parts, count = scipy.ndimage.label(mask, np.ones((3, 3)))
   if not count:
     return out
   if mask.all():
-    raise ValueError("nothing is known around a masked part")
+    raise NothingKnown("nothing is known around a masked part")
+  known = (~mask).astype(np.uint8)
+  spread = cv2.meanStdDev(np.ascontiguousarray(out[..., 0]), mask=known)[1].item()
+  if 0 < spread < np.inf and not _TINY < spread < _HUGE:
+    # By a power of two, which changes no digit.
+    unit = np.float32(2.0 ** np.clip(np.round(np.log2(spread)), -126, 127))
+    return np.where(mask[..., None], inpaint(out / unit, mask, key) * unit, out)
   search, words = None, []
   if key is not None:
     search, words = grain.searched(out, mask), np.asarray(jax.random.key_data(key)).tolist()
   for index, box in enumerate(scipy.ndimage.find_objects(parts)):
     window = _window(box, mask.shape)
     if mask[window].all():
-      raise ValueError("nothing is known around a masked part")
+      raise NothingKnown("nothing is known around a masked part")
     part_key, like = None, None
     shifts: Any = [] if search is None else grain.places(search, mask, box, window)
     if len(shifts):

@@ -26,7 +26,7 @@ _APART = 0.02  # between two levels, at least
 def grey_of(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
   """f32[H, W, C], dense bright, to intensities f32[H, W] in [0, 1] of the range that is shown."""
   low, high = value_range
-  return np.clip((values.mean(-1) - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
+  return np.clip((values.mean(-1) - low) / max(high - low, 1e-30), 0.0, 1.0).astype(np.float32)
 
 
 def levels_of(greys: np.ndarray) -> np.ndarray:

@@ -40,11 +40,11 @@ def whole(low: int, high: int, note: str = "", *, multiple: int = 1) -> Rule:
   )
 
 
-def wholes(low: int, high: int, note: str = "") -> Rule:
-  """A tuple of one or more whole numbers within bounds."""
+def wholes(low: int, high: int, note: str = "", *, least: int = 1) -> Rule:
+  """A tuple of whole numbers within bounds, at least so many: 0 or 1."""
   return Rule(
-    f"one or more whole numbers from {low:,} to {high:,}{_noted(note)}",
-    lambda value: _is_tuple(value, 1) and all(_is_whole(item, low, high) for item in value),
+    f"{('no, ', '')[least]}one or more whole numbers from {low:,} to {high:,}{_noted(note)}",
+    lambda value: _is_tuple(value, least) and all(_is_whole(item, low, high) for item in value),
   )
 
 

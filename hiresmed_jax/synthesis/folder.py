@@ -96,12 +96,32 @@ def begun(out: Path) -> dict[str, Any] | None:
 
 
 def is_made(out: Path, index: int) -> bool:
-  """Whether image `index` is there, whole."""
-  return (out / "records" / f"{index:06d}.json").is_file()
+  """Whether image `index` is there, and each of its files as long as it was written."""
+  try:
+    record = json.loads(files.content(_record(out, index)))
+    return all((out / name).stat().st_size == size for name, size in record["bytes"].items())
+  except FileNotFoundError:
+    return False
+  except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError):
+    return True  # of an earlier version, or damaged, which `gather` tells
+
+
+def write_image(
+  out: Path, index: int, contents: Mapping[str, bytes], record: Mapping[str, Any]
+) -> None:
+  """Writes the files of an image, {name in the folder: content}, and its record, which is last."""
+  for name, content in contents.items():
+    files.write(out / name, content)
+  sizes = {name: len(content) for name, content in contents.items()}
+  files.write(_record(out, index), writers.json_line(dict(record) | {"bytes": sizes}))
+
+
+def _record(out: Path, index: int) -> Path:
+  return out / "records" / f"{index:06d}.json"
 
 
 def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
-  """Writes the files of one image, its record last.
+  """Writes the files of one image; see `write_image`.
 
   Args:
     out: the folder.
@@ -110,39 +130,36 @@ def write(out: Path, made: Made, setting: Setting, *, token: str) -> None:
     token: what the UIDs of DICOM are derived from.
   """
   form, layout, facts = setting.request.format, setting.request.layout, dict(made.facts)
-  index = facts["index"]
-  name = f"{index:06d}"
+  name, contents = f"{facts['index']:06d}", {}
   suffix = "png" if form == "png" else "dcm"
   paths = {"image": f"images/{name}.{suffix}", "twin": f"twins/{name}.{suffix}"}
   paths["mask"] = f"masks/{name}.png"
   if layout == "nnunet":
     paths["image"] = f"imagesTr/{name}_0000.png"
-    files.write(out / f"labelsTr/{name}.png", stored.encode_png((made.mask > 0).astype(np.uint8)))
+    contents[f"labelsTr/{name}.png"] = stored.encode_png((made.mask > 0).astype(np.uint8))
   shown = {key: export.levels(getattr(made, key), made.item, setting.look)
            for key in ("image", "twin")}  # fmt: skip
   if form == "png":
     facts["pixels"] = export.units(made.item, setting.look)
   for series, (key, pixels) in enumerate(shown.items(), 1):
     if form == "png":
-      content = stored.encode_png(pixels)
+      contents[paths[key]] = stored.encode_png(pixels)
     else:
-      content = writers.dicom(getattr(made, key), _about(made, token, series))
-    files.write(out / paths[key], content)
-  files.write(out / paths["mask"], stored.encode_png(made.mask))
+      contents[paths[key]] = writers.dicom(getattr(made, key), _about(made, token, series))
+  contents[paths["mask"]] = stored.encode_png(made.mask)
   if made.sham_mask is not None:
     paths["shams"] = f"shams/{name}.png"
-    files.write(out / paths["shams"], stored.encode_png(made.sham_mask))
+    contents[paths["shams"]] = stored.encode_png(made.sham_mask)
   if layout == "ultralytics":
-    text = writers.yolo_labels(
+    contents[f"labels/{name}.txt"] = writers.yolo_labels(
       made.boxes,
       height=facts["height"],
       width=facts["width"],
       number=setting.classes.yolo()[setting.classes.lesion],
     )
-    files.write(out / "labels" / f"{name}.txt", text)
   runs = [writers.run_lengths(made.mask == n + 1) for n in range(len(made.boxes))]
   record = {"manifest": facts | paths, "runs": runs, "channels": made.image.shape[-1]}
-  files.write(out / "records" / f"{name}.json", writers.json_line(record))
+  write_image(out, facts["index"], contents, record)
 
 
 def gather(out: Path, setting: Setting, *, has_real: bool = False) -> list[dict[str, Any]]:

@@ -127,8 +127,7 @@ def _write(job: Job, out: Path, number: int, device: jax.Device) -> None:
     content = writers.dicom(made, _about(item, job.token, number))
   if job.measured:
     facts |= _measured(item, job.model.view, kept[0])
-  files.write(out / name, content)
-  files.write(out / "records" / f"{number:06d}.json", writers.json_line(facts))
+  folder.write_image(out, number, {name: content}, facts)
 
 
 def _measured(
@@ -166,6 +165,8 @@ def gather(job: Job, out: Path) -> list[dict[str, Any]]:
   """Writes what is about all images, and returns the lines of the manifest, in order."""
   paths = [out / "records" / f"{number:06d}.json" for number in range(len(job.images))]
   lines = [files.read_json(path, _KINDS, cure=_CURE) for path in paths]
+  for line in lines:
+    line.pop("bytes", None)  # of its files, for `folder.is_made`
   files.write(out / MANIFEST, b"".join(writers.json_line(line) for line in lines))
   chosen = lines[:: max(1, -(-len(lines) // _PAIRS))]
   rows = []

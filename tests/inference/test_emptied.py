@@ -99,6 +99,18 @@ def test_all_that_stands_out_of_a_box_is_taken_out():
   assert not emptied.halves(values, boxes, lesions[0].astype(np.uint16)).boxes
 
 
+def test_a_mask_beside_its_box_is_not_believed():
+  item = labelled(bar(50, 50, 58, 56), (48, 48, 60, 60))
+  item["lesion_mask"] = bar(100, 100, 108, 108).astype(np.uint16)
+  assert emptied.without_lesions(item, jax.random.key(0))["image"][48:60, 48:60].max() < 130
+
+
+def test_an_image_that_is_all_lesion_is_not_used():
+  item = labelled(bar(0, 0, 128, 128), (0, 0, 128, 128))
+  item["lesion_mask"] = np.ones((128, 128), np.uint16)
+  assert emptied.without_lesions(item, jax.random.key(0)) is None
+
+
 def test_tissue_that_goes_on_beyond_a_box_is_no_lesion():
   item = labelled(bar(54, 54, 62, 62) | bar(40, 66, 90, 120), (48, 50, 66, 70))
   values = item["image"].astype(np.float32)

@@ -144,9 +144,20 @@ def test_what_holes_hold_does_not_matter():
   image = (100 + 8 * correlated(0, (96, 96)))[..., None].astype(np.float32)
   rows, columns = np.mgrid[:96, :96]
   mask = (rows % 40 - 20) ** 2 + (columns % 40 - 20) ** 2 < 20
-  spoilt = np.where(mask[..., None], 5000, image).astype(np.float32)
-  found = [inpaint.inpaint(one, mask, jax.random.key(0)) for one in (image, spoilt)]
-  np.testing.assert_allclose(found[1], found[0], atol=0.01)
+  spoilt = [np.where(mask[..., None], value, image).astype(np.float32) for value in (5000, np.nan)]
+  first, *found = [inpaint.inpaint(one, mask, jax.random.key(0)) for one in (image, *spoilt)]
+  for other in found:
+    np.testing.assert_allclose(other, first, atol=0.01)
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**60])
+def test_units_do_not_matter(unit):
+  image = np.random.default_rng(0).normal(5, 1, (64, 64, 1)).astype(np.float32)
+  mask = np.zeros((64, 64), bool)
+  mask[30:37, 28:36] = True
+  for key in (None, jax.random.key(1)):
+    filled = inpaint.inpaint(image * np.float32(unit), mask, key) / np.float32(unit)
+    np.testing.assert_allclose(filled, inpaint.inpaint(image, mask, key), rtol=1e-4, atol=1e-4)
 
 
 def test_the_key_draws_the_place():

@@ -115,6 +115,12 @@ def test_a_rerun_makes_only_what_is_missing(prepared, tmp_path):
   assert contents(out) == whole
   kept = [path for path, time in times.items() if path.stat().st_mtime_ns == time]
   assert sorted(path.name for path in kept) == ["000000.png", "000002.png"]
+  # Files that were lost, or cut short, after their record was written.
+  (out / "masks" / "000000.png").unlink()
+  (out / "twins" / "000001.png").write_bytes(b"")
+  (out / "images" / "000002.png").write_bytes(whole["images/000002.png"][:300])
+  make(setting, out)
+  assert contents(out) == whole
   for damage in ("", "[]", '{"manifest": {}, "runs": [], "channels": 1}'):
     (out / "records" / "000001.json").write_text(damage)
     with pytest.raises(UserError, match=r"000001.json is damaged.*: delete it, and the same com"):

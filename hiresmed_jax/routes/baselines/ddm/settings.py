@@ -31,7 +31,7 @@ TABLE = Table("ddm", (
           rules.wholes(1, 64, "of the width, level by level"), _NET),
   Setting("net.blocks", 2, 2, rules.whole(1, 16, "of a level"), _NET),
   Setting("net.attention", (16,), (16,),
-          rules.wholes(1, 4096, "rows of the feature maps that have it"), _NET),
+          rules.wholes(1, 4096, "rows of the feature maps that have it", least=0), _NET),
   Setting("net.dropout", 0.0, 0.0, rules.share(below=True), "few images are learnt by heart"),
   Setting("diffusion.schedule", "linear", "cosine", rules.one_of(*diffusion.SCHEDULES), _NOISE),
   Setting("diffusion.levels", 1000, 1000, rules.whole(2, 100_000), _NOISE),
@@ -76,7 +76,8 @@ def check(config: Any) -> None:
   """Refuses values that do not go together; each for itself is valid.
 
   Raises:
-    UserError: sides that cannot be halved so often, more steps than levels.
+    UserError: sides that cannot be halved so often, attention at feature maps that there are not,
+      more steps than levels.
   """
   values = config.ddm
   factor = values.patch << (len(values.net.multipliers) - 1)
@@ -84,6 +85,12 @@ def check(config: Any) -> None:
     raise UserError(
       f"ddm.size={tuple(values.size)}: use multiples of {factor}, for ddm.patch={values.patch} and "
       f"{len(values.net.multipliers)} levels of ddm.net.multipliers"
+    )
+  rows = [values.size[0] // values.patch >> level for level in range(len(values.net.multipliers))]
+  if not set(values.net.attention) <= set(rows):
+    raise UserError(
+      f"ddm.net.attention={tuple(values.net.attention)}: the feature maps of ddm.size="
+      f"{tuple(values.size)} have {', '.join(map(str, rows))} rows: use some of them, or ()"
     )
   if values.sampling.steps > values.diffusion.levels:
     raise UserError(

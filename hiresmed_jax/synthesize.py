@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -257,7 +258,7 @@ def _request(options: argparse.Namespace) -> request.Request:
 def _range(option: str, text: str, read: Callable[[str], Any], example: str) -> tuple[Any, Any]:
   """Reads "2" or "1-3"."""
   try:
-    ends = [read(part) for part in text.split("-")]
+    ends = [read(part) for part in re.split(r"(?<![eE])-", text)]
   except ValueError:
     ends = []
   if len(ends) not in (1, 2):

@@ -16,6 +16,7 @@ from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample, Unreadable
 
 _FILL_SHARE = 1e-3  # of the values that a fill value has at least
 LEVELS = 65535  # steps of a quantised image
+_NARROWEST, _WIDEST = 1e-9, 1e9  # ranges of values that float32 computes with
 CT_RANGE = (-1024.0, 3071.0)  # HU, the 12 bits of a scanner: the default range to show
 
 
@@ -30,7 +31,8 @@ def to_stored(raw: np.ndarray) -> tuple[np.ndarray, float, float]:
     byte order; raw = scale * stored + offset, exactly where scale is 1.0.
 
   Raises:
-    Unreadable: values that are not finite, not real, or too large for a float64 difference.
+    Unreadable: values that are not finite, not real, or too far apart or too near to each
+      other.
   """
   kind, size = raw.dtype.kind, raw.dtype.itemsize
   if kind not in "buif":
@@ -98,8 +100,10 @@ def _shifted(raw: np.ndarray, offset: int) -> np.ndarray:
 def _quantised(raw: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float, float]:
   with np.errstate(over="ignore"):
     scale = float((np.float64(high) - np.float64(low)) / LEVELS)
-  if not np.isfinite(scale):
+  if not scale * LEVELS <= _WIDEST:
     raise Unreadable("holds values too far apart to be an image")
+  if 0 < scale * LEVELS < _NARROWEST:
+    raise Unreadable("holds values too near to each other to be an image: multiply them")
   if scale == 0.0:  # a constant image, or one whose steps vanish in float64
     return np.zeros(raw.shape, np.uint16), 1.0, low
   levels = np.rint((raw.astype(np.float64) - low) / scale)

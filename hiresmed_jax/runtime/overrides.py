@@ -180,7 +180,8 @@ def nearest_word(word: str, known: Iterable[str]) -> list[str]:
 def known_words(word: str, known: Iterable[str]) -> str:
   """What follows an unknown word in a message: the nearest known one, and all of them."""
   known = list(known)
-  near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  near = [name for name in known if name.endswith(f"/{word}")][:1]
+  near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   return (f"; did you mean {near[0]}?" if near else "") + f" (there are {', '.join(known)})"
 
 

@@ -30,6 +30,19 @@ def test_hash_in_a_name(tmp_path):
   assert (card["unknown"], sum(card["skipped"].values())) == (1, 1)
 
 
+def test_class_numbers_beyond_the_names_are_refused(tmp_path):
+  """Numbers that count from 1 would get the name of the class before."""
+  pictures(tmp_path / "in", "a", "b")
+  for name, number in (("a", 1), ("b", 2)):
+    write(tmp_path / "in/labels" / f"{name}.txt", f"{number}{YOLO[1:]}")
+  write(tmp_path / "in/data.yaml", "names: {'0': kidney, '1': stone}\n")
+  with pytest.raises(UserError, match="class 2, and there are names for 0 to 1"):
+    ready(tmp_path)
+  write(tmp_path / "in/data.yaml", "names: {'0': kidney, '1': stone, '2': bone}\n")
+  card, _ = ready(tmp_path, "--lesion-class", "stone")
+  assert card["source"]["classes"] == {"bone": 1, "stone": 1}
+
+
 def test_class_lines_keep_their_numbers(tmp_path):
   pictures(tmp_path / "in", "a")
   write(tmp_path / "in/labels/a.txt", "2" + YOLO[1:])
@@ -42,6 +55,7 @@ def test_class_lines_keep_their_numbers(tmp_path):
   [
     ("img_name,x,y,width,height,label", f"a.png,{X1},{Y1},{X2 - X1},{Y2 - Y1},1"),
     ("filename,width,height,class,xmin,ymin,xmax,ymax", f"a.png,{W},{H},s,{X1},{Y1},{X2},{Y2}"),
+    ("# of two readers\n,Image ID,X Min,Y Min,X Max,Y Max", f"0,a.png,{X1},{Y1},{X2},{Y2}"),
     ("image,xmin,ymin,xmax,ymax,w,h", f"a,{X1},{Y1},{X2},{Y2},{X2 - X1},{Y2 - Y1}"),
   ],
 )
@@ -171,9 +185,11 @@ def test_dicom_files_named_by_their_uid(tmp_path):
   assert ready(tmp_path)[0]["images"] == 1
 
 
-def test_masks_of_other_suffixes_are_unused(tmp_path):
+@pytest.mark.parametrize("suffix", [".bmp", ".nrrd"])
+def test_masks_of_other_suffixes_are_unused(tmp_path, suffix):
   pictures(tmp_path / "in", "a", "b")
   draw(tmp_path / "masks/a.png", tmp_path / "masks/b.bmp")
+  (tmp_path / "masks/b.bmp").rename(tmp_path / "masks" / f"b{suffix}")
   with pytest.raises(UserError, match="1 of 2 lesion masks"):
     ready(tmp_path, "--masks", tmp_path / "masks")
 

@@ -66,10 +66,16 @@ def read_labels(files: Iterable[Path], kind: str | None, root: Path) -> list[Lab
       continue
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     own = name[: -len(path.suffix)] if path.suffix else name
+    classes = names_in(path.parent) if form == "yolo" else ()
     try:
-      labels += layouts.read(path, form, own, names_in(path.parent) if form == "yolo" else ())
+      labels += layouts.read(path, form, own, classes)
     except BadBoxes as error:
       raise UserError(f"the {form} file {path} {error}") from error
+    if classes and max(labels[-1].numbers.values(), default=0) >= len(classes):
+      raise UserError(
+        f"a label has the class {max(labels[-1].numbers.values())}, and there are names for 0 to "
+        f"{len(classes) - 1}: do the numbers count from 1, or are the names of another set?"
+      )
   outlined = any(mark.outline is not None for label in labels for mark in label.marks)
   if outlined and importlib.util.find_spec("pycocotools") is None:
     raise UserError(

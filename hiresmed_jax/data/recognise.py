@@ -26,13 +26,15 @@ _MANIFEST = "manifest.jsonl"  # of `synthesize`
 _LABEL_FOLDERS = ("labels", "annotations")
 # What files of boxes and outlines hold, of any tool.
 _TELLS_BOXES = re.compile(
-  rb"b(ounding|nd)?[ _]?box|[xy]_?(min|cent)|segmentation\"|shape_attr|\"exterior|<polygon"
+  rb"b(ounding|nd)?[ _]?box|[xy][ _]?(min|cent)|segmentation\"|shape_attr|\"exterior|<polygon"
   rb"|(rectangle|polygon|brush|ellipse)labels|(^|[,;\t])x[,;\t](.*[,;\t])?y[,;\t\r\n]"
   rb"|coordinates\"|coord_?[xy]|diameter_mm",
   re.IGNORECASE,
 )
+_BEFORE_HEADER = re.compile(rb"\A(#.*\n|sep=.\r?\n|\s*\n)+", re.IGNORECASE)
 _ROW_OF_BOX = re.compile(rb"[^,;\t]*\.(png|jpe?g|tiff?|dcm)([,;\t] ?[\d.]+){4}", re.IGNORECASE)
-_OTHER_PIXELS = (".npy", ".npz", ".mat", ".gif", ".bmp", ".webp", ".jp2", ".dcm")  # no masks here
+# No masks here.
+_OTHER_PIXELS = tuple(".npy .npz .mat .gif .bmp .webp .jp2 .dcm .nrrd .nhdr .hdr".split())
 _MASK_FOLDERS = frozenset(
   "masks mask labels labelstr labelsts segmentations segmentation groundtruth gt annotations "
   "segmentationclass segmentationobject".split()
@@ -278,7 +280,7 @@ def _like_labels(
       return False
     start = _start_of(path, suffix)
     if suffix in (".csv", ".tsv"):
-      start = start.partition(b"\n")[0] + b"\n"
+      start = _BEFORE_HEADER.sub(b"", start).partition(b"\n")[0] + b"\n"
     return bool(_TELLS_BOXES.search(start) or _ROW_OF_BOX.match(start))
 
   suffixes = {*_LABEL_SUFFIX.values(), ".tsv", ".jsonl", ".ndjson", ".xlsx"}
@@ -390,7 +392,8 @@ def class_names(folders: Sequence[Path]) -> list[str]:
       if key_points:  # two-dimensional ones look like the corners of an outline
         raise UserError(f"{path} tells of key points (kpt_shape), which are not read: export boxes")
       if isinstance(names, dict):
-        names = [str(names.get(n, n)) for n in range(max(map(int, names), default=-1) + 1)]
+        named = {int(number): name for number, name in names.items()}
+        names = [str(named.get(n, n)) for n in range(max(named, default=-1) + 1)]
       if isinstance(names, list):
         return [str(name) for name in names]
   return []

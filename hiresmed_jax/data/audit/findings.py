@@ -145,6 +145,13 @@ def _lesions(lesions: Mapping[str, Any], images: Mapping[str, Any]) -> list[str]
       f"boxes are loose: the median box has {tightness:.1f} x the area of the lesion's own box at "
       "half maximum"
     )
+  ways = ("left to right", "top to bottom", "by half a turn")
+  for way, fits in zip(ways, lesions["mirrored_boxes_fit"] or ()):
+    if fits:
+      lines.append(
+        f"most boxes fit better mirrored {way}: were images and labels turned alike, and do rows "
+        "count from the top?"
+      )
   offset = lesions["half_maximum_offset"]
   if offset and max(map(abs, offset)) >= _FAR_OFF:
     right, down = ("right" if offset[0] > 0 else "left"), ("lower" if offset[1] > 0 else "upper")

@@ -168,17 +168,11 @@ def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) 
     ceiling: value of `image` that counts as saturated.
   """
   height, width = grey.shape
-  x1, y1 = (int(v) for v in np.maximum(np.floor(box[:2] + 0.5), 0))
-  x2, y2 = (int(v) for v in np.minimum(np.floor(box[2:] + 0.5), (width, height)))
-  x2, y2 = min(max(x2, x1 + 1), width), min(max(y2, y1 + 1), height)
+  x1, y1, x2, y2 = _pixels_of(box, width, height)
   crop = grey[y1:y2, x1:x2]
   if crop.size == 0:
     return None
-  top, left = max(y1 - _RING, 0), max(x1 - _RING, 0)
-  around = grey[top : y2 + _RING, left : x2 + _RING]
-  outside = np.ones(around.shape, bool)
-  outside[y1 - top : y2 - top, x1 - left : x2 - left] = False
-  background = float(np.median(around[outside])) if outside.any() else float(crop.min())
+  background = _background(grey, x1, y1, x2, y2)
   peak = int(crop.argmax())
   level = (float(crop.ravel()[peak]) + background) / 2
   _, labels, stats, _ = cv2.connectedComponentsWithStats((crop >= level).astype(np.uint8))
@@ -200,6 +194,45 @@ def measure(grey: np.ndarray, image: np.ndarray, box: np.ndarray, ceiling: int) 
     area=area,
     censored=bool(image[y1:y2, x1:x2].max() >= ceiling),
   )
+
+
+def _pixels_of(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+  """A box as whole pixels of an image, at least one where it lies inside."""
+  x1, y1 = (int(v) for v in np.maximum(np.floor(box[:2] + 0.5), 0))
+  x2, y2 = (int(v) for v in np.minimum(np.floor(box[2:] + 0.5), (width, height)))
+  return x1, y1, min(max(x2, x1 + 1), width), min(max(y2, y1 + 1), height)
+
+
+def _background(grey: np.ndarray, x1: int, y1: int, x2: int, y2: int) -> float:
+  """The median around a box, else the least value in it."""
+  top, left = max(y1 - _RING, 0), max(x1 - _RING, 0)
+  around = grey[top : y2 + _RING, left : x2 + _RING]
+  outside = np.ones(around.shape, bool)
+  outside[y1 - top : y2 - top, x1 - left : x2 - left] = False
+  return float(np.median(around[outside])) if outside.any() else float(grey[y1:y2, x1:x2].min())
+
+
+def mirrored_gains(grey: np.ndarray, box: np.ndarray) -> tuple[float, float, float]:
+  """How much brighter it is in a box mirrored left to right, top to bottom, and both, than in it.
+
+  Args:
+    grey: uint8 [H, W], the display image.
+    box: f32[4] xyxy pixels.
+
+  Returns:
+    Differences of the contrast with what is around, 0 where a box holds no pixel.
+  """
+  height, width = grey.shape
+  across = np.array([width - box[2], box[1], width - box[0], box[3]])
+  down = np.array([box[0], height - box[3], box[2], height - box[1]])
+  both = np.array([across[0], down[1], across[2], down[3]])
+  found = []
+  for one in (box, across, down, both):
+    x1, y1, x2, y2 = _pixels_of(one, width, height)
+    if x1 >= x2 or y1 >= y2:
+      return 0.0, 0.0, 0.0
+    found.append(float(grey[y1:y2, x1:x2].max()) - _background(grey, x1, y1, x2, y2))
+  return found[1] - found[0], found[2] - found[0], found[3] - found[0]
 
 
 def unboxed_blobs(grey: np.ndarray, boxes: np.ndarray, lesions: list[Lesion]) -> int | None:

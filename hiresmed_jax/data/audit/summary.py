@@ -18,6 +18,7 @@ from hiresmed_jax.data.audit.findings import warnings
 from hiresmed_jax.data.identity import SPLITS, Split
 from hiresmed_jax.data.sample import SIGNED_SHIFT, Sample
 
+_CLEAR = 5.0  # grey levels of 255
 _FEW_LESIONS = 10  # of which no median is told
 _MODALITY = re.compile("([A-Z]{2})?")
 _MARKS = 0.1  # of an image: coloured lines and text cover less
@@ -49,6 +50,7 @@ class ImageFacts:
   box_sizes: np.ndarray  # f32[N, 2], width and height
   mask_areas: np.ndarray  # int64[M], pixels of each lesion of the mask
   lesions: tuple[pixels.Lesion, ...]
+  mirrored_gains: list[tuple[float, float, float]]  # by box
   unboxed_blobs: int | None
   has_lesion_mask: bool
   has_forbidden_mask: bool
@@ -91,6 +93,7 @@ def image_facts(sample: Sample, *, group: str, split: Split) -> ImageFacts:
     box_sizes=boxes[:, 2:] - boxes[:, :2],
     mask_areas=pixels.mask_areas(sample.lesion_mask),
     lesions=lesions,
+    mirrored_gains=[pixels.mirrored_gains(grey, box) for box in boxes],
     unboxed_blobs=pixels.unboxed_blobs(grey, boxes, list(lesions)),
     has_lesion_mask=sample.lesion_mask.size > 0,
     has_forbidden_mask=sample.forbidden_mask.size > 0,
@@ -215,6 +218,7 @@ def _lesions(facts: Sequence[ImageFacts]) -> dict[str, Any]:
     "mask_diameter_px": _spread(2 * np.sqrt(areas / np.pi)),
     "mask_diameter_mm": _spread(2 * np.sqrt(areas_mm / np.pi)),
     "half_maximum_extent_px": _spread([lesion.extent for lesion in lesions]),
+    "mirrored_boxes_fit": _mirrored([gains for f in facts for gains in f.mirrored_gains]),
     "half_maximum_offset": _offset([lesion.offset for lesion in lesions if lesion.area]),
     "box_over_half_maximum_area": _median([lesion.tightness for lesion in lesions]),
     "censored_share": _mean(lesion.censored for lesion in lesions),
@@ -228,6 +232,19 @@ def _offset(offsets: Sequence[tuple[float, float]]) -> list[float] | None:
   if len(offsets) < _FEW_LESIONS:
     return None
   return [round(float(middle), 3) for middle in np.median(offsets, axis=0)]
+
+
+def _mirrored(gains: Sequence[tuple[float, float, float]]) -> list[bool] | None:
+  """Whether boxes fit better mirrored left to right, top to bottom, and both; None of few boxes.
+
+  Measured on 1,000 lesions: right boxes are clearly worse mirrored for 0.6 to 0.98 of them, and
+  clearly better for 0.01 to 0.1.
+  """
+  if len(gains) < _FEW_LESIONS:
+    return None
+  better = (np.array(gains) > _CLEAR).mean(axis=0) > 0.5
+  worse = (np.array(gains) < -_CLEAR).mean(axis=0) > 0.25
+  return [bool(fits) for fits in better & ~worse]
 
 
 def _augmentation(facts: Sequence[ImageFacts]) -> dict[str, Any]:

@@ -304,7 +304,7 @@ def table(path: Path) -> list[Label]:
 
 
 def _columns(header: Iterable[str]) -> dict[str, str]:
-  plain = {name.strip().lower(): name for name in header}
+  plain = {name.strip().lower().replace(" ", "_"): name for name in header}
   found = {}
   for key, names in _COLUMNS.items():
     name = next((name for name in names if name in plain), None)

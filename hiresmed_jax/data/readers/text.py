@@ -12,6 +12,7 @@ from xml.parsers import expat
 from hiresmed_jax import files
 
 MAX_FILE_BYTES = 1 << 30
+_COMMENTS = re.compile(r"\A(#.*\n|\s*\n)+")
 # Three digits after a comma may as well be thousands.
 _DECIMAL_COMMA = re.compile(r"-?\d+,(?!\d{3}$)\d+")
 
@@ -43,14 +44,15 @@ def text_of(path: Path, *, other: str = "") -> str:
 def rows_of(path: Path) -> tuple[list[str], Iterator[Mapping[str, str | None]]]:
   """(header, rows) of a table with commas, semicolons or tabs, as Excel and others write it.
 
-  Where another sign than the comma parts the columns, a comma may be the decimal one: it becomes a
-  point. Text that is not UTF-8 is read as Windows wrote it: a name that this garbles fits no image.
+  Blank lines and those with # before the header are passed over. Where another sign than the comma
+  parts the columns, a comma may be the decimal one: it becomes a point. Text that is not UTF-8 is
+  read as Windows wrote it: a name that this garbles fits no image.
 
   Raises:
     BadBoxes: see `text_of`.
     csv.Error: from the rows too.
   """
-  text = text_of(path, other="cp1252")
+  text = _COMMENTS.sub("", text_of(path, other="cp1252"))
   first, _, rest = text.partition("\n")
   named = re.fullmatch(r"sep=(.)\r?", first, re.IGNORECASE)
   text, first = (rest, rest.partition("\n")[0]) if named else (text, first)

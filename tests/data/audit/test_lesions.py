@@ -40,6 +40,22 @@ def test_boxes_beside_their_lesions_are_told(shift: int, says: str) -> None:
   assert [says in line for line in told] == [True] * bool(says)
 
 
+@pytest.mark.parametrize("way", ["", "left to right", "top to bottom", "half a turn"])
+def test_boxes_of_mirrored_images_are_told(way: str) -> None:
+  flip = {"": (0, 0), "left to right": (0, 1), "top to bottom": (1, 0), "half a turn": (1, 1)}[way]
+  facts = []
+  for n in range(10):
+    image = np.roll(_scene(peak=100 + n), (-20 + n, 9 + 2 * n), axis=(0, 1))
+    box = np.float32([[46 + 2 * n, 7 + n, 73 + 2 * n, 34 + n]])
+    image = image[:: -1 if flip[0] else 1, :: -1 if flip[1] else 1, None]
+    sample = Sample(np.ascontiguousarray(image), group=f"g{n}", source="s", boxes=box)
+    facts.append(summary.image_facts(sample, group=f"g{n}", split="train"))
+  told = [
+    line for line in summary.summarise(facts)["warnings"] if "mirrored" in line and "fit" in line
+  ]
+  assert [way in line for line in told] == [True] * bool(way)
+
+
 def test_a_second_bright_spot_in_the_box_is_not_part_of_it() -> None:
   grey = _scene()
   grey[30:33, 40:43] = 170

@@ -189,6 +189,7 @@ def test_stones_ct_shows_what_was_measured_on_it(shared: Path) -> None:
   assert found["jpeg"]["grid_excess"] == pytest.approx(0.17, abs=0.02)
   assert found["jpeg"]["grid_phase"] == 7
   assert found["images"]["negatives"] == 0
+  assert not any(found["lesions"]["mirrored_boxes_fit"])
   assert max(map(abs, found["lesions"]["half_maximum_offset"])) < 0.1
   assert found["jpeg"]["quality"] == {"75": 622}
   assert found["groups"]["near_duplicates"]["across_splits"] == 0

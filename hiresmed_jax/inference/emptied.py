@@ -5,7 +5,7 @@ detector finds the lesions themselves. A filled hole can be told from tissue, so
 filled elsewhere in the body: decoys. H, W rows and columns.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from hiresmed_jax.ops import inpaint
 from hiresmed_jax.placement import body, candidates
 
 _RING = 5  # pixels around a lesion in which its background is measured
+_TRACE = 0.25  # of a lesion's contrast: what is left of it is fainter
 _WIDER_PX = 8  # around a box, in which it is seen whether a spot goes on
 _APART_PX = 10  # between a decoy and a lesion
 
@@ -82,23 +83,24 @@ def _known(lesion_mask: np.ndarray, index: int, box: np.ndarray) -> np.ndarray:
   return own if inside.any() else np.zeros_like(own)
 
 
-class Halves(NamedTuple):
-  """Boxes of lesions without a mask, and the level above which they hold their lesions."""
+class Bounds(NamedTuple):
+  """Boxes of lesions without a mask, and levels of the mean of all channels."""
 
   boxes: list[tuple[slice, slice]]  # rows and columns, slightly loosened
-  levels: list[float]  # half maximum, of the mean of all channels
+  halves: list[float]  # half maximum: a lesion
+  traces: list[float]  # a quarter of its contrast: a part of one, or a dimmer one beside it
 
 
-def halves(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Halves:
+def bounds(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Bounds:
   """Those of the boxes f32[N, 4] of an image that have no instance mask; as `lesion_masks`."""
   grey = values.mean(axis=-1)
   unknown = [box for index, box in enumerate(boxes) if not _known(lesion_mask, index, box).any()]
-  found = [half for box in unknown if (half := outline.half_maximum(grey, box)) is not None]
-  return Halves([box for box, _ in found], [level for _, level in found])
+  found = [at for box in unknown if (at := outline.levels_in(grey, box, (0.5, _TRACE))) is not None]
+  return Bounds([box for box, _ in found], *([at[i] for _, at in found] for i in range(2)))
 
 
-def standing(values: np.ndarray, own: Halves) -> np.ndarray:
-  """bool[H, W]: where an image stands above the half maximum of lesions, in spots, not by noise.
+def standing(values: np.ndarray, own: Bounds, levels: Sequence[float]) -> np.ndarray:
+  """bool[H, W]: where an image stands above the level of each box, in spots, not by noise.
 
   A spot that lies for the most part outside of the boxes is other tissue, such as a chest wall.
   """
@@ -106,7 +108,7 @@ def standing(values: np.ndarray, own: Halves) -> np.ndarray:
   found, inside = np.zeros(grey.shape, bool), np.zeros(grey.shape, bool)
   for box in own.boxes:
     inside[box] = True
-  for box, level in zip(own.boxes, own.levels, strict=True):
+  for box, level in zip(own.boxes, levels, strict=True):
     by = max(_WIDER_PX, max(s.stop - s.start for s in box) // 2)
     wide = tuple(slice(max(s.start - by, 0), s.stop + by) for s in box)
     parts, count = ndimage.label(grey[wide] >= level)
@@ -124,7 +126,7 @@ def standing(values: np.ndarray, own: Halves) -> np.ndarray:
 def cleared(
   values: np.ndarray,
   lesions: list[np.ndarray],
-  own: Halves,
+  own: Bounds,
   key: Any,
   *,
   reach: int = outline.REACH + 1,
@@ -135,10 +137,10 @@ def cleared(
   goes on into it; and where a lesion fills the image, so that nothing is known around it.
   """
   try:
-    filled = inpainted(values, [*lesions, standing(values, own)], key, reach=reach)
+    filled = inpainted(values, [*lesions, standing(values, own, own.halves)], key, reach=reach)
   except inpaint.NothingKnown:
     return None
-  return None if standing(filled, own).any() else filled
+  return None if standing(filled, own, own.traces).any() else filled
 
 
 def without_lesions(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any] | None:
@@ -150,7 +152,7 @@ def without_lesions(item: Mapping[str, Any], key: jax.Array) -> dict[str, Any] |
     return dict(item)
   values, value_range = transforms.values_of(item)
   lesions = lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
-  filled = cleared(values, lesions, halves(values, item["boxes"], item["lesion_mask"]), key)
+  filled = cleared(values, lesions, bounds(values, item["boxes"], item["lesion_mask"]), key)
   if filled is None:
     return None
   return {
@@ -176,7 +178,7 @@ def with_decoys(
   """
   values, value_range = transforms.values_of(item)
   lesions = lesion_masks(values, item["boxes"], item["lesion_mask"], value_range)
-  own = halves(values, item["boxes"], item["lesion_mask"])
+  own = bounds(values, item["boxes"], item["lesion_mask"])
   content = body.content(values, value_range=value_range)
   holes = holes_elsewhere(content, lesions, np.random.default_rng(seed), decoys)
   key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])

@@ -171,7 +171,7 @@ def _look(
     host=places.host_of(scene, host_rule),
   )
   key = jax.random.fold_in(jax.random.key(0), index)
-  own = emptied.halves(scene.values, item["boxes"], item["lesion_mask"])
+  own = emptied.bounds(scene.values, item["boxes"], item["lesion_mask"])
   values = emptied.cleared(scene.values, real + chance, own, key)
   shapes = [np.nonzero(mask) for mask in (*real, *chance)]
   if not shapes or values is None:

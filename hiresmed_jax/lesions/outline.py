@@ -5,6 +5,7 @@ H, W rows and columns of the image. Images are in value units, dense tissue brig
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -73,11 +74,13 @@ def find(grey: np.ndarray, box: np.ndarray, least_contrast: float) -> Outline | 
   return dataclasses.replace(found, mask=mask)
 
 
-def half_maximum(grey: np.ndarray, box: np.ndarray) -> tuple[tuple[slice, slice], float] | None:
-  """Where a lesion may be, the box and 2 px around it, and the level that is half its maximum.
+def levels_in(
+  grey: np.ndarray, box: np.ndarray, shares: Sequence[float]
+) -> tuple[tuple[slice, slice], list[float]] | None:
+  """Where a lesion may be, the box and 2 px around it, and levels at shares of its contrast.
 
-  The level is clear of the noise around the box. `grey` and `box` as of `find`; None where the box
-  lies outside the image.
+  The levels are clear of the noise around the box. `grey` and `box` as of `find`; None where the
+  box lies outside the image.
   """
   window = _window(box, _LOOSE_PX, *grey.shape)
   wide = _window(box, _LOOSE_PX + _RING, *grey.shape)
@@ -91,9 +94,10 @@ def half_maximum(grey: np.ndarray, box: np.ndarray) -> tuple[tuple[slice, slice]
   )
   levels = _levels(grey[wide], inner, loose)
   if levels is None:
-    return window, float(grey[window].max())
+    return window, [float(grey[window].max())] * len(shares)
   _, background, spread, peak = levels
-  return window, max((background + peak) / 2, background + _NOISE_SIGMAS * spread)
+  noise = _NOISE_SIGMAS * spread
+  return window, [background + max(share * (peak - background), noise) for share in shares]
 
 
 def _levels(

@@ -64,8 +64,8 @@ class Maker(NamedTuple):
       was, left = (emptied.contrast(one.values, mask) for one in (before, made))
       if left < self.least_contrast * was:
         return None
-    halves = emptied.halves(made.values, made.boxes, made.lesion_mask)
-    lesion_free = emptied.cleared(made.values, own, halves, key, reach=outline.REACH)
+    bounds = emptied.bounds(made.values, made.boxes, made.lesion_mask)
+    lesion_free = emptied.cleared(made.values, own, bounds, key, reach=outline.REACH)
     return None if lesion_free is None else Background(made, lesion_free, own)
 
   def _canvas(self, item: Mapping[str, Any], device: jax.Device | None) -> canvas.Canvas:

@@ -43,8 +43,9 @@ _LESIONS = {
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
 # 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes. 4:
-# holes are filled with real grain. A folder that was begun before would hold images of both kinds.
-_VERSION = 4
+# holes are filled with real grain. 5: fainter traces of lesions count, and hosts only where they
+# help. A folder that was begun before would hold images of both kinds.
+_VERSION = 5
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.

@@ -91,12 +91,25 @@ def test_all_that_stands_out_of_a_box_is_taken_out():
   item = labelled(bar(50, 50, 58, 56) | bar(64, 60, 68, 66), (48, 48, 68, 70))
   values, boxes, none = item["image"].astype(np.float32), item["boxes"], item["lesion_mask"]
   lesions = emptied.lesion_masks(values, boxes, none, (0.0, 255.0))
-  own = emptied.halves(values, boxes, none)
-  assert emptied.standing(emptied.inpainted(values, lesions, jax.random.key(0)), own).any()
+  own = emptied.bounds(values, boxes, none)
+  assert emptied.standing(
+    emptied.inpainted(values, lesions, jax.random.key(0)), own, own.halves
+  ).any()
   found = emptied.without_lesions(item, jax.random.key(0))["image"][46:72, 46:72]
   assert found.max() < 130
   # A lesion of a known mask is that mask, and nothing else.
-  assert not emptied.halves(values, boxes, lesions[0].astype(np.uint16)).boxes
+  assert not emptied.bounds(values, boxes, lesions[0].astype(np.uint16)).boxes
+
+
+def test_a_dim_lesion_beside_a_bright_one_in_its_box_is_seen():
+  item = labelled(bar(50, 50, 58, 56) | bar(64, 60, 70, 66), (48, 48, 72, 70))
+  image = item["image"].astype(np.float32)
+  background = float(np.median(image))
+  for share, is_used in ((0.35, False), (0.02, True)):
+    dim = image.copy()
+    dim[64:70, 60:66] = background + share * (image[52:56, 52:54].mean() - background)
+    dimmed = item | {"image": dim.round().astype(np.uint8)}
+    assert (emptied.without_lesions(dimmed, jax.random.key(0)) is not None) == is_used
 
 
 def test_a_mask_beside_its_box_is_not_believed():
@@ -114,8 +127,8 @@ def test_an_image_that_is_all_lesion_is_not_used():
 def test_tissue_that_goes_on_beyond_a_box_is_no_lesion():
   item = labelled(bar(54, 54, 62, 62) | bar(40, 66, 90, 120), (48, 50, 66, 70))
   values = item["image"].astype(np.float32)
-  own = emptied.halves(values, item["boxes"], item["lesion_mask"])
-  lesion = emptied.standing(values, own)
+  own = emptied.bounds(values, item["boxes"], item["lesion_mask"])
+  lesion = emptied.standing(values, own, own.halves)
   assert lesion[56:60, 56:60].all()
   assert not lesion[:, 64:].any()
 

@@ -236,7 +236,7 @@ def test_bytes_are_predicted_near_what_a_compiler_was_seen_to_move(capsys):
 def test_the_estimate_is_near_what_the_compiler_takes(capsys, spec):
   quick = ["--config.background.perceptual.net=None", "--config.background.net.remat=False"]
   with tiny_run.quick_compiler():  # the memory is planned before
-    explain.main(["--config", spec, "--compile", "--json", *quick])
+    explain.main(["--config", f"{spec}:background", "--compile", "--json", *quick])
   found = json.loads(capsys.readouterr().out)
   found = found["background"]
   compiled = found["compiled"]

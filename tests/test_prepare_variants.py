@@ -1,6 +1,7 @@
 """Variants of labels, masks and tables that tools write: read right, or refused by a line."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -134,6 +135,15 @@ def test_labels_that_are_not_understood_are_no_silence(tmp_path, name, text):
     ready(tmp_path)
   card, _ = ready(tmp_path, "--allow-unused")
   assert (card["unknown"], sum(card["skipped"].values())) == (1, 1)
+
+
+def test_a_workbook_of_boxes_is_no_silence(tmp_path):
+  pictures(tmp_path / "in", "a")
+  with zipfile.ZipFile(tmp_path / "in/boxes.xlsx", "w") as book:
+    texts = "".join(f"<si><t>{name}</t></si>" for name in ("filename", "xmin", "ymin", "xmax"))
+    book.writestr("xl/sharedStrings.xml", f"<sst>{texts}</sst>")
+  with pytest.raises(UserError, match="no format that is read"):
+    ready(tmp_path)
 
 
 def test_other_tables_are_no_labels(tmp_path):

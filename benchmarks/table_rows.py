@@ -312,6 +312,35 @@ def _faults(result: Result) -> Iterator[Row]:
       yield Row(f"{row['kind']}: {row['what']}", f"{row['held']} of {row['tried']} held")
 
 
+def _baseline_step(result: Result) -> Iterator[Row]:
+  for case in result["cases"]:
+    ours, theirs = (case["median_ms"][side] for side in ("ours", "torch"))
+    yield Row(
+      f"{case['name']}, {case['parameters']:,} parameters, {case['batch']} images of "
+      f"{case['side']} px, a training step beside PyTorch's (not compiled)",
+      f"{theirs / ours:.2f}x ({ours:.0f} and {theirs:.0f} ms)",
+    )
+
+
+def _table2(result: Result) -> Iterator[Row]:
+  ((kind, amount),) = result["budget"].items()
+  about = f"Table 2 at {amount:g} {kind} of training each, {result['held_out']} held-out images"
+  for name, row in result["rows"].items():
+    kid = row["distances"]["KID"]
+    figure = kid.get("missing") or f"{kid['name']} {kid['value']:.3g}"
+    if kid.get("sd") is not None:
+      figure += f" (SD {kid['sd']:.2g})"
+    if psnr := row.get("numbers", {}).get("psnr"):
+      figure += f"; PSNR {psnr['value']:.1f} dB"
+    figure += "" if row["converged"] else "; not converged"
+    what = "reconstructions" if row["paired"] else "from noise"
+    yield Row(f"{about}: {name}, {what}, {row['parameters']:,} parameters", figure)
+  floors = [
+    f"{name} {one['value']:.3g}" for name, one in result["floors"].items() if "value" in one
+  ]
+  yield Row(f"{about}: floors of KID", "; ".join(floors))
+
+
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "anchor": _anchor,
   "blocks": _blocks,
@@ -335,6 +364,8 @@ SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {
   "singan": _singan,
   "stream": _stream,
   "synthesize": _synthesize,
+  "baseline_step": _baseline_step,
+  "table2": _table2,
   "train_step": rows_of_steps.train_step,
   "utility": _utility,
 }

@@ -1,0 +1,269 @@
+"""Do the paper's comparison systems make images as near to real ones as ours, at equal budgets?
+
+  python -m benchmarks.table2 --work runs/table2 --seconds 240 \\
+    --out benchmarks/results/table2_cpu.json
+  python -m benchmarks.table2 --work runs/table2_images --images 4000
+  python -m benchmarks.table2 --work runs/table2_full --full --data data/kub --seconds 86400
+
+Table 2 of the paper. Every row is trained by its config, at a share of the budget and at all of it,
+each a run of its own: seconds of training without compiling, or images seen. Reduced networks of at
+most five million parameters on phantoms of 64 x 64 px; `--full`: the presets `paper` on --data.
+KID and the like are of held-out images. PSNR and SSIM are only of rows that reconstruct the very
+image. A row whose KID still falls between the last two budgets, by more than its noise, is marked
+"not converged", and is not tested. The same command again goes on where it stopped.
+"""
+
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks import harness, table2_rows
+from benchmarks.table2_rows import Row
+from hiresmed_jax import files
+from hiresmed_jax.data import pipeline, records
+from hiresmed_jax.errors import UserError
+from hiresmed_jax.evaluation import run as evaluation
+from hiresmed_jax.routes import dataset as datasets
+from hiresmed_jax.routes import run as training
+from hiresmed_jax.runtime import cli
+from hiresmed_jax.runtime import mesh as meshes
+
+SAMPLINGS = 5
+_TRIAL_STEPS = 4
+_METRICS = ("psnr", "ssim", "lpips_squeezenet")
+
+
+def main(argv: list[str]) -> None:
+  """Trains and measures what is not there yet, and writes the table."""
+  options = _options(argv)
+  work, shares = options.work, sorted(options.shares)
+  rows = [row for row in table2_rows.ROWS if not options.rows or row.name in options.rows]
+  facts: dict[str, Any] = {"benchmark": "table2", **harness.environment(), "scale": options.scale}
+  facts["budget"] = {"seconds": options.seconds} if options.seconds else {"images": options.images}
+  dataset = _dataset(options, rows[0])
+  samples = len(records.source(dataset, "test"))
+  facts |= {"held_out": samples, "shares": shares, "samplings": SAMPLINGS, "seeds": options.seeds}
+  runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
+  for share in shares:
+    for row in rows:
+      runs[row.name, share] = [
+        _trained(row, options, dataset, share, seed, samples) for seed in range(options.seeds)
+      ]
+  floors = _floors(work / "floors", dataset, rows[0].config(options.scale), samples)
+  reports = {share: _measured(share, rows, runs, floors, options) for share in shares}
+  parameters = {row.name: row.parameters(row.config(options.scale)) for row in rows}
+  facts |= summary(reports, rows, runs, list(floors), parameters)
+  harness.publish(facts, options.out)
+
+
+def _options(argv: list[str]) -> Any:
+  parser = harness.parser(__doc__)
+  add = parser.add_argument
+  add("--work", type=pathlib.Path, required=True, help="folder of all runs")
+  budget = parser.add_mutually_exclusive_group(required=True)
+  budget.add_argument("--seconds", type=float, help="of training, of each row")
+  budget.add_argument("--images", type=int, help="seen in training, of each row")
+  add("--shares", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="of the budget")
+  add("--seeds", type=int, default=1, help="trainings of each row")
+  add("--rows", nargs="+", choices=[row.name for row in table2_rows.ROWS], help="these alone")
+  add("--data", type=pathlib.Path, help="prepared dataset (phantoms of 64 px)")
+  add("--inception", type=pathlib.Path, help="weights of the features (cache folder)")
+  add("--tap", type=int, default=2048, help="of Inception; the weights may end before (2048)")
+  add("--full", dest="scale", action="store_const", const="full", default="reduced",
+      help="the presets `paper` at 1,024 px, on a GPU")  # fmt: skip
+  options = parser.parse_args(argv)
+  if options.scale == "full" and options.data is None:
+    raise UserError("--full needs --data")
+  return options
+
+
+def _dataset(options: Any, row: Row) -> records.Dataset:
+  config = _config(row, options) if options.data else row.config(options.scale)
+  return datasets.open_or_draw(config, options.data, options.work, overwrite=False)
+
+
+def _trained(
+  row: Row, options: Any, dataset: records.Dataset, share: float, seed: int, samples: int
+) -> dict[str, Any]:
+  """One run -> {"folder", "steps", "seconds": of training, "wall": with all else}."""
+  config = _config(row, options)
+  config.seed = seed
+  row.set_samples(config, SAMPLINGS * samples)
+  levels = row.levels(config)
+  if options.seconds:
+    steps = round(share * options.seconds / _step_seconds(row, options, dataset))
+  else:
+    steps = round(share * options.images / (row.batch_size(config) * levels))
+  steps = max(1, steps)
+  row.set_steps(config, steps, max(1, steps // 20))
+  folder = options.work / f"{row.name}-{share:g}-{seed}"
+  done = folder / "seconds.json"
+  if not done.is_file():
+    begin = time.monotonic()
+    training.train(config, data=dataset.root, workdir=folder)
+    files.write_json(done, {"wall": time.monotonic() - begin})
+  rates = _rates(folder / row.route)
+  seconds = sum(row.batch_size(config) * count / rate for count, rate in rates)
+  known = {"folder": folder, "steps": levels * steps, "seconds": seconds}
+  return known | json.loads(done.read_text())
+
+
+def _step_seconds(row: Row, options: Any, dataset: records.Dataset) -> float:
+  """Seconds of a step, of all levels, from a short run of its own."""
+  config = _config(row, options)
+  row.set_samples(config, 1)
+  row.set_steps(config, _TRIAL_STEPS, 1)
+  folder = options.work / "trials" / row.name
+  training.train(config, data=dataset.root, workdir=folder)
+  # Of each level the last one: the first step waits for much that comes once.
+  rates = [rate for _, rate in _rates(folder / row.route)]
+  return sum(row.batch_size(config) / rate for rate in rates[_TRIAL_STEPS - 1 :: _TRIAL_STEPS])
+
+
+def _config(row: Row, options: Any) -> Any:
+  """The row's config; the phantoms are drawn already."""
+  config = row.config(options.scale)
+  config.data.phantom.kind = ""
+  return config
+
+
+def _rates(folder: pathlib.Path) -> list[tuple[int, float]]:
+  """(steps, images a second) of each line of a run's log that has a rate."""
+  found, before = [], 0
+  for line in (folder / "metrics.jsonl").read_text().splitlines():
+    values = json.loads(line)
+    if "images_per_second" in values:
+      found.append((values["step"] - before, values["images_per_second"]))
+      before = values["step"]
+  return found
+
+
+def _floors(
+  folder: pathlib.Path, dataset: records.Dataset, config: Any, count: int
+) -> dict[str, pathlib.Path]:
+  """Folders of what a method must beat, and of what it must not be: training images, a copy."""
+  images = [
+    image
+    for batch in pipeline.eval_batches(
+      records.source(dataset, "train"), view=datasets.view(config.data), batch_size=8, limit=count
+    )
+    for image in batch["images_m11"][batch["weight"] > 0]
+  ]
+  sets = {"training images": images, "one training image, copied": images[:1] * count}
+  found = {name: folder / name.replace(",", "").replace(" ", "_") for name in sets}
+  for name, path in found.items():
+    path.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(sets[name]):
+      levels = np.rint(np.clip(image * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+      files.write(path / f"image_{number:06d}.png", cv2.imencode(".png", levels)[1].tobytes())
+  return found
+
+
+def _measured(
+  share: float,
+  rows: Sequence[Row],
+  runs: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]],
+  floors: Mapping[str, pathlib.Path],
+  options: Any,
+) -> dict[str, Any]:
+  """The report of `evaluate` of all rows at a share of the budget."""
+  names = "-".join(row.name for row in rows)
+  out = options.work / f"report-{share:g}-{names}-{options.seeds}"
+  if (out / "report.json").is_file():
+    return dict(json.loads((out / "report.json").read_text()))
+  workdirs, baselines = [], [(name, folder) for name, folder in floors.items()]
+  for row in rows:
+    for one in runs[row.name, share]:
+      if row.paired:
+        workdirs.append((row.name, one["folder"]))
+      else:
+        parts = _samplings(one["folder"] / row.route / "samples", one["folder"] / "samplings")
+        baselines += [(row.name, part) for part in parts]
+  request = evaluation.Request(
+    out=out, real=options.data or options.work / "data", workdirs=workdirs, baselines=baselines,
+    lpips=[], tap=options.tap, file=options.inception,
+  )  # fmt: skip
+  evaluation.evaluate(request, meshes.make_mesh())
+  return dict(json.loads((out / "report.json").read_text()))
+
+
+def _samplings(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
+  """The samples of a run as SAMPLINGS folders of as many each."""
+  names = sorted(path.name for path in folder.glob("*.png"))
+  parts = [out / str(number) for number in range(SAMPLINGS)]
+  if not out.is_dir():
+    size = len(names) // SAMPLINGS
+    for number, part in enumerate(parts):
+      part.mkdir(parents=True)
+      for place, name in enumerate(names[number * size : (number + 1) * size]):
+        shutil.copyfile(folder / name, part / f"sample_{place:06d}.png")
+  return parts
+
+
+def summary(
+  reports: Mapping[float, Mapping[str, Any]],
+  rows: Sequence[Row],
+  runs: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]],
+  floors: Sequence[str],
+  parameters: Mapping[str, int],
+) -> dict[str, Any]:
+  """The rows of the table, the floors, and the tests of rows that have converged."""
+  last = reports[max(reports)]
+  halves = last["real"].get("floors", {}).get("KID", {})
+  found: dict[str, Any] = {}
+  for row in rows:
+    about, mine = last["methods"][row.name], runs[row.name, max(reports)]
+    curve = [
+      {"share": share, **_short(report["methods"][row.name]["distances"]["KID"])}
+      for share, report in sorted(reports.items())
+    ]
+    found[row.name] = {
+      "paired": row.paired,
+      "parameters": parameters[row.name],
+      "images": about["images"],
+      "steps": [one["steps"] for one in mine],
+      "seconds": [one["seconds"] for one in mine],
+      "wall_seconds": [one["wall"] for one in mine],
+      "distances": {name: _short(value) for name, value in about["distances"].items()},
+      "KID_over_budget": curve,
+      "converged": converged(curve, halves.get("sd") or 0.0),
+    }
+    if row.paired:
+      numbers = {name: about["numbers"].get(name, {}) for name in _METRICS}
+      found[row.name]["numbers"] = {name: _short(value) for name, value in numbers.items() if value}
+  known = {name for name, row in found.items() if row["converged"]}
+  return {
+    "protocol": last["methods"][rows[0].name]["distances"]["KID"].get("protocol"),
+    "rows": found,
+    "floors": {
+      **{name: _short(last["methods"][name]["distances"]["KID"]) for name in floors},
+      "halves of the held-out images": _short(halves),
+    },
+    "tests": [test for test in last["tests"] if {test["first"], test["second"]} <= known],
+  }
+
+
+def converged(curve: Sequence[Mapping[str, Any]], noise: float) -> bool:
+  """Whether KID no longer falls between the last two budgets by more than its noise.
+
+  `noise` is the deviation of the floor, for a row that has no samplings. One budget tells nothing.
+  """
+  if len(curve) < 2 or any("value" not in point for point in curve[-2:]):
+    return False
+  before, after = curve[-2:]
+  return bool(before["value"] - after["value"] <= max(after.get("sd") or 0.0, noise))
+
+
+def _short(value: Mapping[str, Any]) -> dict[str, Any]:
+  kept = ("name", "value", "sd", "sd_images", "interval", "missing")
+  return {name: value[name] for name in kept if value.get(name) is not None}
+
+
+if __name__ == "__main__":
+  cli.run(main)

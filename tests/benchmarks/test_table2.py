@@ -1,0 +1,79 @@
+"""Table 2: budgets become steps, a run is made once, and what still falls is not tested."""
+
+import argparse
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import table2, table2_rows
+from hiresmed_jax.routes import settings
+
+RATE = 40.0  # images a second
+ROWS = {row.name: row for row in table2_rows.ROWS}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_reduced_configs_are_sound(name):
+  config = ROWS[name].config("reduced")
+  ROWS[name].set_steps(config, 7, 1)
+  ROWS[name].set_samples(config, 5)
+  settings.check(config, settings.wanted(config))
+  assert config.data.channels == 1
+
+
+def train(config, *, data, workdir):
+  """Writes the log of a run."""
+  row = next(row for row in table2_rows.ROWS if row.route == config.route and not row.paired)
+  steps, every = config[row.route].steps, config[row.route].log_every
+  folder = workdir / row.route
+  folder.mkdir(parents=True, exist_ok=True)
+  lines = [
+    json.dumps({"step": step, "images_per_second": RATE})
+    for level in range(row.levels(config))
+    for step in range(level * steps + every, (level + 1) * steps + 1, every)
+  ]
+  (folder / "metrics.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("DDM", 25), ("SinGAN", 33)])
+def test_a_budget_of_seconds_becomes_steps_and_a_run_is_made_once(
+  tmp_path, monkeypatch, name, steps
+):
+  made = []
+  monkeypatch.setattr(table2.training, "train", lambda c, **o: made.append(o) or train(c, **o))
+  options = argparse.Namespace(scale="reduced", seconds=10.0, images=None, work=tmp_path)
+  given = (ROWS[name], options, SimpleNamespace(root=tmp_path / "data"), 0.5, 0, 3)
+  one = table2._trained(*given)
+  levels = 1 if name == "DDM" else 6
+  assert one["steps"] == steps * levels
+  assert one["seconds"] == pytest.approx(5.0, rel=0.05)
+  assert table2._trained(*given)["steps"] == one["steps"]
+  assert [run["workdir"].name for run in made] == [name, f"{name}-0.5-0", name]  # trials are cheap
+
+
+def report(kids, tests=()):
+  def method(name):
+    kid = {"name": "KID", "value": kids[name], "sd": 0.01}
+    return {"images": 3, "distances": {"KID": kid}, "numbers": {"psnr": {"value": 20.0}}}
+
+  names = (*ROWS, "copy")
+  floors = {"KID": {"name": "KID", "value": 0.0, "sd": 0.02}}
+  return {"methods": {n: method(n) for n in names}, "real": {"floors": floors}, "tests": tests}
+
+
+def test_what_still_falls_is_said_and_not_tested():
+  before = dict.fromkeys((*ROWS, "copy"), 0.5)
+  after = before | {"DDM": 0.3, "VQGAN": 0.485, "copy": 0.5}
+  tests = [{"first": "ours", "second": second} for second in ("VQGAN", "DDM")]
+  reports = {0.5: report(before), 1.0: report(after, tests)}
+  run = {"steps": 2, "seconds": 1.0, "wall": 2.0}
+  runs = {(name, share): [run] for name in ROWS for share in reports}
+  found = table2.summary(reports, table2_rows.ROWS, runs, ["copy"], dict.fromkeys(ROWS, 9))
+  assert {n for n, row in found["rows"].items() if not row["converged"]} == {"DDM"}
+  assert found["tests"] == tests[:1]
+  assert [point["value"] for point in found["rows"]["DDM"]["KID_over_budget"]] == [0.5, 0.3]
+  assert "numbers" not in found["rows"]["DDM"]  # unpaired: no reconstruction
+  assert found["rows"]["ours"]["numbers"]["psnr"]["value"] == 20.0
+  assert found["floors"]["copy"]["value"] == 0.5
+  assert not table2.converged([{"value": 1.0}], 0.0)

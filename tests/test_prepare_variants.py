@@ -146,6 +146,13 @@ def test_a_workbook_of_boxes_is_no_silence(tmp_path):
     ready(tmp_path)
 
 
+def test_masks_that_are_not_used_are_a_warning(tmp_path):
+  pictures(tmp_path / "in", "a")
+  draw(tmp_path / "in/masks/a.png")
+  card, _ = ready(tmp_path)
+  assert any("may be masks" in line for line in card["audit"]["warnings"])
+
+
 def test_other_tables_are_no_labels(tmp_path):
   pictures(tmp_path / "in", "a")
   write(tmp_path / "in/groups.csv", "file,group,bbox\na,p,1\n")

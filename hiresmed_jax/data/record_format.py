@@ -235,7 +235,10 @@ def make_card(
   facts = [e.facts for e in encoded]
   audit = summary.summarise(facts, jpeg_qualities=report.jpeg_qualities)
   labelled = sum(e.labelled for e in encoded)
-  audit["warnings"] += findings.source_warnings(report.source, labelled, audit["lesions"]["boxes"])
+  left_out = _counted(reason for _, reason in report.left_out)
+  audit["warnings"] += findings.source_warnings(
+    report.source, labelled, audit["lesions"]["boxes"], left_out
+  )
   negatives = polarity.negatives([f.thumbnail for f in facts])
   report.odd += [(encoded[n].names[1], "looks like a negative of the others") for n in negatives]
   digests = "".join(sorted(e.digest for e in encoded))
@@ -251,7 +254,7 @@ def make_card(
     "splits": {split: sum(e.split == split for e in encoded) for split in SPLITS},
     "unknown": sum(not e.labelled for e in encoded),
     "skipped": _counted(reason for _, reason in report.skipped),
-    "left_out": _counted(reason for _, reason in report.left_out),
+    "left_out": left_out,
     "notes": _counted(note for e in encoded for note in e.notes),
     "source": report.source,
     "fingerprint": hashlib.sha256(digests.encode()).hexdigest(),

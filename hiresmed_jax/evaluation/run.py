@@ -325,7 +325,7 @@ def _figures(out: Path, methods: Methods) -> list[str]:
     ("typical.png", figures.typical(keys, _CASES), f"{name}: cases at 25, 50 and 75 % of {label}"),
     ("worst.png", keys[:_CASES], f"{name}: the worst cases by {label}"),
   ):
-    title += "; below the first row SYNTHETIC, made by a model"
+    title += "; below the first row SYNTHETIC"
     if figures.page(out / file, chosen, ordered, metric=metric, title=title):
       drawn.append(file)
   return drawn

@@ -122,7 +122,9 @@ def fingerprint_of(workdir: Path) -> str:
   """
   noted = _noted(workdir)
   if noted is None:
-    raise UserError(f"{workdir} holds no trained run: {_DATA} is not there")
+    raise UserError(
+      f"{workdir} holds no trained run: {_DATA}, which the first trained route leaves, is not there"
+    )
   return str(noted["fingerprint"])
 
 

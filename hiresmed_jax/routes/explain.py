@@ -31,6 +31,7 @@ Facts = dict[str, Any]  # nested values that JSON can hold: bytes, FLOPs (a mult
 # none were asked for.
 Measure: TypeAlias = Callable[[Task, Mapping[str, Any]], Facts]
 _TIMED = 3  # steps, after a first one
+_SMALL_STEP_MS = 5.0  # of a smaller step, launches of kernels and reading decide the time
 
 
 def explain(
@@ -72,8 +73,8 @@ def explain(
       facts[route]["images_per_device"] = config[route].batch_size // devices
       steps, epochs = config[route].steps, config[route].get("epochs", 0)
       facts[route]["length"] = {"steps": steps} if steps else {"epochs": epochs}
-      if device:
-        facts[route]["target"] = _predicted(facts[route], device)
+    if device:
+      facts[route]["target"] = _predicted(facts[route], device)
     facts[route]["departures"] = _departures(config, route)
   return facts
 
@@ -147,7 +148,7 @@ def in_bytes(number: float) -> str:
 def _predicted(facts: Facts, device: accelerators.Device) -> Facts:
   """What the training of a route would be on a device; {} where its work is not counted."""
   flops, memory = _training_flops(facts), facts.get("memory_per_device")
-  if not flops:
+  if not flops or "images_per_device" not in facts:
     return {}
   images, needed = facts["images_per_device"], memory and memory["total"]
   found = {"device": device.name, "memory": device.memory, "needed": needed}
@@ -293,14 +294,21 @@ def _prediction(facts: Facts) -> str:
   if facts["needed"] is not None:
     line += "fits" if facts["needed"] <= facts["memory"] else "does not fit"
     line += f" ({in_bytes(facts['needed'])} of {in_bytes(facts['memory'])}); "
+  if facts["least_ms"] < _SMALL_STEP_MS:
+    return line + f"a step's own work takes {facts['least_ms']:.2g} ms: what starts it decides"
   line += (
-    f"a step takes {facts['least_ms']:,.1f} ms or more, by its {facts['by']}: "
-    f"{speed['at_most']:,.1f} images a second at most, some {speed['expected']:,.1f} expected"
+    f"a step takes {facts['least_ms']:,.0f} ms or more, by its {facts['by']}: "
+    f"{_rounded(speed['at_most'])} images a second at most, some {_rounded(speed['expected'])} "
+    "expected"
   )
   if "hours" in facts:
     hours = facts["hours"]
     line += f", {duration(3600 * hours['expected'])} in all"
   return line
+
+
+def _rounded(number: float) -> str:
+  return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
 def _brief(facts: Facts) -> str:

@@ -174,7 +174,8 @@ class Discriminator(nn.Module):
 
   def __init__(self, size: int, channels: int, width: int):
     super().__init__()
-    self.rows, self.vectors = size // 2, {}
+    self.rows = size // 2
+    self.vectors: dict[str, torch.Tensor] = {}
 
     def conv(name: str, inputs: int, outputs: int, side: int) -> None:
       self.add_module(f"{name}_conv", nn.Conv2d(inputs, outputs, side, bias=False))

@@ -242,15 +242,24 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"noted {count}", note
 
 
-def source_warnings(source: Mapping[str, Any], labelled: int, boxes: int) -> list[str]:
+def source_warnings(
+  source: Mapping[str, Any], labelled: int, boxes: int, left_out: Mapping[str, int]
+) -> list[str]:
   """What a source's files say against its groups and labels.
 
   Args:
     source: of the card.
     labelled: images that somebody has labelled.
     boxes: number of lesions.
+    left_out: of the card.
   """
   lines = []
+  masks = sum(count for reason, count in left_out.items() if "--masks" in reason)
+  if masks and not boxes:
+    lines.append(
+      f"no image has a lesion, and {masks} images that may be masks are not used: name their "
+      "folder (--masks)"
+    )
   across = source["groups"]["name_families_across_groups"] if source else 0
   if across:
     lines.append(

@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
   if options.overwrite and shards > 1:
     raise UserError("--overwrite would remove what other shards have made: remove OUT by hand")
   compilation.keep_programs(cache_folder())
-  workdir.fingerprint_of(run_folder)  # a run is there, before anything is looked at
+  if options.with_real or options.onto:
+    workdir.fingerprint_of(run_folder)  # a run is there, before anything is looked at
   needed = options.data or not options.onto
   dataset = workdir.dataset_of(run_folder, options.data) if needed else None
   if asked.background == "reconstruction" and whole is not None:

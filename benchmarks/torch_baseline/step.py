@@ -117,6 +117,7 @@ def linen(step: Step) -> dict[str, Any]:
 def _generator(config: Any, channels: int, params: Any, codebook: Any, remat: bool) -> Autoencoder:
   values = config.net.to_dict() | {"remat": remat}
   values["kernel_init_std"] = values["kernel_init_std"] or None
+  del values["skeleton"]  # of this one
   net = VQGAN(in_channels=channels, out_channels=channels, **values)
   generator = Autoencoder(net, config.codebook.num_codes, config.net.code_dim, config.loss)
   if params is not None:

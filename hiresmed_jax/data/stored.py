@@ -100,7 +100,7 @@ def _shifted(raw: np.ndarray, offset: int) -> np.ndarray:
 def _quantised(raw: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float, float]:
   with np.errstate(over="ignore"):
     scale = float((np.float64(high) - np.float64(low)) / LEVELS)
-  if not scale * LEVELS <= _WIDEST:
+  if not np.isfinite(scale) or (raw.dtype.kind == "f" and scale * LEVELS > _WIDEST):
     raise Unreadable("holds values too far apart to be an image")
   if 0 < scale * LEVELS < _NARROWEST:
     raise Unreadable("holds values too near to each other to be an image: multiply them")

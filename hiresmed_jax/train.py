@@ -3,8 +3,6 @@
 import pathlib
 import sys
 
-import jax
-
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import Stopped, UserError
 from hiresmed_jax.routes import run
@@ -60,7 +58,7 @@ def main(argv: list[str]) -> int:
       with Progress(None, "train", unit=""):
         run.train(values, data=options.data, workdir=workdir, overwrite=options.overwrite)
   except Stopped as stopped:
-    if not stopped.agreed or jax.process_count() == 1:
+    if not stopped.agreed:
       raise
     # All processes come to the same end, and wait for each other.
     print(stopped, file=sys.stderr, flush=True)

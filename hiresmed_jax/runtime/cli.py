@@ -154,7 +154,15 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
       raise
     first = str(error).strip().split("\n")[0]
     code = _fail(f"out of memory: use smaller images, batches or networks ({first})")
+  if code > 128 and not _has_peers():
+    end(code)  # it was asked to stop: a compiler may be at work in a thread
   sys.exit(code)
+
+
+def _has_peers() -> bool:
+  """Whether other processes of this run wait for this one to end as they do."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.process_count() > 1
 
 
 def end(status: int, line: str = "") -> NoReturn:

@@ -131,9 +131,12 @@ def why_weak(prior: Prior, fitted: Fitted | None) -> str:
   """One line where places come from little; "" where they do not."""
   if prior.name == "uniform" and prior.hosts is None:
     return ""
-  if prior.detector is not None and "hosts_powers" in prior.detector.results["prior"]:
-    return ""  # the route location has chosen
-  if prior.hosts is None and fitted is not None and fitted.hosts is not None and not fitted.helps:
+  can_count = prior.hosts is None and fitted is not None and fitted.hosts is not None
+  if can_count and prior.detector is not None:
+    powers = prior.detector.results["prior"].get("hosts_powers", {})
+    if powers and prior.name not in powers:
+      return ""  # the route location has tried them, and chosen to do without
+  elif can_count and fitted is not None and not fitted.helps:
     return (
       "places come from the atlas alone: it foretells those of validation images better than "
       "what surrounds lesions does"

@@ -90,6 +90,20 @@ def test_where_it_does_not_help_the_atlas_is_used_and_it_is_said(fitted):
   assert places.open_prior("hosts", folder, fingerprint, fitted=poor)[0].hosts is not None
 
 
+def test_a_choice_without_hosts_is_no_weakness_and_hosts_that_are_gone_are(fitted):
+  made = fitted[3]
+
+  def weak(powers, of_fit):
+    model = types.SimpleNamespace(results={"prior": {"hosts_powers": powers}}, step=4)
+    return places.why_weak(places.Prior("atlas x yolo", model), of_fit)
+
+  assert not weak({"uniform": 0.5}, made)  # tried, and not chosen
+  assert "trained before" in weak({}, made)  # never tried
+  gone = made._replace(hosts=None, why="it is gone")
+  assert "it is gone" in weak({"uniform": 0.5, "atlas x yolo": 0.5}, gone)
+  assert "it is gone" in weak({"uniform": 0.5}, gone)
+
+
 def test_large_lesions_need_all_that_they_cover(fitted):
   data, found, folder, made = fitted
   prior, _ = places.open_prior("auto", folder, data.card["fingerprint"], fitted=made)

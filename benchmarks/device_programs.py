@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import harness, hlo, targets, traffic
 from benchmarks.collectives import collectives
-from hiresmed_jax.routes.background import explain
-from hiresmed_jax.routes.background import task as background
+from hiresmed_jax import routes
+from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import cost
 from hiresmed_jax.runtime import mesh as meshes
@@ -35,23 +34,29 @@ _TEXT_ALONE: dict[str, Any] = {
 
 
 class Program(NamedTuple):
-  """A step of the route `background`: preset, whether blocks are recomputed, LPIPS, devices."""
+  """A route's step: config, devices; of background: whether blocks are recomputed, and LPIPS."""
 
-  preset: str
+  config: str
   remat: bool = False
   perceptual: bool = False
   devices: int = 1
 
 
+_PAPER, _BEST = "kub.py:background,paper", "kub.py:background,best"
 PROGRAMS = {
-  "paper": Program("paper"),
-  "paper, recomputed": Program("paper", remat=True),
-  "best": Program("best"),
-  "best, recomputed": Program("best", remat=True),
-  "paper, LPIPS": Program("paper", perceptual=True),
-  "best, recomputed, LPIPS": Program("best", remat=True, perceptual=True),
-  "paper, 8 devices": Program("paper", devices=8),
-  "paper, 32 devices": Program("paper", devices=32),
+  "paper": Program(_PAPER),
+  "paper, recomputed": Program(_PAPER, remat=True),
+  "best": Program(_BEST),
+  "best, recomputed": Program(_BEST, remat=True),
+  "paper, LPIPS": Program(_PAPER, perceptual=True),
+  "best, recomputed, LPIPS": Program(_BEST, remat=True, perceptual=True),
+  "paper, 8 devices": Program(_PAPER, devices=8),
+  "paper, 32 devices": Program(_PAPER, devices=32),
+  "location": Program("kub.py:location,paper"),
+  "danger": Program("kub.py:danger,paper"),
+  "DDM": Program("baselines/ddm.py"),
+  "StyleSwin": Program("baselines/styleswin.py"),
+  "VQGAN": Program("baselines/vqgan.py"),
 }
 
 
@@ -82,14 +87,15 @@ def run(target: str, names: Sequence[str], out: pathlib.Path | None) -> None:
 def facts(target: str, program: Program) -> dict[str, Any]:
   """The figures of a program on one device of its mesh, from the text of the compiled step."""
   begin = time.perf_counter()
-  compiled, flops = compile_for(target, program)
+  compiled, images, flops = compile_for(target, program)
   text = compiled.as_text()
   memory, found = compiled.memory_analysis(), count(text)
   return {
-    "config": f"kub.py:background,{program.preset}",
+    "config": program.config,
     "recomputed": program.remat,
     "perceptual": program.perceptual,
     "devices": program.devices,
+    "images": images,
     "dtype": DEVICES[target].dtype,
     "compile_seconds": round(time.perf_counter() - begin),
     "temporary_bytes": memory.temp_size_in_bytes,
@@ -100,38 +106,40 @@ def facts(target: str, program: Program) -> dict[str, Any]:
   }
 
 
-def compile_for(target: str, program: Program) -> tuple[Any, float]:
-  """The compiled step, and the FLOPs of its trace for one device."""
+def compile_for(target: str, program: Program) -> tuple[Any, list[int], float]:
+  """The compiled step, its images [N,H,W] on one device, and the FLOPs of its trace there."""
   made = targets.devices(target, program.devices)
-  config = configs.load_config(f"kub.py:background,{program.preset}", ())
-  values = config.background
-  values.net.remat = program.remat
-  distance, weights = None, None
-  if program.perceptual:
-    trunk = jnp.bfloat16 if values.perceptual.bfloat16 else jnp.float32
-    distance, weights = explain.perceptual(values.perceptual.net, trunk)
-  task = background.build(
-    values,
-    channels=config.data.channels,
-    size=tuple(config.data.size),
-    steps=1000,
-    steps_per_epoch=100,
-    dtype=jnp.dtype(DEVICES[target].dtype),
-    distance=distance,
-    distance_params=weights,
-  )
+  task, batch = planned(program, DEVICES[target].dtype)
   mesh = meshes.make_mesh(data=program.devices, devices=made)
   whole, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   shards = meshes.state_shardings(shapes, mesh)
-  batch = (values.batch_size * program.devices, *config.data.size, 1)
-  images = jax.ShapeDtypeStruct(batch, jnp.float32, sharding=split)
+  fed = meshes.with_shardings(batch, jax.tree.map(lambda _: split, batch))
   frozen = meshes.with_shardings(task.frozen, jax.tree.map(lambda _: whole, task.frozen))
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole))
-  traced = step.trace(meshes.with_shardings(shapes, shards), {"images_m11": images}, frozen)
+  traced = step.trace(meshes.with_shardings(shapes, shards), fed, frozen)
   flops = sum(cost.flops(traced.jaxpr.jaxpr).values()) / program.devices
   options = _TEXT_ALONE if targets.is_gpu(target) else None
-  return traced.lower().compile(options), flops
+  count, *size, _ = batch["images_m11"].shape
+  return traced.lower().compile(options), [count // program.devices, *size], flops
+
+
+def planned(program: Program, dtype: str) -> tuple[Task, Mapping[str, Any]]:
+  """The task of a program and the shapes of its batch, as the route's own `explain` plans them."""
+  config = configs.load_config(program.config, ())
+  values, found = config[config.route], []
+  values.dtype, values.batch_size = dtype, values.batch_size * program.devices
+  if config.route == "background":
+    values.net.remat = program.remat
+    values.perceptual.net = values.perceptual.net if program.perceptual else None
+
+  def note(task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
+    found.append((task, batch))
+    return {}
+
+  explain = routes.module(config.route, "explain").explain
+  explain(config, devices=program.devices, on_this_machine=note)
+  return found[0]
 
 
 def count(text: str) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def device_programs(result: Result) -> Iterator[Row]:
   for name, program in result["programs"].items():
     moved = f"{program['bytes'] / 1e9:.1f} GB moved by {program['kernels']:,} kernels"
     held = f"{program['temporary_bytes'] / 1e9:.1f} GB of temporaries"
+    images, rows, columns = program["images"]
     yield Row(
-      f"kub, {name}: 8 images of 1024 x 1024 a device",
+      f"{name}: {images} images of {rows} x {columns} a device",
       f"{moved}, {held}, floor {program['floor_ms']:.0f} ms",
     )
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import hlo, targets, traffic
+from benchmarks import device_programs, hlo, targets, traffic
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.nets import blocks
 from hiresmed_jax.runtime.devices import DEVICES
@@ -57,3 +57,11 @@ def test_what_is_not_described_is_told(monkeypatch):
   monkeypatch.setattr(targets, "installed", lambda name: True)
   with pytest.raises(UserError, match="no slice of v5e with 7 devices"):
     targets.devices("v5e", 7)
+
+
+def test_any_route_can_be_compiled_for_a_device():
+  program = device_programs.Program("demo.py:danger")
+  task, batch = device_programs.planned(program._replace(devices=2), "bfloat16")
+  assert batch["images_m11"].shape == (8, 128, 128, 1)
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  assert jax.eval_shape(task.train_step, state, batch, task.frozen)[1]

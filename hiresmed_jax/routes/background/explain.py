@@ -105,7 +105,8 @@ def _task(config: Any, size: tuple[int, int], dtype: Any, values: Any) -> Task:
   """The route's task with the shapes of the perceptual weights in place of the weights."""
   distance, weights = None, None
   if values.perceptual.net and values.perceptual.weight:
-    distance, weights = perceptual(values.perceptual.net, dtype)
+    trunk = jnp.bfloat16 if values.perceptual.bfloat16 else jnp.float32
+    distance, weights = perceptual(values.perceptual.net, trunk)
   return background.build(
     values,
     channels=config.data.channels,

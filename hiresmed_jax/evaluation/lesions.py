@@ -17,7 +17,6 @@ from hiresmed_jax.types import Array
 MARGIN = 4.0  # pixels of the ring of background around a box
 WINDOW = 64  # pixels a side at least, for LPIPS
 BINS = (0.0, 5.0, 8.0, 12.0, np.inf)  # diameter, pixels
-USABLE, UNUSABLE = 0.8, 0.5  # median share of the contrast that a latent should, and must, keep
 
 
 class Retention(NamedTuple):
@@ -126,15 +125,6 @@ def retention(kept: np.ndarray, diameter_px: np.ndarray) -> list[Retention]:
       quartiles = np.percentile(chosen, [50, 25, 75])
       found.append(Retention(name, len(chosen), *(float(q) for q in quartiles)))
   return found
-
-
-def verdict(median: float) -> str:
-  """What a median share of contrast kept means for a model."""
-  if median >= USABLE:
-    return "usable"
-  if median >= UNUSABLE:
-    return "below the goal of 80 %: they come out fainter than they are"
-  return "this latent cannot carry such lesions"
 
 
 def _span(low: float, high: float, length: int) -> slice:

@@ -27,6 +27,7 @@ from hiresmed_jax.evaluation import (
 )
 from hiresmed_jax.evaluation.pictures import Entry
 from hiresmed_jax.inference import contents, other_images, workdir
+from hiresmed_jax.metrics.image import verdict
 
 Named = tuple[str, Path]  # a method's name and its folder
 Methods = dict[str, tuple[Sequence[Entry], measure.Measured]]
@@ -296,7 +297,7 @@ def _fidelity(found: measure.Measured) -> dict[str, Any]:
   names = [name for name in table if name not in ("image", "kept", "diameter_px")]
   return {
     "lesions": len(table["kept"]),
-    "retention": [row._asdict() | {"verdict": lesions.verdict(row.median)} for row in rows],
+    "retention": [row._asdict() | {"verdict": verdict(row.median)} for row in rows],
     "kept": _middle(table["kept"]),
     **{name: _middle(table[name]) for name in names},
   }

@@ -10,6 +10,7 @@ from typing import Any
 
 from hiresmed_jax.evaluation import lesions
 from hiresmed_jax.evaluation.tables import METRICS, SIMILARITY, TABLE_5
+from hiresmed_jax.metrics.image import USABLE
 from hiresmed_jax.metrics.reader_study import Finding, Share
 from hiresmed_jax.metrics.significance import stars
 
@@ -65,7 +66,7 @@ def fidelity(report: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
   if kept:
     yield (
-      f"Goal of a usable latent: {lesions.USABLE:.0%}. Contrast of a lesion's core (above half "
+      f"Goal of a usable latent: {USABLE:.0%}. Contrast of a lesion's core (above half "
       f"maximum in its box) over a ring of {lesions.MARGIN:g} px, after over before; diameter at "
       "half maximum. All seeds of a method together: a lesion counts once for each."
     )

@@ -203,13 +203,14 @@ def usable(
       kept.append(image)
   if not kept:
     raise UserError(_nothing_left(dataset.card["images"], left_out))
+  classes = dataset.card["source"] if found.source.get("lesion_classes") else trained.source
   return Backgrounds(
     source=records.source(dataset, "train").chosen([image.number for image in kept]),
     contents=found,
     digests=frozenset(image.digest for image in kept),
     groups=frozenset(image.group for image in kept),
     left_out=dict(left_out),
-    card=dataset.card if found.source.get("lesion_classes") else {"source": trained.source},
+    card={**dataset.card, "source": classes},
     lesion_free=lesion_free,
   )
 

@@ -17,6 +17,8 @@ from hiresmed_jax.types import Array
 # What the PSNR of the paper's Table 2 is above ours: images in [0, 1], peak taken as 255.
 PAPER_OFFSET_DB = 20.0 * math.log10(255.0)
 
+USABLE, UNUSABLE = 0.8, 0.5  # median share of the contrast that a latent should, and must, keep
+
 
 def psnr(
   predictions: Array, targets: Array, *, data_range: float, where: Array | None = None
@@ -103,6 +105,15 @@ class Floors(NamedTuple):
 
   mean_image: np.ndarray
   nearest_image: np.ndarray
+
+
+def verdict(median: float) -> str:
+  """What a median of `contrast_kept` means for a model."""
+  if median >= USABLE:
+    return "usable"
+  if median >= UNUSABLE:
+    return "below the goal of 80 %: they come out fainter than they are"
+  return "this latent cannot carry such lesions"
 
 
 def floors(

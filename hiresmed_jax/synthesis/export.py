@@ -54,6 +54,13 @@ def look_of(request: Request, *sources: records.Records) -> Look:
   return Look(request.depth, (low, high))
 
 
+def few_levels(depth: int, bits: int) -> str:
+  """A line where PNGs have more bits than the dataset, and so no more grey levels; else ""."""
+  if depth <= bits:
+    return ""
+  return f"--depth {depth}: the images have {bits} bits, and show at most {1 << bits:,} grey levels"
+
+
 def levels(image: np.ndarray, item: Mapping[str, Any], look: Look) -> np.ndarray:
   """Grey levels uint8|uint16 [H, W, C] of stored values.
 

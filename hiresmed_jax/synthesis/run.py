@@ -98,6 +98,8 @@ def assemble(
   danger, danger_label = places.open_danger(asked_danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
   look = export.look_of(request, source)
+  if few := export.few_levels(request.depth, data.card["bits"]):
+    say(few)
   classes, joined = export.classes_of(data.card)
   if joined:
     say(joined)

@@ -163,6 +163,11 @@ def test_classes_of_the_user_are_kept():
   assert export.classes_of({"source": {}}) == (writers.ONE_CLASS, "")
 
 
+def test_bits_that_add_no_grey_levels_are_told():
+  assert "at most 256 grey levels" in export.few_levels(16, 8)
+  assert export.few_levels(8, 8) == export.few_levels(16, 16) == export.few_levels(8, 16) == ""
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 @pytest.mark.parametrize("layout", [pytest.param("ultralytics", marks=pytest.mark.slow), "coco"])
 def test_clients_load_it_unedited(tmp_path, layout):

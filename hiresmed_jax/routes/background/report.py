@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hiresmed_jax.metrics.image import contrast_kept, floors
+from hiresmed_jax.metrics.image import contrast_kept, floors, verdict
 from hiresmed_jax.routes import report
 from hiresmed_jax.routes.programs import local_share
 from hiresmed_jax.routes.report import Evaluate, Examples, HostBatch
@@ -97,7 +97,7 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   for kept in results.get("contrast_kept", ()):
     console.print(
       f"lesions of {kept['diameter_px']} px: {kept['median']:.0%} of the contrast kept "
-      f"(median of {kept['lesions']})"
+      f"(median of {kept['lesions']}): {verdict(kept['median'])}"
     )
   if (held_out or results["train"])["code_usage"] < 0.2:
     console.print("below 20 % of the codes are in use: lower codebook.num_codes or train longer")

@@ -3,12 +3,14 @@
   python -m benchmarks.input_pipeline [--gpu-images-per-second 60] [--out FILE]
 
 Draws KUB phantoms, prepares them with 16 and 8 bits, and reads training batches as the train
-command does: with 0, 1 and 2 worker processes, with the augmentation of preset `best` and without.
-Then it times every stage alone on one thread; more cores multiply that. The files are in memory:
+command does: with 0, 1 and 2 worker processes, with the augmentation of preset `best` and without,
+in the first epoch (every image is decoded) and in later ones (images are kept). Then it times every
+stage of the first epoch alone on one thread; more cores multiply that. The files are in memory:
 disks are not measured. Prints tables and one JSON line; some 2 minutes on 2 cores.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -55,12 +57,12 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     for bits, root in prepare(Path(folder), options.images, options.size).items():
       for name, changes in (("none", None), ("best", augmentation)):
-        for workers in options.workers:
-          rate = _rate(root, options.size, changes, workers, options.seconds)
-          rates.append(
-            {"bits": bits, "augmentation": name, "workers": workers, "images_per_second": rate}
-          )
-          print(f"{bits} bits, augmentation {name}, {workers} workers: {rate:.1f}/s", flush=True)
+        for workers, epoch in itertools.product(options.workers, ("first", "later")):
+          kept = pipeline.KEPT_BYTES if epoch == "later" else 0
+          rate = _rate(root, options.size, changes, workers, options.seconds, kept)
+          case = {"bits": bits, "augmentation": name, "workers": workers, "epoch": epoch}
+          rates.append(case | {"images_per_second": rate})
+          print(", ".join(f"{key} {value}" for key, value in rates[-1].items()), flush=True)
       stages.append({"bits": bits, "milliseconds": _stages(root, options.size, augmentation)})
   result = {
     "benchmark": "input_pipeline",
@@ -109,7 +111,12 @@ def _eight_bits(sample: Sample) -> Sample:
 
 
 def _rate(
-  root: Path, size: int, augmentation: Mapping[str, Any] | None, workers: int, seconds: float
+  root: Path,
+  size: int,
+  augmentation: Mapping[str, Any] | None,
+  workers: int,
+  seconds: float,
+  kept_bytes: int,
 ) -> float:
   """Images per second of a reader that asks for the next batch immediately."""
   batches = iter(
@@ -120,6 +127,7 @@ def _rate(
       batch_size=_BATCH,
       seed=0,
       workers=workers,
+      kept_bytes=kept_bytes,
     )
   )
   # What was read ahead while the workers started is used up before the clock starts.
@@ -181,11 +189,12 @@ def _feeding(
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   rows = []
   for stage in stages:
-    of_depth = [r for r in rates if r["bits"] == stage["bits"] and r["augmentation"] == "best"]
+    asked_of = {"bits": stage["bits"], "augmentation": "best", "epoch": "later"}
+    of_depth = [r for r in rates if asked_of.items() <= r.items()]
     best = max(r["images_per_second"] for r in of_depth)
     row = {
       "bits": stage["bits"],
-      "core_milliseconds_per_image": round(sum(stage["milliseconds"].values()), 2),
+      "core_milliseconds_of_first_epoch": round(sum(stage["milliseconds"].values()), 2),
       "measured_per_core": round(best / cores, 1),
       "images_per_second_of_16_cores": round(_CORES * best / cores),
     }

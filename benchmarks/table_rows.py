@@ -100,21 +100,22 @@ def _depthwise(result: Result) -> Iterator[Row]:
 
 def _input_pipeline(result: Result) -> Iterator[Row]:
   for row in result["feeding"]["rows"]:
-    of_depth = [r for r in result["rates"] if r["bits"] == row["bits"]]
-    best = max(
-      (r for r in of_depth if r["augmentation"] == "best"), key=lambda r: r["images_per_second"]
-    )
+    best: dict[tuple[str, str], float] = {}
+    for one in result["rates"]:
+      if one["bits"] == row["bits"]:
+        case = one["epoch"], one["augmentation"]
+        best[case] = max(best.get(case, 0.0), one["images_per_second"])
     stages = next(s for s in result["stages"] if s["bits"] == row["bits"])["milliseconds"]
-    first = max(stages, key=lambda stage: stages[stage])
-    yield Row(
-      f"{result['size']} px, {row['bits']} bits, augmented, {best['workers']} workers",
-      f"{best['images_per_second']:.0f} images/s; most of it {first}, {stages[first]:.1f} of "
-      f"{sum(stages.values()):.1f} ms",
-    )
+    most = max(stages, key=lambda stage: stages[stage])
+    about = f"{result['size']} px, {row['bits']} bits"
+    share = f"most of it {most}, {stages[most]:.1f} of {sum(stages.values()):.1f} ms"
+    for epoch, more in (("first", f"; {share}"), ("later", "")):
+      rates = f"{best[epoch, 'best']:.0f} images/s augmented, {best[epoch, 'none']:.0f} not"
+      yield Row(f"{about}, {epoch} epoch{'s' if epoch == 'later' else ''}", rates + more)
     gpu = result["feeding"]["gpu_images_per_second"]
     need = f"; a train step of {gpu:.1f}/s takes {row['cores_for_the_gpu']:.1f}" if gpu else ""
     yield Row(
-      f"16 cores would feed, {row['bits']} bits",
+      f"16 cores would feed, {row['bits']} bits, augmented, later epochs",
       f"{row['images_per_second_of_16_cores']} images/s{need}",
     )
 

@@ -17,14 +17,16 @@ from absl import flags
 from hiresmed_jax.data.augment import augment
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.records import Records, Source
-from hiresmed_jax.data.transforms import View, load
+from hiresmed_jax.data.transforms import Example, View, load
 from hiresmed_jax.errors import UserError
 
 _BUFFER_BYTES = 1 << 30  # of batches that are ready, per process
+KEPT_BYTES = 2 << 30  # of images that need not be decoded again, per process
 _THREADS = 16
 _LISTS = ("boxes", "group", "image_id", "spacing_mm")  # of an evaluation batch
 
-Make = Callable[[Any, np.random.Generator], dict[str, np.ndarray]]  # a record to an example
+# An item of the source to what a batch holds of it.
+Make = Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
 
 
 def train_dataset(
@@ -34,6 +36,7 @@ def train_dataset(
   augmentation: Mapping[str, Any] | None,
   crop: int = 0,
   masks: bool = False,
+  kept_bytes: int = KEPT_BYTES,
   **reading: Any,
 ) -> grain.IterDataset:
   """Endless training batches of images, with or without masks.
@@ -44,6 +47,8 @@ def train_dataset(
     augmentation: arguments of `augment.augment`; None for no change.
     crop: side of a random window of the view; 0 keeps the view.
     masks: whether there are masks beside the images.
+    kept_bytes: of decoded images, which later epochs need not decode again. The batches are the
+      same.
     **reading: batch_size, seed, workers and processes, see `endless`.
 
   Returns:
@@ -58,12 +63,11 @@ def train_dataset(
     raise UserError(f"crops of {crop} px do not fit in a view of {view.shape[0]} x {view.shape[1]}")
   if isinstance(source, Records) and not masks:
     source = source.without_masks()
-  make = functools.partial(
-    _example, view=view, augmentation=dict(augmentation or {}), crop=crop, masks=masks
-  )
-  pixels = crop * crop if crop else view.shape[0] * view.shape[1]
-  item_bytes = pixels * (4 * view.channels + (3 if masks else 0))
-  return endless(source, [(make, 0)], item_bytes=item_bytes, **reading)
+  make = functools.partial(_example, augmentation=dict(augmentation or {}), crop=crop, masks=masks)
+  pixel_bytes = 4 * view.channels + (3 if masks else 0)
+  whole, item = (pixel_bytes * rows * columns for rows, columns in (view.shape, (crop, crop)))
+  kept = kept_bytes // (max(1, reading.get("workers", 0)) * whole)
+  return endless(_Loaded(source, view, kept), [(make, 0)], item_bytes=item or whole, **reading)
 
 
 def endless(
@@ -80,8 +84,8 @@ def endless(
   """Endless training batches of this process, reshuffled every epoch.
 
   Args:
-    source: the records.
-    makes: (how a record and random numbers become an example, for how many batches), one after
+    source: the records, or what is made of them.
+    makes: (how an item of it and random numbers become an example, for how many batches), one after
       the other; the last one has no end.
     batch_size: over all processes.
     item_bytes: of an example; it limits how many are read ahead.
@@ -138,6 +142,35 @@ def _leave_signals_to_the_main_process(index: int, count: int) -> None:
   del index, count
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
+
+
+class _Loaded:
+  """The examples of a view (see `transforms.load`), of which the first `most` asked for are kept.
+
+  Later epochs neither read nor decode these. What is kept cannot be written to, is of this process
+  alone, and threads may ask for it: two may make the same example once.
+  """
+
+  def __init__(self, source: Source, view: View, most: int) -> None:
+    self._source, self._view, self._most = source, view, most
+    self._kept: dict[int, Example] = {}
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    found = self._kept.get(int(index))
+    if found is None:
+      found = load(self._source[int(index)], self._view)
+      if len(self._kept) < self._most:
+        for value in found.values():
+          if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        self._kept[int(index)] = found
+    return found
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, "_kept": {}}
 
 
 class _Batches(grain.IterDataset):
@@ -221,23 +254,22 @@ def eval_batches(
 
 
 def _example(
-  record: Mapping[str, Any],
+  example: Example,
   rng: np.random.Generator,
   *,
-  view: View,
   augmentation: Mapping[str, Any],
   crop: int,
   masks: bool,
 ) -> dict[str, np.ndarray]:
-  example = load(record, view)
+  shape = example["images_m11"].shape[:2]
   if augmentation:
     example = augment(example, rng, **augmentation)
   arrays = {"images_m11": example["images_m11"]}
   if masks:
-    lesions = _filled(example["boxes"], view.shape)
+    lesions = _filled(example["boxes"], shape)
     arrays |= {"labels": _labels(example), "valid": example["valid"], "lesions": lesions}
   if crop:
-    top, left = (int(rng.integers(side - crop + 1)) for side in view.shape)
+    top, left = (int(rng.integers(side - crop + 1)) for side in shape)
     window = np.s_[top : top + crop, left : left + crop]
     arrays = {name: np.ascontiguousarray(value[window]) for name, value in arrays.items()}
   return arrays

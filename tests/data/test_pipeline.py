@@ -79,6 +79,28 @@ def test_batches_are_float32_and_nothing_else() -> None:
   assert batch["images_m11"].dtype == np.float32
 
 
+def test_what_fits_is_decoded_once() -> None:
+  asked = []
+
+  class Counted(Numbers):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+      asked.append(index)
+      return super().__getitem__(index)
+
+  loaded = pipeline._Loaded(Counted(4), VIEW, 3)
+  for _ in range(3):
+    assert [loaded[n]["image_id"] for n in range(4)] == [f"image {n}" for n in range(4)]
+  assert sorted(asked) == [0, 1, 2, 3, 3, 3]
+  with pytest.raises(ValueError, match="read-only"):
+    loaded[0]["images_m11"][:] = 0
+  assert pickle.loads(pickle.dumps(pipeline._Loaded(Numbers(4), VIEW, 3)))[2]["boxes"].shape[1] == 4
+
+
+def test_what_is_kept_changes_no_batch() -> None:
+  anew, kept = (_dataset(6, augmentation=AUGMENTATION, kept_bytes=k) for k in (0, 1 << 20))
+  np.testing.assert_array_equal(_take(kept, 9), _take(anew, 9))
+
+
 def test_the_seed_decides() -> None:
   same = [_take(_dataset(seed=s, augmentation=AUGMENTATION), 3) for s in (0, 0, 1)]
   np.testing.assert_array_equal(same[0], same[1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from hiresmed_jax.data import augment, pipeline
 from hiresmed_jax.data.records import Source
-from hiresmed_jax.data.transforms import View, load
+from hiresmed_jax.data.transforms import Example, View, load
 from hiresmed_jax.errors import UserError
 
 
@@ -34,6 +34,7 @@ def train_dataset(
   mosaic_share: float,
   mosaic_batches: int,
   lesion_free_share: float,
+  kept_bytes: int = pipeline.KEPT_BYTES,
   **reading: Any,
 ) -> grain.IterDataset:
   """Endless training batches.
@@ -46,6 +47,7 @@ def train_dataset(
     mosaic_share: of the images that are made of four.
     mosaic_batches: number of batches after which there are no mosaics.
     lesion_free_share: of the images that have their lesions removed, but not their boxes.
+    kept_bytes: of decoded images, see `pipeline.train_dataset`.
     **reading: batch_size, seed, workers and processes, see `pipeline.endless`.
 
   Returns:
@@ -58,10 +60,14 @@ def train_dataset(
   side = view.shape[0]
   if view.shape[1] != side:
     raise UserError(f"the detector's images are square, not {view.shape[0]} x {view.shape[1]}")
+  item_bytes = side * side * 4 * view.channels
+  shown = functools.partial(_shown, view=view, lesion_free=lesion_free_share > 0)
+  most = kept_bytes // (item_bytes * (2 if lesion_free_share else 1))
+  kept = pipeline.Kept(source, shown, most, workers=reading.get("workers", 0))
   make = functools.partial(
     _example,
-    source=source,
-    view=view,
+    source=kept,
+    side=side,
     room=4 * room if mosaic_share else room,
     augmentation=dict(augmentation),
     lesion_free_share=lesion_free_share,
@@ -69,7 +75,7 @@ def train_dataset(
   makes: list[tuple[pipeline.Make, int]] = [(functools.partial(make, mosaic_share=0.0), 0)]
   if mosaic_share and mosaic_batches > 0:
     makes.insert(0, (functools.partial(make, mosaic_share=mosaic_share), mosaic_batches))
-  return pipeline.endless(source, makes, item_bytes=side * side * 4 * view.channels, **reading)
+  return pipeline.endless(kept, makes, item_bytes=item_bytes, **reading)
 
 
 def eval_batches(
@@ -101,12 +107,20 @@ def padded(boxes: Sequence[np.ndarray], room: int) -> dict[str, np.ndarray]:
   return {"boxes_xyxy": out, "boxes_valid": valid}
 
 
+def _shown(
+  record: Mapping[str, Any], *, view: View, lesion_free: bool
+) -> tuple[Example, Example | None]:
+  """The example of a record, and the one without its lesions where it is asked for and there."""
+  image = record.get("lesion_free") if lesion_free else None
+  return load(record, view), None if image is None else load({**record, "image": image}, view)
+
+
 def _example(
-  record: Mapping[str, Any],
+  record: tuple[Example, Example | None],
   rng: np.random.Generator,
   *,
-  source: Source,
-  view: View,
+  source: pipeline.Kept,
+  side: int,
   room: int,
   augmentation: Mapping[str, Any],
   mosaic_share: float,
@@ -116,16 +130,10 @@ def _example(
   chosen = [record]
   if rng.uniform() < mosaic_share:
     chosen += [source[int(i)] for i in others]
-  examples = [load(_maybe_lesion_free(one, rng, lesion_free_share), view) for one in chosen]
-  images_m11, boxes = augment.compose(examples, rng, side=view.shape[0], **augmentation)
+  examples = [
+    own if rng.uniform() >= lesion_free_share or lesion_free is None else lesion_free
+    for own, lesion_free in chosen
+  ]
+  images_m11, boxes = augment.compose(examples, rng, side=side, **augmentation)
   both = padded([boxes], room)
   return {"images_m11": images_m11, **{name: value[0] for name, value in both.items()}}
-
-
-def _maybe_lesion_free(
-  record: Mapping[str, Any], rng: np.random.Generator, share: float
-) -> Mapping[str, Any]:
-  image = record.get("lesion_free")
-  if rng.uniform() >= share or image is None:
-    return record
-  return {**record, "image": image}

@@ -66,8 +66,9 @@ def train_dataset(
   make = functools.partial(_example, augmentation=dict(augmentation or {}), crop=crop, masks=masks)
   pixel_bytes = 4 * view.channels + (3 if masks else 0)
   whole, item = (pixel_bytes * rows * columns for rows, columns in (view.shape, (crop, crop)))
-  kept = kept_bytes // (max(1, reading.get("workers", 0)) * whole)
-  return endless(_Loaded(source, view, kept), [(make, 0)], item_bytes=item or whole, **reading)
+  shown = functools.partial(load, view=view)
+  loaded = Kept(source, shown, kept_bytes // whole, workers=reading.get("workers", 0))
+  return endless(loaded, [(make, 0)], item_bytes=item or whole, **reading)
 
 
 def endless(
@@ -144,33 +145,47 @@ def _leave_signals_to_the_main_process(index: int, count: int) -> None:
     signal.signal(number, signal.SIG_IGN)
 
 
-class _Loaded:
-  """The examples of a view (see `transforms.load`), of which the first `most` asked for are kept.
+class Kept:
+  """What is made of each record, of which the first that are asked for are kept.
 
   Later epochs neither read nor decode these. What is kept cannot be written to, is of this process
-  alone, and threads may ask for it: two may make the same example once.
+  alone, and threads may ask for it: two may make the same one once.
+
+  Args:
+    source: the records.
+    make: a record to nested arrays.
+    most: how many are kept.
+    workers: processes that share them out.
   """
 
-  def __init__(self, source: Source, view: View, most: int) -> None:
-    self._source, self._view, self._most = source, view, most
-    self._kept: dict[int, Example] = {}
+  def __init__(
+    self, source: Source, make: Callable[[Any], Any], most: int, *, workers: int = 0
+  ) -> None:
+    self._source, self._make, self._most = source, make, most // max(1, workers)
+    self._kept: dict[int, Any] = {}
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> Example:
+  def __getitem__(self, index: int) -> Any:
     found = self._kept.get(int(index))
     if found is None:
-      found = load(self._source[int(index)], self._view)
+      found = self._make(self._source[int(index)])
       if len(self._kept) < self._most:
-        for value in found.values():
-          if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-        self._kept[int(index)] = found
+        self._kept[int(index)] = _read_only(found)
     return found
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_kept": {}}
+
+
+def _read_only(value: Any) -> Any:
+  if isinstance(value, np.ndarray):
+    value.flags.writeable = False
+  elif isinstance(value, dict | tuple):
+    for one in value.values() if isinstance(value, dict) else value:
+      _read_only(one)
+  return value
 
 
 class _Batches(grain.IterDataset):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from hiresmed_jax.data import pipeline, records
 from hiresmed_jax.data.sample import Sample
-from hiresmed_jax.data.transforms import View
+from hiresmed_jax.data.transforms import View, load
 from hiresmed_jax.errors import UserError
 
 VIEW = View(8)
@@ -87,13 +88,14 @@ def test_what_fits_is_decoded_once() -> None:
       asked.append(index)
       return super().__getitem__(index)
 
-  loaded = pipeline._Loaded(Counted(4), VIEW, 3)
+  shown = functools.partial(load, view=VIEW)
+  loaded = pipeline.Kept(Counted(4), shown, 3)
   for _ in range(3):
     assert [loaded[n]["image_id"] for n in range(4)] == [f"image {n}" for n in range(4)]
   assert sorted(asked) == [0, 1, 2, 3, 3, 3]
   with pytest.raises(ValueError, match="read-only"):
     loaded[0]["images_m11"][:] = 0
-  assert pickle.loads(pickle.dumps(pipeline._Loaded(Numbers(4), VIEW, 3)))[2]["boxes"].shape[1] == 4
+  assert pickle.loads(pickle.dumps(pipeline.Kept(Numbers(4), shown, 3)))[2]["boxes"].shape[1] == 4
 
 
 def test_what_is_kept_changes_no_batch() -> None:

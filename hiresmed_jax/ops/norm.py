@@ -44,8 +44,8 @@ def group_norm(
 
   Args:
     x: [N, ..., C], any floating type.
-    scale: f32[C].
-    bias: f32[C].
+    scale: f32[C], or f32[N,C] where each example has its own.
+    bias: of the shape of `scale`.
     groups: statistics run over all positions and the C / groups channels of each.
     eps: added to the variance.
     act: what is taken of the result; the paper's Eq. 4 has "silu".
@@ -81,7 +81,7 @@ def flat(x: Array, groups: int) -> Array:
 def _group_norm(
   groups: int, eps: float, act: Act, beside: bool, x: Array, scale: Array, bias: Array
 ) -> tuple[Array, ...]:
-  """[N,P,C], f32[C], f32[C] -> ([N,P,C],), and x if `beside`."""
+  """[N,P,C], scale and bias -> ([N,P,C],), and x if `beside`."""
   return _group_forward(groups, eps, act, beside, x, scale, bias)[0]
 
 
@@ -114,7 +114,7 @@ _group_norm.defvjp(_group_forward, _group_backward)
 
 
 def line_of(x: Array, mean: Array, inverse_deviation: Array, scale: Array, bias: Array) -> Line:
-  """From x [N,P,C], statistics f32[N,C], scale and bias f32[C]."""
+  """From x [N,P,C], statistics f32[N,C], scale and bias f32[C] or f32[N,C]."""
   gain = inverse_deviation * scale
   return Line(x, mean, gain, bias - mean * gain)
 
@@ -159,11 +159,14 @@ def coefficients(
     (slope f32[N,C], which multiplies x - mean; shift f32[N,C]; gradients of scale and bias).
   """
   grad_sum, grad_offset_sum = sums_of_grad
-  count = positions * scale.shape[0] // groups
+  count = positions * scale.shape[-1] // groups
   shift = _group_sum(grad_sum * scale, groups) * inverse_deviation / count
   slope = _group_sum(grad_offset_sum * scale, groups) * inverse_deviation**3 / count
-  # One sum for both; of two in one reduction the examples would be gathered from all devices.
-  scale_grad, bias_grad = jnp.sum(jnp.stack((grad_offset_sum * inverse_deviation, grad_sum)), 1)
+  both = jnp.stack((grad_offset_sum * inverse_deviation, grad_sum))
+  if scale.ndim == 1:
+    # One sum for both; of two in one reduction the examples would be gathered from all devices.
+    both = jnp.sum(both, 1)
+  scale_grad, bias_grad = both
   return slope, shift, scale_grad, bias_grad
 
 

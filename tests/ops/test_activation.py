@@ -1,4 +1,4 @@
-"""SiLU and its gradient against PyTorch, far out too."""
+"""SiLU and GELU and their gradients against PyTorch, far out too."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,16 @@ def _values() -> np.ndarray:
   return np.concatenate([drawn, far])
 
 
-def test_equals_torch_with_its_gradient():
+@pytest.mark.parametrize(("name", "atol"), [("silu", 1e-12), ("gelu", 2e-6)])
+def test_equals_torch_with_its_gradient(name, atol):
   torch = pytest.importorskip("torch")
   y, grad = _values(), np.random.default_rng(1).standard_normal(2013).astype(np.float32)
-  found, back = jax.vjp(activation.silu, jnp.asarray(y))
+  y = np.clip(y, -1e38, 1e38)  # PyTorch's GELU doubles them first
+  found, back = jax.vjp(getattr(activation, name), jnp.asarray(y))
   given = torch.from_numpy(y).requires_grad_()
-  wanted = torch.nn.functional.silu(given)
+  wanted = getattr(torch.nn.functional, name)(given)
   wanted.backward(torch.from_numpy(grad))
-  np.testing.assert_allclose(found, wanted.detach(), rtol=1e-6, atol=1e-12)
+  np.testing.assert_allclose(found, wanted.detach(), rtol=1e-6, atol=atol)
   np.testing.assert_allclose(back(jnp.asarray(grad))[0], given.grad, rtol=2e-5, atol=2e-7)
 
 

@@ -59,6 +59,28 @@ def test_group_norm_is_pytorchs_with_gradients(shape, offset, silu):
 
 
 @pytest.mark.usefixtures("way")
+def test_each_example_may_have_its_own_scale_and_bias():
+  shape = (3, 4, 5, 6)
+  x, scale, bias = images(shape), 1 + images((3, 6), 2), images((3, 6), 3)
+  cotangent = images(shape, 4)
+
+  def loss(*given):
+    out, beside = norm.group_norm_beside(*given, groups=6, eps=1e-5)
+    return jnp.sum(out * cotangent + 2.0 * beside), out
+
+  grads, out = quick_jit(jax.grad(loss, (0, 1, 2), has_aux=True))(x, scale, bias)
+  expected, wanted = torch_norm(
+    (x, scale, bias), cotangent, False,
+    lambda x, scale, bias: torch.nn.functional.instance_norm(x) * scale[..., None, None]
+    + bias[..., None, None],
+  )  # fmt: skip
+  close(out, expected, 5e-5, "output")
+  wanted[0] += 2.0
+  for ours, theirs, name in zip(grads, wanted, ("x", "scale", "bias"), strict=True):
+    close(ours, theirs, 1e-4, name)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("silu", [False, True])
 def test_batch_norm_is_pytorchs_with_gradients(silu):
   rng = np.random.default_rng(0)

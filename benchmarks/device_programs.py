@@ -34,12 +34,17 @@ _TEXT_ALONE: dict[str, Any] = {
 
 
 class Program(NamedTuple):
-  """A route's step: config, devices; of background: whether blocks are recomputed, and LPIPS."""
+  """A route's step: config, devices; of background: whether blocks are recomputed, and LPIPS.
+
+  `triton` says whether products may be Triton's: without a device to time them XLA chooses tiles
+  that some shapes have none of ("Couldn't find output tile sizes"); cuBLAS takes those.
+  """
 
   config: str
   remat: bool = False
   perceptual: bool = False
   devices: int = 1
+  triton: bool = True
 
 
 _PAPER, _BEST = "kub.py:background,paper", "kub.py:background,best"
@@ -52,10 +57,10 @@ PROGRAMS = {
   "best, recomputed, LPIPS": Program(_BEST, remat=True, perceptual=True),
   "paper, 8 devices": Program(_PAPER, devices=8),
   "paper, 32 devices": Program(_PAPER, devices=32),
-  "location": Program("kub.py:location,paper"),
+  "location": Program("kub.py:location,paper", triton=False),
   "danger": Program("kub.py:danger,paper"),
   "DDM": Program("baselines/ddm.py"),
-  "StyleSwin": Program("baselines/styleswin.py"),
+  "StyleSwin": Program("baselines/styleswin.py", triton=False),
   "VQGAN": Program("baselines/vqgan.py"),
 }
 
@@ -96,6 +101,7 @@ def facts(target: str, program: Program) -> dict[str, Any]:
     "perceptual": program.perceptual,
     "devices": program.devices,
     "images": images,
+    "triton": program.triton,
     "dtype": DEVICES[target].dtype,
     "compile_seconds": round(time.perf_counter() - begin),
     "temporary_bytes": memory.temp_size_in_bytes,
@@ -119,7 +125,9 @@ def compile_for(target: str, program: Program) -> tuple[Any, list[int], float]:
   step = jax.jit(task.train_step, donate_argnums=0, out_shardings=(shards, whole))
   traced = step.trace(meshes.with_shardings(shapes, shards), fed, frozen)
   flops = sum(cost.flops(traced.jaxpr.jaxpr).values()) / program.devices
-  options = _TEXT_ALONE if targets.is_gpu(target) else None
+  options = None
+  if targets.is_gpu(target):
+    options = _TEXT_ALONE | {"xla_gpu_enable_triton_gemm": program.triton}
   count, *size, _ = batch["images_m11"].shape
   return traced.lower().compile(options), [count // program.devices, *size], flops
 

@@ -1,5 +1,7 @@
 """What the compilers of described devices make of the regions; only where they are installed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -62,6 +64,7 @@ def test_what_is_not_described_is_told(monkeypatch):
 def test_any_route_can_be_compiled_for_a_device():
   program = device_programs.Program("demo.py:danger")
   task, batch = device_programs.planned(program._replace(devices=2), "bfloat16")
-  assert batch["images_m11"].shape == (8, 128, 128, 1)
+  assert batch["images_m11"].shape[0] == 8
   state = jax.eval_shape(task.init, jax.random.key(0))
-  assert jax.eval_shape(task.train_step, state, batch, task.frozen)[1]
+  step = jax.make_jaxpr(task.train_step)(state, batch, task.frozen)
+  assert re.search(r"bf16\[[\d,]+\] = conv_general_dilated", str(step))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.routes.danger import task
 from hiresmed_jax.routes.explain import Facts, Measure, forward
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 
 def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
@@ -23,7 +24,8 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   net = task.network(values)
   parameters, flops = forward(net, 1, *size, config.data.channels)
   steps = max(values.steps, 1000)
-  made = task.build(values, channels=config.data.channels, size=size, steps=steps)
+  dtype = compute_dtype(values.dtype)
+  made = task.build(values, channels=config.data.channels, size=size, steps=steps, dtype=dtype)
   facts: Facts = {
     "size": list(values.size),
     "crop": values.crop,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hiresmed_jax.routes.explain import Facts, Measure, forward
 from hiresmed_jax.routes.location import task
+from hiresmed_jax.runtime.compilation import compute_dtype
 
 _BOXES = 16  # of an image of which a step is timed
 
@@ -25,7 +26,7 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   parameters, flops = forward(net, 1, values.size, values.size, config.data.channels)
   made = task.build(
     values, channels=config.data.channels, size=values.size, steps=max(values.steps, 1000),
-    steps_per_epoch=100,
+    steps_per_epoch=100, dtype=compute_dtype(values.dtype),
   )  # fmt: skip
   facts: Facts = {
     "net": values.net,

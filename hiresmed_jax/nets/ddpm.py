@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hiresmed_jax.nets.layers import Conv, GroupNorm, Head, inherited, kernel_init, norm_beside
+from hiresmed_jax.nets.layers import Conv, GroupNorm, Head, inherited, kernel_and_bias, norm_beside
 from hiresmed_jax.ops import convolution
+from hiresmed_jax.ops.upsample import nearest_conv
 from hiresmed_jax.types import Array
 
 _PERIOD = 10_000.0  # the longest of the embedding, over 2 pi, in levels
@@ -64,8 +65,7 @@ class DenoisingUNet(nn.Module):
       for number in range(self.blocks + 1):
         x = block(jnp.concatenate([x, beside.pop()], -1), features, f"up{level}_{number}")
       if level:
-        x = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
-        x = Conv(features, 3, dtype=self.dtype, name=f"double{level}")(x)
+        x = Doubled(self.dtype, name=f"double{level}")(x)
     x = GroupNorm(self.dtype, "silu", name="norm")(x)
     return Head(images.shape[-1], kernel_init_std=0.0, name="output")(x)
 
@@ -117,11 +117,20 @@ class Halved(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    channels = x.shape[-1]
-    kernel = self.param("kernel", kernel_init(None), (3, 3, channels, channels), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+    kernel, bias = kernel_and_bias(self, (3, 3, x.shape[-1], x.shape[-1]))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     return convolution.conv(x, kernel, bias, stride=(2, 2), padding=((0, 1), (0, 1)))
+
+
+class Doubled(nn.Module):
+  """Every pixel four times, then a 3x3 convolution: [N,H,W,C] -> [N,2H,2W,C]."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel, bias = kernel_and_bias(self, (3, 3, x.shape[-1], x.shape[-1]))
+    return nearest_conv(x.astype(self.dtype), kernel, bias)
 
 
 def embed(levels: Array, size: int) -> Array:

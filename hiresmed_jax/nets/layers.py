@@ -53,7 +53,7 @@ class Conv(nn.Module):
     apart: bool = False,
   ) -> Any:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel, bias = _kernel_and_bias(self, shape)
+    kernel, bias = kernel_and_bias(self, shape, self.kernel_init_std)
     if lacking is not None:
       assert self.size == 1, "the border of a wider convolution would lack it too"
       bias += lacking @ kernel[0, 0]
@@ -82,7 +82,9 @@ class DepthwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array]:
-    kernel, bias = _kernel_and_bias(self, (self.size, self.size, 1, x.shape[-1]))
+    kernel, bias = kernel_and_bias(
+      self, (self.size, self.size, 1, x.shape[-1]), self.kernel_init_std
+    )
     return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype)), bias
 
 
@@ -94,7 +96,8 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    return head(x, *_kernel_and_bias(self, (3, 3, x.shape[-1], self.features)))
+    shape = (3, 3, x.shape[-1], self.features)
+    return head(x, *kernel_and_bias(self, shape, self.kernel_init_std))
 
 
 class Weights(nn.Module):
@@ -105,11 +108,14 @@ class Weights(nn.Module):
 
   @nn.compact
   def __call__(self) -> tuple[Array, Array]:
-    return _kernel_and_bias(self, self.shape)
+    return kernel_and_bias(self, self.shape, self.kernel_init_std)
 
 
-def _kernel_and_bias(module: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
-  kernel = module.param("kernel", kernel_init(module.kernel_init_std), shape, jnp.float32)
+def kernel_and_bias(
+  module: Any, shape: tuple[int, ...], std: float | None = None
+) -> tuple[Array, Array]:
+  """Parameters of `module`, f32: a kernel by `kernel_init(std)`, and a bias of zeros."""
+  kernel = module.param("kernel", kernel_init(std), shape, jnp.float32)
   return kernel, module.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
 
 

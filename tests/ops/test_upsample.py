@@ -18,6 +18,24 @@ def test_transposed_conv_equals_lax_inside():
   np.testing.assert_allclose(out[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
 
 
+def test_nearest_conv_equals_repeating_and_convolving():
+  def plain(x, kernel, bias):
+    twice = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(twice, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+    return out + bias
+
+  operands = tuple(
+    jnp.asarray(images(s, n)) for n, s in enumerate([(2, 3, 5, 4), (3, 3, 4, 6), (6,)])
+  )
+  found, backward = jax.vjp(upsample.nearest_conv, *operands)
+  expected, expected_backward = jax.vjp(plain, *operands)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  grad = jnp.asarray(images(found.shape, 4))
+  for ours, theirs in zip(backward(grad), expected_backward(grad), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (7, 4)])
 def test_edge_pad_and_its_gradient_equal_the_padding(size):
   def padded(x):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from hiresmed_jax.ops.diffaugment import diff_augment
 from hiresmed_jax.routes import loop, settings
 from hiresmed_jax.routes.baselines.styleswin import task as styleswin
 from hiresmed_jax.routes.programs import Programs, compile_programs
@@ -27,7 +28,7 @@ def values() -> Any:
   made = settings.values("styleswin", "paper")
   made.update({"size": SIDE, "batch_size": BATCH, "ema": 0.9})
   made.net.update({"style": STYLE, "mapping": 1, "widest": WIDTH})
-  made.loss.r1_every = 2
+  made.loss.update({"r1_every": 2, "consistency": 3.0})
   for name in ("gen_optimizer", "disc_optimizer"):
     made[name].update({"learning_rate": 1e-3, "b1": 0.5})
   made.disc_optimizer.clip = 0.5
@@ -108,7 +109,9 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path):
 
 
 def test_whole_steps_are_those_of_pytorch():
-  """Both losses, R1 in every other step, clipping, Adam, spectral norms, the running average."""
+  """Both losses, R1 in every other step, balanced consistency of given augmentations, clipping,
+  Adam, spectral norms, the running average.
+  """
   torch = pytest.importorskip("torch")
   from torch.nn.functional import softplus
 
@@ -149,9 +152,13 @@ def test_whole_steps_are_those_of_pytorch():
     real.requires_grad_()
     disc.vectors = vectors
     fake = gen(latents[number][0]).detach()
-    logits = disc(real)
-    disc_loss = (softplus(-logits) + softplus(disc(fake))).mean()
-    total = disc_loss
+    logits, fake_logits = disc(real), disc(fake)
+    disc_loss = (softplus(-logits) + softplus(fake_logits)).mean()
+    consistency = torch.zeros(())
+    for images, judged in ((real, logits), (fake, fake_logits)):
+      again = disc(augmented(images, jax.random.fold_in(keys[number], 2)))
+      consistency = consistency + (again - judged).square().mean()
+    total = disc_loss + 3.0 * consistency
     if number % 2 == 0:
       (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
       total = total + 2 * 5.0 * slope.square().sum((1, 2, 3)).mean()
@@ -171,6 +178,7 @@ def test_whole_steps_are_those_of_pytorch():
     with torch.no_grad():
       for name, value in gen.named_parameters():
         average[name] = kept * average[name] + (1 - kept) * value
+    assert float(scalars["consistency"]) == pytest.approx(consistency.item(), rel=1e-3)
     assert float(scalars["discriminator"]) == pytest.approx(disc_loss.item(), rel=1e-4)
     assert float(scalars["generator"]) == pytest.approx(gen_loss.item(), rel=1e-4)
 
@@ -187,6 +195,15 @@ def test_whole_steps_are_those_of_pytorch():
   assert all(
     sum(m.sum() for m in f.values()) > 0.9 * sum(m.numel() for m in f.values()) for f in felt
   )
+
+
+def augmented(images, key):
+  """Images of PyTorch [N,C,H,W] as the step changes them."""
+  import torch
+
+  images = images.detach().numpy().transpose(0, 2, 3, 1).astype(np.float32)
+  found = diff_augment(images, key, policy=("color", "translation"))
+  return torch.tensor(np.asarray(found).transpose(0, 3, 1, 2)).double()
 
 
 def note(felt, net):

@@ -68,6 +68,15 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
   return Module.from_parent(parent, path=module_path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  # Commands and routes take longest: where they come last, one process waits for another.
+  def is_short(item: pytest.Item) -> bool:
+    folder = item.path.relative_to(REPO / "tests").parts[0]
+    return folder != "routes" and folder != item.path.name
+
+  items.sort(key=is_short)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
   """Folder of real images and reference numbers; the test is skipped where it is absent."""

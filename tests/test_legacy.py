@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.config import load_config
 from hiresmed_jax.runtime.rules import share
 from hiresmed_jax.runtime.settings import Setting
+from tests.test_train import environment
 
 REPO = Path(__file__).resolve().parents[1]
 LEGACY = REPO / "tests" / "data" / "legacy"
@@ -117,11 +117,10 @@ def test_where_its_bank_gives_no_lesion_copies_do_and_the_summary_is_json_alone(
 
 def command(place: Path, name: str, *arguments: str) -> str:
   """What a command prints, called as a user does: on one device, in a process of its own."""
-  environment = os.environ | {"PYTHONPATH": str(REPO), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, "-m", f"hiresmed_jax.{name}", "--config", "kub.py:all,best", *arguments],
     cwd=place,
-    env=environment | {"JAX_NUM_CPU_DEVICES": "1"},
+    env=environment(JAX_NUM_CPU_DEVICES="1"),
     capture_output=True,
     text=True,
     check=False,

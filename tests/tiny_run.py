@@ -133,17 +133,22 @@ def quick_compiler() -> Iterator[None]:
   """What is compiled within is soon ready, and slow."""
   whole = jax.stages.Lowered.compile
   jax.stages.Lowered.compile = lambda self, options=None: whole(self, quick() | (options or {}))
+  jax.config.update("jax_disable_most_optimizations", True)  # functions that compile when called
   try:
     yield
   finally:
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.stages.Lowered.compile = whole
 
 
 @contextlib.contextmanager
 def on_one_device() -> Iterator[None]:
-  """A command within trains on one device: its programs are compiled in less time."""
+  """A command within uses one device: each other one would need programs of its own."""
   one = mesh()
-  with mock.patch.object(meshes, "make_mesh", return_value=one):
+  with (
+    mock.patch.object(meshes, "make_mesh", return_value=one),
+    mock.patch.object(jax, "local_devices", return_value=list(one.devices.flat)),
+  ):
     yield
 
 

@@ -1,6 +1,7 @@
 """The lesion route from phantoms to a bank that synthesize opens."""
 
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import survey, workdir
 from hiresmed_jax.lesions import bank
 from hiresmed_jax.lesions.patch import LesionPatch
+from hiresmed_jax.ops import pyramid
 from hiresmed_jax.routes import run
 from hiresmed_jax.routes.lesion import train as lesion
 from hiresmed_jax.runtime.config import load_config
@@ -20,6 +22,20 @@ from tests.lesions import drawn
 pytestmark = pytest.mark.xdist_group("lesion route")  # trained once
 LESION = f"{tiny.__file__}:lesion"
 PHANTOMS = ["data.phantom.size=128", "data.phantom.num=16"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_levels():
+  """Not the five of so small a window: each is a program more to compile."""
+
+  def of_window(side, *, min_size):
+    return pyramid.Pyramid(((3 * side // 4,) * 2, (side, side)), 0.75, 1.0)
+
+  with (
+    mock.patch.object(pyramid, "lesion_pyramid", of_window),
+    mock.patch.object(lesion, "lesion_pyramid", of_window),
+  ):
+    yield
 
 
 def patch(side: int, group: str, diameter_px: float = 6.0) -> LesionPatch:
@@ -146,6 +162,7 @@ def test_a_bank_is_trained_on_all_devices(trained):
   assert jax.device_count() == 8  # 3 lesions and 5 that only fill the devices up
   assert done["results"]["windows"] == {"32": 3}
   (group,) = opened.groups
+  assert [size[0] for size in group.pyramid.sizes] == [24, 32]
   assert group.generators.amplitudes.shape == (3, len(group.pyramid.sizes))
   assert done["best_step"] == values.cpu_steps * len(group.pyramid.sizes)
   figures = {path.name for path in (folder / "lesion" / "figures").iterdir()}

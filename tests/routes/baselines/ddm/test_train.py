@@ -13,7 +13,7 @@ from hiresmed_jax import evaluate, explain, train
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.ops import diffusion
 from hiresmed_jax.ops.upsample import space_to_depth
-from hiresmed_jax.routes import run, settings
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.baselines import samples
 from hiresmed_jax.routes.baselines.ddm import sample
 from hiresmed_jax.runtime.config import load_config
@@ -108,7 +108,7 @@ def test_the_config_is_found_by_its_folder_and_knows_its_presets():
 
 
 @pytest.mark.slow
-def test_it_is_trained_by_two_steps_sampled_and_compared(tmp_path, capsys, monkeypatch):
+def test_it_is_trained_by_two_steps_sampled_and_compared(tmp_path, capsys):
   command = ["--config", TINY, "--workdir", str(tmp_path)]
   with tiny_run.quick_compiler():
     assert train.main(command) == 0
@@ -124,9 +124,7 @@ def test_it_is_trained_by_two_steps_sampled_and_compared(tmp_path, capsys, monke
   assert train.main(command) == 0
   assert "ddm is trained already" in capsys.readouterr().out
 
-  one_device = tiny_run.mesh(1)
-  monkeypatch.setattr(run.meshes, "make_mesh", lambda **_: one_device)
-  with tiny_run.quick_compiler():
+  with tiny_run.quick_compiler(), tiny_run.on_one_device():
     assert train.main([*command[:-1], str(tmp_path / "one")]) == 0
   lines = (tiny_run.metrics(folder / "ddm") for folder in (tmp_path, tmp_path / "one"))
   for eight, one in zip(*lines, strict=True):

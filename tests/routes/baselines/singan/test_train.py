@@ -7,7 +7,7 @@ import pytest
 
 from hiresmed_jax import explain, train
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.routes import run, settings, singan_task
+from hiresmed_jax.routes import settings, singan_task
 from hiresmed_jax.routes.baselines import samples
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
@@ -29,7 +29,7 @@ def test_the_config_is_the_published_pyramid(capsys):
 
 
 @pytest.mark.slow
-def test_two_steps_a_level_and_samples_are_the_same_on_any_number_of_devices(tmp_path, monkeypatch):
+def test_two_steps_a_level_and_samples_are_the_same_on_any_number_of_devices(tmp_path):
   command = ["--config", TINY, "--workdir", str(tmp_path)]
   with tiny_run.quick_compiler():
     assert train.main(command) == 0
@@ -43,9 +43,7 @@ def test_two_steps_a_level_and_samples_are_the_same_on_any_number_of_devices(tmp
   assert [image.shape for image in found] == [(32, 32)] * 3
   assert not np.array_equal(found[0], found[1])
 
-  one_device = tiny_run.mesh(1)
-  monkeypatch.setattr(run.meshes, "make_mesh", lambda **_: one_device)
-  with tiny_run.quick_compiler():
+  with tiny_run.quick_compiler(), tiny_run.on_one_device():
     assert train.main([*command[:-1], str(tmp_path / "one")]) == 0
   lines = [tiny_run.metrics(folder / "singan") for folder in (tmp_path, tmp_path / "one")]
   for eight, one in zip(*lines, strict=True):

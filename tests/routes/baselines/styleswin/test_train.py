@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax import explain, train
-from hiresmed_jax.routes import run, settings
+from hiresmed_jax.routes import settings
 from hiresmed_jax.routes.baselines import samples
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
@@ -23,7 +23,7 @@ def test_the_config_is_found_by_its_folder_and_knows_its_presets():
 
 
 @pytest.mark.slow
-def test_it_is_trained_by_two_steps_and_sampled(tmp_path, capsys, monkeypatch):
+def test_it_is_trained_by_two_steps_and_sampled(tmp_path, capsys):
   command = ["--config", TINY, "--workdir", str(tmp_path)]
   with tiny_run.quick_compiler():
     assert train.main(command) == 0
@@ -38,9 +38,7 @@ def test_it_is_trained_by_two_steps_and_sampled(tmp_path, capsys, monkeypatch):
   assert [image.shape for image in found] == [(32, 32)] * 3
   assert not np.array_equal(found[0], found[1])
 
-  one_device = tiny_run.mesh(1)
-  monkeypatch.setattr(run.meshes, "make_mesh", lambda **_: one_device)
-  with tiny_run.quick_compiler():
+  with tiny_run.quick_compiler(), tiny_run.on_one_device():
     assert train.main([*command[:-1], str(tmp_path / "one")]) == 0
   lines = [tiny_run.metrics(folder / "styleswin") for folder in (tmp_path, tmp_path / "one")]
   assert lines[0][0]["consistency"] > 0

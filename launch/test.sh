@@ -4,8 +4,8 @@
 #   bash launch/test.sh [--fast] [--newest] [arguments of pytest]
 #
 # --fast leaves out the tests marked slow, and has XLA optimise nothing that it compiles. Without
-# arguments those run first, then the slow ones, with programs compiled as users have them. --newest
-# runs the tests alone, with the newest Python that is there, in an environment of its own; where there
+# arguments all tests run so, but for those marked `optimised`, which follow with programs compiled
+# as users have them. --newest runs the tests alone, with the newest Python that is there, in an environment of its own; where there
 # is none above that of the usual environment it says so and ends. The tests run in as many processes
 # as there are cores, four at most; `-n 0` runs them in one. Tests of one xdist_group share what they
 # compile, in one process.
@@ -53,8 +53,8 @@ run() {
   python -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"
 }
 if [[ $whole ]]; then
-  HIRESMED_QUICK=yes run -m "not slow"
-  run -m slow
+  HIRESMED_QUICK=yes run -m "not optimised"
+  run -m optimised
 else
   run "${arguments[@]}"
 fi

@@ -35,12 +35,14 @@ def test_a_traced_step_costs_no_more_than_committed(name):
 # What another version of the compiler makes of the same step is another question.
 if SAME_COMPILER:
 
+  @pytest.mark.optimised
   @pytest.mark.parametrize("name", names("compiled", fast=()))
   def test_a_compiled_step_costs_no_more_than_committed(name):
     now = programs.figures(programs.PROGRAMS[name], parts=["compiled"])
     assert_not_costlier(name, now, "compiled")
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_programs_for_64_and_256_devices(tmp_path):
   out = tmp_path / "programs.json"

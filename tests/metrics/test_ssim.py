@@ -135,6 +135,7 @@ def test_ms_ssim_is_torchmetrics():
   np.testing.assert_allclose(ssim.ms_ssim(a, a, data_range=255), 1.0, atol=1e-6)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_at_full_size():
   a, b = (z[2:3] for z in images(np.uint16, 65535, size=1024))  # dark: the hardest for float32

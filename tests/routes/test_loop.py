@@ -154,6 +154,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(whole, tmp_path, stops):
   assert_same_run(whole, folder)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_as_users_compile_it_a_run_is_the_same_to_the_last_bit(whole, tmp_path):
   """All others are compiled quickly: `tiny_run.programs`."""

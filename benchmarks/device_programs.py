@@ -36,8 +36,8 @@ _TEXT_ALONE: dict[str, Any] = {
 class Program(NamedTuple):
   """A route's step: config, devices; of background: whether blocks are recomputed, and LPIPS.
 
-  `triton` says whether products may be Triton's: without a device to time them XLA chooses tiles
-  that some shapes have none of ("Couldn't find output tile sizes"); cuBLAS takes those.
+  `triton` says whether products may be Triton's: without a device to time them XLA finds no tiles
+  for some shapes ("Couldn't find output tile sizes"); cuBLAS takes those.
   """
 
   config: str

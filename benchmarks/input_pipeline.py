@@ -6,7 +6,7 @@ Draws KUB phantoms, prepares them with 16 and 8 bits, and reads training batches
 command does: with 0, 1 and 2 worker processes, with the augmentation of preset `best` and without,
 in the first epoch (every image is decoded) and in later ones (images are kept). Then it times every
 stage of the first epoch alone on one thread; more cores multiply that. The files are in memory:
-disks are not measured. Prints tables and one JSON line; some 2 minutes on 2 cores.
+disks are not measured. Prints tables and one JSON line; some 4 minutes on 2 cores.
 """
 
 import dataclasses

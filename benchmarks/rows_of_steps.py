@@ -8,10 +8,11 @@ Result = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-  """One line of the table."""
+  """One line of the table; `made` holds date and commit where they are not those of the file."""
 
   what: str
   figure: str
+  made: Mapping[str, str] = {}
 
 
 def programs(result: Result) -> Iterator[Row]:
@@ -40,6 +41,7 @@ def device_programs(result: Result) -> Iterator[Row]:
     yield Row(
       f"{name}: {images} images of {rows} x {columns} a device",
       f"{moved}, {held}, floor {program['floor_ms']:.0f} ms",
+      program,
     )
 
 

@@ -52,9 +52,11 @@ def table(folder: Path) -> str:
     if name not in SUMMARIES:
       known = ", ".join(sorted(SUMMARIES))
       raise UserError(f"{path.name} is of an unknown benchmark {name!r}: table_rows.py has {known}")
-    about = [f"{result['device']}, {_devices(result)}", result["date"], f"`{result['commit']}`"]
-    for row in SUMMARIES[name](result):
-      lines.append("| " + " | ".join([f"[{name}](results/{path.name})", *row, *about]) + " |")
+    device = f"{result['device']}, {_devices(result)}"
+    for what, figure, made in SUMMARIES[name](result):
+      date, commit = (made.get(key, result[key]) for key in ("date", "commit"))
+      cells = (f"[{name}](results/{path.name})", what, figure, device, date, f"`{commit}`")
+      lines.append("| " + " | ".join(cells) + " |")
   return "\n".join(lines)
 
 

@@ -47,7 +47,7 @@ def train_dataset(
     mosaic_share: of the images that are made of four.
     mosaic_batches: number of batches after which there are no mosaics.
     lesion_free_share: of the images that have their lesions removed, but not their boxes.
-    kept_bytes: of decoded images, see `pipeline.train_dataset`.
+    kept_bytes: of images that were decoded, see `pipeline.train_dataset`.
     **reading: batch_size, seed, workers and processes, see `pipeline.endless`.
 
   Returns:
@@ -60,10 +60,8 @@ def train_dataset(
   side = view.shape[0]
   if view.shape[1] != side:
     raise UserError(f"the detector's images are square, not {view.shape[0]} x {view.shape[1]}")
-  item_bytes = side * side * 4 * view.channels
   shown = functools.partial(_shown, view=view, lesion_free=lesion_free_share > 0)
-  most = kept_bytes // (item_bytes * (2 if lesion_free_share else 1))
-  kept = pipeline.Kept(source, shown, most, workers=reading.get("workers", 0))
+  kept = pipeline.Kept(source, shown, kept_bytes, workers=reading.get("workers", 0))
   make = functools.partial(
     _example,
     source=kept,
@@ -75,7 +73,7 @@ def train_dataset(
   makes: list[tuple[pipeline.Make, int]] = [(functools.partial(make, mosaic_share=0.0), 0)]
   if mosaic_share and mosaic_batches > 0:
     makes.insert(0, (functools.partial(make, mosaic_share=mosaic_share), mosaic_batches))
-  return pipeline.endless(kept, makes, item_bytes=item_bytes, **reading)
+  return pipeline.endless(kept, makes, item_bytes=side * side * 4 * view.channels, **reading)
 
 
 def eval_batches(

@@ -47,8 +47,8 @@ def train_dataset(
     augmentation: arguments of `augment.augment`; None for no change.
     crop: side of a random window of the view; 0 keeps the view.
     masks: whether there are masks beside the images.
-    kept_bytes: of decoded images, which later epochs need not decode again. The batches are the
-      same.
+    kept_bytes: of images that were decoded, and need not be decoded again in later epochs. The
+      batches are the same.
     **reading: batch_size, seed, workers and processes, see `endless`.
 
   Returns:
@@ -64,11 +64,11 @@ def train_dataset(
   if isinstance(source, Records) and not masks:
     source = source.without_masks()
   make = functools.partial(_example, augmentation=dict(augmentation or {}), crop=crop, masks=masks)
-  pixel_bytes = 4 * view.channels + (3 if masks else 0)
-  whole, item = (pixel_bytes * rows * columns for rows, columns in (view.shape, (crop, crop)))
+  pixels = crop * crop if crop else view.shape[0] * view.shape[1]
+  item_bytes = pixels * (4 * view.channels + (3 if masks else 0))
   shown = functools.partial(load, view=view)
-  loaded = Kept(source, shown, kept_bytes // whole, workers=reading.get("workers", 0))
-  return endless(loaded, [(make, 0)], item_bytes=item or whole, **reading)
+  loaded = Kept(source, shown, kept_bytes, workers=reading.get("workers", 0))
+  return endless(loaded, [(make, 0)], item_bytes=item_bytes, **reading)
 
 
 def endless(
@@ -146,22 +146,23 @@ def _leave_signals_to_the_main_process(index: int, count: int) -> None:
 
 
 class Kept:
-  """What is made of each record, of which the first that are asked for are kept.
+  """What is made of each record; the first that are asked for are kept, while there is room.
 
-  Later epochs neither read nor decode these. What is kept cannot be written to, is of this process
-  alone, and threads may ask for it: two may make the same one once.
+  Later epochs neither read nor decode what is kept, and cannot write to it. Threads may share it:
+  two that ask at the same time may both make an item. Each worker process has its own part of the
+  room, and decodes again what is not in it.
 
   Args:
     source: the records.
     make: a record to nested arrays.
-    most: how many are kept.
-    workers: processes that share them out.
+    most_bytes: of all that is kept.
+    workers: processes between which the room is divided.
   """
 
   def __init__(
-    self, source: Source, make: Callable[[Any], Any], most: int, *, workers: int = 0
+    self, source: Source, make: Callable[[Any], Any], most_bytes: int, *, workers: int = 0
   ) -> None:
-    self._source, self._make, self._most = source, make, most // max(1, workers)
+    self._source, self._make, self._room = source, make, most_bytes // max(1, workers)
     self._kept: dict[int, Any] = {}
 
   def __len__(self) -> int:
@@ -171,21 +172,29 @@ class Kept:
     found = self._kept.get(int(index))
     if found is None:
       found = self._make(self._source[int(index)])
-      if len(self._kept) < self._most:
-        self._kept[int(index)] = _read_only(found)
+      arrays = list(_arrays(found))
+      size = sum(array.nbytes for array in arrays)
+      if size <= self._room:
+        for array in arrays:
+          array.flags.writeable = False
+        self._room -= size
+        self._kept[int(index)] = found
     return found
+
+  def __repr__(self) -> str:
+    return f"Kept({self._source!r})"
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_kept": {}}
 
 
-def _read_only(value: Any) -> Any:
+def _arrays(value: Any) -> Iterator[np.ndarray]:
+  """Those in nested dicts and tuples."""
   if isinstance(value, np.ndarray):
-    value.flags.writeable = False
+    yield value
   elif isinstance(value, dict | tuple):
     for one in value.values() if isinstance(value, dict) else value:
-      _read_only(one)
-  return value
+      yield from _arrays(one)
 
 
 class _Batches(grain.IterDataset):

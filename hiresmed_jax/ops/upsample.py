@@ -148,7 +148,7 @@ def nearest_conv(x: Array, kernel: Array, bias: Array) -> Array:
   """Nearest upsampling by two, then a 3x3 convolution with zeros beyond the border.
 
   x [N,H,W,I], kernel f32[3,3,I,O], bias f32[O] -> [N,2H,2W,O] in the type of x. Equal pixels are
-  multiplied once: four products instead of nine. Reverse-mode derivatives only.
+  multiplied once: four products for each pixel instead of nine. Reverse-mode derivatives only.
   """
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   return _doubled(padded, nearest_kernel(kernel).astype(x.dtype), bias)

@@ -61,7 +61,7 @@ def test_what_is_not_described_is_told(monkeypatch):
     targets.devices("v5e", 7)
 
 
-def test_any_route_can_be_compiled_for_a_device():
+def test_a_route_is_planned_for_a_device_in_its_number_format():
   program = device_programs.Program("demo.py:danger")
   task, batch = device_programs.planned(program._replace(devices=2), "bfloat16")
   assert batch["images_m11"].shape[0] == 8

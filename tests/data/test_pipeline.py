@@ -89,13 +89,17 @@ def test_what_fits_is_decoded_once() -> None:
       return super().__getitem__(index)
 
   shown = functools.partial(load, view=VIEW)
-  loaded = pipeline.Kept(Counted(4), shown, 3)
+  room = 3 * 500  # 256 bytes of image, 64 of `valid`, at most 128 + 2 x 16 of mask and boxes, 8
+  loaded = pipeline.Kept(Counted(4), shown, room)
   for _ in range(3):
     assert [loaded[n]["image_id"] for n in range(4)] == [f"image {n}" for n in range(4)]
   assert sorted(asked) == [0, 1, 2, 3, 3, 3]
+  assert sum(a.nbytes for one in loaded._kept.values() for a in pipeline._arrays(one)) <= room
   with pytest.raises(ValueError, match="read-only"):
     loaded[0]["images_m11"][:] = 0
-  assert pickle.loads(pickle.dumps(pipeline.Kept(Numbers(4), shown, 3)))[2]["boxes"].shape[1] == 4
+  assert (
+    pickle.loads(pickle.dumps(pipeline.Kept(Numbers(4), shown, room)))[2]["boxes"].shape[1] == 4
+  )
 
 
 def test_what_is_kept_changes_no_batch() -> None:

@@ -325,7 +325,7 @@ def _baseline_step(result: Result) -> Iterator[Row]:
 
 def _table2(result: Result) -> Iterator[Row]:
   ((kind, amount),) = result["budget"].items()
-  about = f"Table 2 at {amount:g} {kind} of training each, {result['held_out']} held-out images"
+  about = f"Table 2, {result['data']} at 64 px, {amount:g} {kind} of training each"
   for name, row in result["rows"].items():
     kid = row["distances"]["KID"]
     figure = kid.get("missing") or f"{kid['name']} {kid['value']:.3g}"
@@ -339,7 +339,7 @@ def _table2(result: Result) -> Iterator[Row]:
   floors = [
     f"{name} {one['value']:.3g}" for name, one in result["floors"].items() if "value" in one
   ]
-  yield Row(f"{about}: floors of KID", "; ".join(floors))
+  yield Row(f"{about}: floors of KID, {result['held_out']} held-out images", "; ".join(floors))
 
 
 SUMMARIES: dict[str, Callable[[Result], Iterator[Row]]] = {

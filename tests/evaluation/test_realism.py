@@ -80,6 +80,7 @@ def test_reasons_name_the_family_that_tells():
   assert sum(row["importance"] for row in found.values()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.optimised  # without optimisation its few steps end elsewhere
 @pytest.mark.slow  # two trainings of the network: it has to be compiled
 def test_varied_brightness_teaches_the_network_to_overlook_it(monkeypatch):
   monkeypatch.setattr(patch_network, "_STEPS", 60)

@@ -248,13 +248,13 @@ def _draw(
       made = hiresmed_jax.open_run(folder).reconstruct(real)
     else:
       samples = sorted((folder / row.route / "samples").glob("*.png"))[:_SHOWN]
-      made = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in samples]
+      made = [np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)) for file in samples]
     shown.append(list(made))
     labels.append(f"{row.name}, {'of these' if row.paired else 'new'}")
   page = path.with_suffix(".png")
   footer = f"below the first row SYNTHETIC; {dataset.card['name']}, {real[0].shape[0]} px"
   figures.image_grid(page, shown, labels=labels, cell=192, footer=footer)
-  cv2.imwrite(str(path), cv2.imread(str(page)), [cv2.IMWRITE_JPEG_QUALITY, 90])
+  cv2.imwrite(str(path), np.asarray(cv2.imread(str(page))), [cv2.IMWRITE_JPEG_QUALITY, 90])
   page.unlink()
 
 

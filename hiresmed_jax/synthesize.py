@@ -81,15 +81,20 @@ def main(argv: list[str]) -> None:
     )
     real = None
     if options.with_real:
-      fingerprint = records.open_dataset(options.with_real).card["fingerprint"]
+      other = records.open_dataset(options.with_real)
+      fingerprint = other.card["fingerprint"]
       groups, used = setting.survey.groups, frozenset[str]()
       if fingerprint != workdir.fingerprint_of(run_folder):  # its patients have other keys
-        trained = contents.of_run(run_folder, dataset, workers=workers).images
-        used = frozenset(image.digest for image in trained if image.split == "train")
+        trained = contents.of_run(run_folder, dataset, workers=workers)
+        used = frozenset(image.digest for image in trained.images if image.split == "train")
+        if asked.window != "own":
+          found = contents.make(other, workers=workers)
+          contents.require_units(run_folder, trained, found, f"--with-real {options.with_real}")
       if isinstance(data, other_images.Backgrounds):
         groups, used = groups | data.groups, used | data.digests
       real = export.real_images(options.with_real, groups, used)
-      identity |= {"real": fingerprint}
+      setting = setting._replace(look=export.look_of(asked, setting.source, real))
+      identity |= {"real": fingerprint, "window": setting.look.window}
     with files.locked(options.out, shared=shards > 1):
       folder.claim(options.out, identity, overwrite=options.overwrite)
       if real is not None:

@@ -286,6 +286,24 @@ def test_validation_images_are_no_training_images_of_the_run(plain, tmp_path, ca
   assert "1 of its patients are training patients" in line
 
 
+def test_validation_images_are_seen_through_the_window_of_the_others(
+  plain, radiographs, tmp_path, capsys
+):
+  def line(run, data, image, *given):
+    folder = tmp_path / image.physics
+    sample = dataclasses.replace(image, split="val", group="b")
+    records.write_dataset([sample], folder, kind="images", identity=Identity(b"x", None))
+    return refused(
+      capsys, "--workdir", run, "--data", data.root, "--background", "real", "--num", "1",
+      "--lesion-source", "copy", "--out", tmp_path / "out", "--with-real", folder,
+    )  # fmt: skip
+
+  # In a window of 12 bits an image of 8 bits would be black.
+  few_bits = dataclasses.replace(drawn.sample(20, "b"), physics="projection")
+  assert "no one window shows all images well" in line(*radiographs, few_bits)
+  assert "in other units" in line(*plain, drawn.sample(21, "b", physics="ct"))
+
+
 def test_a_run_needs_a_name_and_overrides_a_config(plain, capsys):
   given = ["--num", "1", "--out", "x"]
   assert "name the run: --workdir, or --config" in refused(capsys, *given)

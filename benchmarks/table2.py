@@ -17,8 +17,8 @@ goes on where it stopped.
 """
 
 import json
+import math
 import pathlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +47,7 @@ _METRICS = ("psnr", "ssim", "lpips_squeezenet")
 def main(argv: list[str]) -> None:
   """Trains and measures what is not there yet, and writes the table."""
   options = _options(argv)
-  work, shares = options.work, sorted(options.shares)
+  work, shares = options.work, sorted(set(options.shares))
   rows = [row for row in table2_rows.ROWS if not options.rows or row.name in options.rows]
   facts: dict[str, Any] = {"benchmark": "table2", **harness.environment(), "scale": options.scale}
   facts["budget"] = {"seconds": options.seconds} if options.seconds else {"images": options.images}
@@ -62,6 +62,9 @@ def main(argv: list[str]) -> None:
     "samplings": SAMPLINGS,
     "seeds": options.seeds,
   }
+  same = {key: facts[key] for key in ("scale", "budget", "samples")}
+  same |= {"data": dataset.card["fingerprint"], "features": [str(options.inception), options.tap]}
+  _require_same(work / "table2.json", same)
   step_seconds = {row.name: _step_seconds(row, options, dataset) for row in rows}
   print("trials:", ", ".join(f"{name} {found:.3g} s" for name, found in step_seconds.items()))
   facts["step_seconds"] = step_seconds
@@ -100,7 +103,25 @@ def _options(argv: list[str]) -> Any:
   options = parser.parse_args(argv)
   if options.scale == "full" and options.data is None:
     raise UserError("--full needs --data")
+  for name in ("seconds", "images", "seeds", "samples", "shares"):
+    value = getattr(options, name)
+    numbers = value if isinstance(value, list) else [1 if value is None else value]
+    if not all(0 < number < math.inf for number in numbers):
+      raise UserError(f"--{name} takes numbers above 0")
   return options
+
+
+def _require_same(path: pathlib.Path, asked: Mapping[str, Any]) -> None:
+  """Refuses a folder whose runs have another budget, data or images: they are not made again."""
+  if not path.is_file():
+    files.write_json(path, asked)
+  there = json.loads(path.read_text())
+  for key, value in asked.items():
+    if there.get(key) != value:
+      raise UserError(
+        f"{path.parent} holds runs of another table ({key} is {there.get(key)} there, {value} "
+        "here): use another --work"
+      )
 
 
 def _dataset(options: Any, row: Row) -> records.Dataset:
@@ -112,7 +133,7 @@ def _trained(
   row: Row, options: Any, dataset: records.Dataset, share: float, seed: int, samples: int,
   step_seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-  """One run -> its folder, steps, seconds by the trials, and seconds with all else.
+  """One run -> its folder, steps, seconds by the trials, and seconds with all else or None.
 
   The seconds that count are the steps times `step_seconds`: what else the machine did is left out.
   """
@@ -129,9 +150,10 @@ def _trained(
   folder = options.work / f"{row.name}-{share:g}-{seed}"
   done = folder / "seconds.json"
   if not done.is_file():
-    begin = time.monotonic()
+    begin, anew = time.monotonic(), not folder.exists()
     training.train(config, data=dataset.root, workdir=folder)
-    files.write_json(done, {"wall": time.monotonic() - begin})
+    # Of a run that was stopped between, nobody has measured the whole.
+    files.write_json(done, {"wall": time.monotonic() - begin if anew else None})
   known = {"folder": folder, "steps": levels * steps, "seconds": steps * step_seconds}
   return known | json.loads(done.read_text())
 
@@ -219,12 +241,13 @@ def _samplings(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
   """The samples of a run as SAMPLINGS folders of as many each."""
   names = sorted(path.name for path in folder.glob("*.png"))
   parts = [out / str(number) for number in range(SAMPLINGS)]
-  if not out.is_dir():
-    size = len(names) // SAMPLINGS
-    for number, part in enumerate(parts):
-      part.mkdir(parents=True)
-      for place, name in enumerate(names[number * size : (number + 1) * size]):
-        shutil.copyfile(folder / name, part / f"sample_{place:06d}.png")
+  size = len(names) // SAMPLINGS
+  for number, part in enumerate(parts):
+    part.mkdir(parents=True, exist_ok=True)
+    for place, name in enumerate(names[number * size : (number + 1) * size]):
+      copy = part / f"sample_{place:06d}.png"
+      if not copy.is_file():  # a run that was killed has made some of them
+        files.write(copy, (folder / name).read_bytes())
   return parts
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import table2, table2_rows
+from hiresmed_jax.errors import UserError
 from hiresmed_jax.routes import settings
 
 RATE = 40.0  # images a second
@@ -55,6 +56,29 @@ def test_a_budget_of_seconds_becomes_steps_and_a_run_is_made_once(
   assert one["seconds"] == pytest.approx(5.0, rel=0.05)
   assert table2._trained(*given)["steps"] == one["steps"]
   assert [run["workdir"].name for run in made] == [name, f"{name}-0.5-0"]
+
+
+def test_a_folder_keeps_to_its_budget_and_a_killed_run_is_completed(tmp_path):
+  asked = {"budget": {"seconds": 240.0}, "samples": 4}
+  table2._require_same(tmp_path / "table2.json", asked)
+  table2._require_same(tmp_path / "table2.json", asked)
+  with pytest.raises(UserError, match="use another --work"):
+    table2._require_same(tmp_path / "table2.json", asked | {"budget": {"seconds": 480.0}})
+  samples = tmp_path / "samples"
+  samples.mkdir()
+  for number in range(2 * table2.SAMPLINGS):
+    (samples / f"{number}.png").write_bytes(bytes([number]))
+  (tmp_path / "out" / "0").mkdir(parents=True)  # killed here
+  parts = table2._samplings(samples, tmp_path / "out")
+  assert [len(list(part.iterdir())) for part in parts] == [2] * table2.SAMPLINGS
+
+
+@pytest.mark.parametrize(
+  "given", ["--seconds 0", "--seconds 9 --shares 0.5 nan", "--images 9 --seeds 0"]
+)
+def test_numbers_that_train_nothing_are_refused(given):
+  with pytest.raises(UserError, match="takes numbers above 0"):
+    table2._options(["--work", "x", *given.split()])
 
 
 def report(kids, tests=()):

@@ -29,7 +29,7 @@ def get_config(arg: str = "all"):
   config.background.update({"batch_size": 4, "steps": 600, "log_every": 20, "eval_every": 600})
   config.background.eval_images = 12
   # Two cores spend as long on compiling a level as on training it.
-  config.lesion.update({"sides": (32,), "limit": 3, "cpu_steps": 60})
+  config.lesion.update({"sides": (32,), "limit": 3, "factor": 0.5, "cpu_steps": 60})
   # Nothing is trained again: time is bounded, and `--on-empty copy` fills what a weak bank misses.
   config.lesion.least_accepted = 0.0
   # Few steps: whole images, hardly changed, and most of them with their lesions.

@@ -71,7 +71,7 @@ def pyramid(
   return Pyramid(sizes, ratio, image_scale)
 
 
-def lesion_pyramid(side: int, *, min_size: float = 25.0) -> Pyramid:
+def lesion_pyramid(side: int, *, min_size: float = 25.0, factor: float = 0.75) -> Pyramid:
   """The pyramid of a square lesion window: never resized, from min(min_size, side / 2).
 
   Raises:
@@ -80,7 +80,7 @@ def lesion_pyramid(side: int, *, min_size: float = 25.0) -> Pyramid:
   least = min(min_size, side / 2)
   if least < 11:
     raise ValueError(f"a window of {side} px is too small: its coarsest level has {least:g} px")
-  return pyramid(side, side, min_size=least, max_size=side, min_levels=3)
+  return pyramid(side, side, min_size=least, max_size=side, factor=factor, min_levels=3)
 
 
 def resize(images: Array, size: Size, *, scale: float) -> Array:

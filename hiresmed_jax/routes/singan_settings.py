@@ -9,6 +9,8 @@ _BALANCE, _WIDTH = BALANCE, "the width that this budget allows"
 # As in the tables of the routes.
 # fmt: off
 ROWS = (
+  Setting("factor", 0.75, 0.75, rules.number(0.5, 0.95, "of neighbouring levels, about"), BALANCE,
+          as_it_was=0.75),
   Setting("width", 32, 32,
           rules.whole(1, 4096, "channels of the first four levels, doubled after every fourth"),
           _WIDTH),

@@ -156,7 +156,7 @@ def make_level(
 def pyramid_of(config: Any, side: int) -> pyramids.Pyramid:
   """The levels of a window, never resized, or of an image, reduced to `max_size`."""
   if "max_size" not in config:
-    return pyramids.lesion_pyramid(side, min_size=config.min_size)
+    return pyramids.lesion_pyramid(side, min_size=config.min_size, factor=config.factor)
   given = {name: config[name] for name in ("min_size", "max_size", "factor")}
   return pyramids.pyramid(side, side, **given)
 

@@ -66,9 +66,9 @@ def test_windows_of_lesions_are_never_resized(side, sizes):
   assert str(made).startswith(f"{len(made.sizes)} levels")
 
 
-@hypothesis.given(st.integers(22, 300), st.floats(11, 60))
-def test_a_pyramid_climbs_to_its_window(side, min_size):
-  made = pyramids.lesion_pyramid(side, min_size=min_size)
+@hypothesis.given(st.integers(22, 300), st.floats(11, 60), st.floats(0.5, 0.95))
+def test_a_pyramid_climbs_to_its_window(side, min_size, factor):
+  made = pyramids.lesion_pyramid(side, min_size=min_size, factor=factor)
   heights = [h for h, _ in made.sizes]
   assert heights == sorted(heights)
   assert heights[-1] == side

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.routes import singan_task as lesion
 from hiresmed_jax.routes.explain import Facts, Measure, in_bytes, table
 from hiresmed_jax.runtime import cost
@@ -27,7 +26,7 @@ def explain(config: Any, *, devices: int, on_this_machine: Measure) -> Facts:
   values, channels = config.lesion, config.data.channels + 1
   windows: dict[str, Any] = {}
   for side in values.sides:
-    sizes = lesion_pyramid(side, min_size=values.min_size).sizes
+    sizes = lesion.pyramid_of(values, side).sizes
     levels = [
       lesion.level_facts(values, channels, number, size[0]) for number, size in enumerate(sizes)
     ]

@@ -15,7 +15,6 @@ from hiresmed_jax.inference import survey
 from hiresmed_jax.lesions import bank
 from hiresmed_jax.lesions.patch import LesionPatch, spread
 from hiresmed_jax.lesions.sampling import Generators
-from hiresmed_jax.ops.pyramid import lesion_pyramid
 from hiresmed_jax.routes import loop
 from hiresmed_jax.routes import singan_task as lesion
 from hiresmed_jax.routes.dataset import identity, no_lesions
@@ -182,7 +181,7 @@ def _measured(part: Part, state: Any) -> list[bank.Group]:
   values = part.values
   # On every device whole: the bank is small.
   whole = jax.jit(lesion.finished, out_shardings=meshes.replicated(part.mesh))(state)
-  groups = _groups(jax.device_get(whole), list(_by_side(part.patches).values()), values.min_size)
+  groups = _groups(jax.device_get(whole), list(_by_side(part.patches).values()), values)
   shares = np.zeros(0, np.float32)
   if jax.process_index() == 0:
     opened = bank.Bank(
@@ -292,7 +291,7 @@ def _arrays(
 
 
 def _groups(
-  finished: Sequence[Any], members: Sequence[Sequence[LesionPatch]], min_size: float
+  finished: Sequence[Any], members: Sequence[Sequence[LesionPatch]], values: Any
 ) -> list[bank.Group]:
   """The bank of what was trained, without what only filled the devices up."""
   groups = []
@@ -303,7 +302,7 @@ def _groups(
       bank.Group(
         tuple(bank.member_of(patch) for patch in own),
         Generators(levels, amplitudes, fixed),
-        lesion_pyramid(own[0].alpha.shape[0], min_size=min_size),
+        lesion.pyramid_of(values, own[0].alpha.shape[0]),
       )
     )
   return groups

@@ -22,7 +22,6 @@ TABLE = Table("singan", (
   Setting("min_size", 25.0, 25.0, rules.number(12, 1024, "px of the coarsest level"), _BALANCE),
   Setting("max_size", 250.0, 250.0, rules.number(13, 4096, "px of the finest level, at most"),
           _SIZE),
-  Setting("factor", 0.75, 0.75, rules.number(0.5, 0.95, "of neighbouring levels, about"), _BALANCE),
   *singan_settings.ROWS,
   Setting("steps", 2000, 2000, rules.whole(1, 1_000_000, "of a level"),
           "the length that this budget allows"),

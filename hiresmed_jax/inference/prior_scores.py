@@ -21,6 +21,7 @@ POWERS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the detector's scores
 HOSTS_POWERS = (0.35, 0.5, 0.7, 1.0, 1.4)  # of the hosts' odds
 WITH_DETECTOR = ("yolo", "atlas x yolo")
 _PICTURES = 4
+_LEAST_FLOOR = 0.01  # one lesion where a prior is 0 would be minus infinity
 
 
 class Scores(NamedTuple):
@@ -174,17 +175,17 @@ def log_scores(
     score: f32[H, W], >= 0, any scale.
     allowed: bool[H, W], where a lesion may be; the pixels of the points are allowed in any case.
     points: f64[N, 2] (x, y) pixels.
-    floor: share that is uniform.
+    floor: share that is uniform; counted as `_LEAST_FLOOR` where it is less.
 
   Returns:
-    f64[N], nats; 0: no better than uniform.
+    f64[N], nats, finite; 0: no better than uniform.
   """
   height, width = score.shape
   columns = np.clip(np.floor(points[:, 0]).astype(int), 0, width - 1)
   rows = np.clip(np.floor(points[:, 1]).astype(int), 0, height - 1)
   free = allowed.copy()
   free[rows, columns] = True
-  logs = candidates.log_probabilities(score, free, floor)[rows, columns]
+  logs = candidates.log_probabilities(score, free, max(floor, _LEAST_FLOOR))[rows, columns]
   return logs + np.log(np.count_nonzero(free))
 
 

@@ -28,6 +28,7 @@ def test_the_uniform_prior_gains_nothing_and_a_floor_bounds_the_loss():
   elsewhere = np.zeros(SHAPE, np.float32)
   elsewhere[10, 10] = 1.0
   assert log_scores(elsewhere, allowed, points, floor=0.3) == pytest.approx([np.log(0.3)] * 2)
+  assert log_scores(elsewhere, allowed, points, floor=0.0) == pytest.approx([np.log(0.01)] * 2)
 
 
 def test_a_real_place_is_allowed_whatever_the_mask_says():

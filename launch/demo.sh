@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment, trains the demo on phantoms and puts new lesions into them: minutes on a
-# CPU, ending in a contact sheet.
+# CPU, ending in a contact sheet. Routes are trained two at a time: while one compiles, which takes
+# one core, the other trains.
 #
 #   bash launch/demo.sh [--config.key=value ...]
 set -euo pipefail
@@ -8,7 +9,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 environment
 workdir=$PWD/runs/demo
-python -m hiresmed_jax.train --config demo.py --workdir "$workdir" "$@"
+# The first one alone: it draws the phantoms.
+python -m hiresmed_jax.train --config demo.py:danger --workdir "$workdir" "$@"
+printf 'demo.py:%s\n' lesion background location | xargs -P 2 -I CONFIG \
+  python -m hiresmed_jax.train --config CONFIG --workdir "$workdir" "$@"
 
 out=$workdir/out
 python -m hiresmed_jax.synthesize --config demo.py --workdir "$workdir" --background real \

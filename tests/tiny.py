@@ -36,7 +36,7 @@ def get_config(arg: str = "all"):
   route.update({"log_every": 4, "eval_every": 5, "keep_checkpoints": 2, "max_skipped": 4})
   config.lesion.update({"sides": (32,), "limit": 3, "width": 4, "max_width": 8, "cpu_steps": 2})
   config.lesion.update({"critic_steps": 1, "generator_steps": 1, "cpu_steps_per_call": 2})
-  config.lesion.update({"log_every": 2, "save_every": 4})
+  config.lesion.update({"log_every": 2, "save_every": 4, "factor": 0.5})
   config.lesion.least_accepted = 0.0  # in so few steps no SinGAN learns a lesion
   route = config.location
   route.update({"size": 32, "batch_size": BATCH, "steps": 4, "close_mosaic": 0, "dtype": "float32"})

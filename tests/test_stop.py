@@ -35,6 +35,7 @@ def wait_for(process: subprocess.Popen[str], reached) -> None:
     assert process.poll() is None, process.communicate()
     if time.monotonic() - waited > 240:
       process.kill()  # or it would go on for hours
+      process.communicate()
       pytest.fail("the run never came so far")
     time.sleep(0.01)
 

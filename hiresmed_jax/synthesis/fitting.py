@@ -5,6 +5,7 @@ S side of a window, C channels of the canvas.
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -30,6 +31,7 @@ _SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of windows: few
 _AROUND = 12  # pixels around a lesion in which noise and level are measured
 _TRIES = 6  # to meet a diameter
 _DRAWS = 20  # to find a lesion whose size in mm fits the background's pixels
+_DEEPER = 4  # times the range of 8 bits
 
 
 class Source(Protocol):
@@ -154,6 +156,26 @@ def sham(patch: LesionPatch, canvas: Canvas) -> Fitted:
 def unit(physics: str, value_range: tuple[float, float]) -> float:
   """What contrasts are compared in: radiographs have no unit in common but their value range."""
   return value_range[1] - value_range[0] if physics == "projection" else 1.0
+
+
+def require_one_scale(physics: Iterable[str], ranges: Iterable[tuple[float, float]]) -> None:
+  """Refuses images of 8 bits beside deeper ones, but radiographs, whose ranges are scaled.
+
+  Args:
+    physics: of the lesions.
+    ranges: value ranges of lesions and backgrounds.
+
+  Raises:
+    UserError: a lesion of one of them would be black or white in another.
+  """
+  ranges = list(ranges)
+  most = max((high for _, high in ranges), default=0.0)
+  if (0.0, 255.0) in ranges and most > _DEEPER * 255 and set(physics) - {"projection"}:
+    raise UserError(
+      f"some images have values from 0 to 255 and others up to {most:g}, so that a lesion of one "
+      "would be black or white in another: prepare images of one depth alone, or say what they are "
+      "with prepare --physics projection"
+    )
 
 
 def _spacing_ratio(patch: LesionPatch, canvas: Canvas) -> float:

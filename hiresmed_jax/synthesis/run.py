@@ -97,6 +97,10 @@ def assemble(
     say(f"warning: {weak}")
   danger, danger_label = places.open_danger(asked_danger, run, fingerprint, dtype=dtype, say=say)
   mask, digest = _user_mask(request)
+  fitting.require_one_scale(
+    {patch.physics for patch in found.patches},
+    source.display_ranges() | {patch.value_range for patch in found.patches},
+  )
   look = export.look_of(request, source)
   if few := export.few_levels(request.depth, data.card["bits"]):
     say(few)

@@ -1,6 +1,7 @@
 """Requests that can be met: other backgrounds, counts as in training, diameters told beforehand."""
 
 import collections
+import dataclasses
 import json
 
 import jax
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from hiresmed_jax import synthesize
+from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import survey
 from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.lesions.patch import SourceEmpty
+from hiresmed_jax.routes import settings
 from hiresmed_jax.synthesis import background, fitting, folder, image, run
 from hiresmed_jax.synthesis.mapped import Kept
 from hiresmed_jax.synthesis.request import Diameter
@@ -164,3 +167,20 @@ def test_older_surveys_know_counts_of_what_can_be_used(prepared, tmp_path):
   assert survey.load(tmp_path, data.card["fingerprint"]).counts == tuple(donors.values())
   assert survey.load_or_make(data, tmp_path).counts == (2,) * 6
   assert survey.load(tmp_path, data.card["fingerprint"]).counts == (2,) * 6
+
+
+def test_images_of_8_bits_beside_deeper_ones_are_refused(tmp_path):
+  groups = drawn.groups("train", 2)
+  few = drawn.sample(0, groups[0])
+  deep = few.image.astype(np.uint16) * 257
+  more = dataclasses.replace(
+    few, image=deep, value_range=(0.0, 65535.0), group=groups[1], source="another"
+  )
+  records.write_dataset([few, more], tmp_path / "data", kind="phantom", name="drawn")
+  data, values = records.open_dataset(tmp_path / "data"), settings.values("synthesize", "best")
+  values.hosts = "off"
+  with pytest.raises(UserError, match="black or white in another"):
+    run.assemble(values, drawn.REQUEST._replace(window="own"), tmp_path / "run", data)
+  ranges = [few.value_range, more.value_range]
+  fitting.require_one_scale({"projection"}, ranges)  # scaled to each other
+  fitting.require_one_scale({"none"}, ranges[1:])

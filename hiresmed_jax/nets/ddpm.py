@@ -84,8 +84,8 @@ class Residual(nn.Module):
   @nn.compact
   def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
     h, x = norm_beside(self, "norm1", x)
-    h = Conv(self.features, 3, dtype=self.dtype, name="conv1")(h)
-    h += nn.Dense(self.features, dtype=self.dtype, name="embed")(embedding)[:, None, None]
+    level = nn.Dense(self.features, dtype=self.dtype, name="embed")(embedding)
+    h = Conv(self.features, 3, dtype=self.dtype, name="conv1")(h, more=level)
     h = GroupNorm(self.dtype, "silu", name="norm2")(h)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     h = Conv(self.features, 3, dtype=self.dtype, kernel_init_std=0.0, name="conv2")(h)

@@ -33,7 +33,8 @@ class Conv(nn.Module):
 
   Padding is (size - 1) // 2 on every side also when strided (Flax's SAME would pad one side only).
   Parameters float32, computed in `dtype`. Biases of others cost nothing here: `lacking`, f32[I],
-  is added to the input first, of a 1x1 convolution only; `more`, f32[features], to the output.
+  is added to the input first, of a 1x1 convolution only; `more`, [features] or [N,features], to
+  the output.
   With `apart` -> (the output without its bias, the bias).
   """
 
@@ -58,7 +59,7 @@ class Conv(nn.Module):
       assert self.size == 1, "the border of a wider convolution would lack it too"
       bias += lacking @ kernel[0, 0]
     if more is not None:
-      bias += more
+      bias = bias + more
     pad = (self.size - 1) // 2
     out = convolution.conv(
       x.astype(self.dtype),

@@ -31,7 +31,7 @@ def conv(
   Args:
     x: [N, H, W, I], any floating type.
     kernel: [kh, kw, I, O] of the same type.
-    bias: [O], added in the type of `x`.
+    bias: [O], or [N, O] where each example has its own, added in the type of `x`.
     stride: of rows and columns.
     padding: zeros (before, after) the rows and the columns.
 
@@ -45,7 +45,8 @@ def conv(
     raise ValueError(f"x [N, H, W, I] and kernel [kh, kw, I, O] wanted: {x.shape}, {kernel.shape}")
   if bias is None:
     bias = jnp.zeros(kernel.shape[-1], x.dtype)
-  if kernel.shape[:2] == (1, 1) and stride == (1, 1) and padding == UNPADDED:
+  plain = bias.ndim == 1 and stride == (1, 1) and padding == UNPADDED
+  if plain and kernel.shape[:2] == (1, 1):
     return _pointwise(x, kernel, bias)
   return _conv(stride, padding, x, kernel, bias)
 
@@ -76,6 +77,8 @@ _pointwise.defvjp(lambda *given: (_pointwise(*given), given), _pointwise_backwar
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(stride: Pair, padding: Padding, x: Array, kernel: Array, bias: Array) -> Array:
+  if bias.ndim == 2:
+    bias = bias[:, None, None]
   return without_bias(stride, padding, x, kernel) + bias.astype(x.dtype)
 
 
@@ -91,11 +94,11 @@ def gradients(
   """Of x, kernel and bias, which are `saved`; `grad` is that of the convolution."""
   x, kernel, bias = saved
   (x_grad,) = jax.linear_transpose(lambda x: without_bias(stride, padding, x, kernel), x)(grad)
-  plain = functools.partial(plain_gradients, stride, padding, kernel)
+  plain = functools.partial(plain_gradients, stride, padding, kernel, bias)
   if x.size < cpu.LARGE:
     kernel_grad, bias_grad = plain(x, grad)
   else:
-    row_by_row = functools.partial(cpu.conv_gradients, stride, padding, kernel)
+    row_by_row = functools.partial(cpu.conv_gradients, stride, padding, kernel, bias)
     kernel_grad, bias_grad = jax.lax.platform_dependent(x, grad, cpu=row_by_row, default=plain)
   return x_grad, kernel_grad.astype(kernel.dtype), bias_grad.astype(bias.dtype)
 
@@ -111,11 +114,12 @@ def without_bias(stride: Pair, padding: Padding, x: Array, kernel: Array) -> Arr
 
 
 def plain_gradients(
-  stride: Pair, padding: Padding, kernel: Array, x: Array, grad: Array
+  stride: Pair, padding: Padding, kernel: Array, bias: Array, x: Array, grad: Array
 ) -> tuple[Array, Array]:
-  """Of kernel and bias, f32[O]."""
+  """Of kernel and bias, f32."""
   transpose = jax.linear_transpose(lambda kernel: without_bias(stride, padding, x, kernel), kernel)
-  return transpose(grad)[0], sum_over_pixels(grad)
+  summed = range(bias.ndim - 1, 3)  # not over examples that have a bias each
+  return transpose(grad)[0], jnp.sum(grad, summed, dtype=jnp.float32)
 
 
 def sum_over_pixels(grad: Array) -> Array:

@@ -24,6 +24,7 @@ N images, H rows, W columns, I input and O output channels (C where they are equ
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +42,22 @@ _PRODUCTS = 80_000
 
 def conv_gradients(
   stride: tuple[int, int],
-  padding: tuple[tuple[int, int], tuple[int, int]],
+  padding: Sequence[tuple[int, int]],
   kernel: Array,
+  bias: Array,
   x: Array,
   grad: Array,
 ) -> tuple[Array, Array]:
-  """x [N, H, W, I] and the output's gradient [N, h, w, O] -> those of kernel and bias, f32[O].
+  """x [N, H, W, I] and the output's gradient [N, h, w, O] -> those of kernel and bias, f32.
 
-  The kernel's is a convolution of x [I, H, W, N] with the output's gradient [h, w, N, O].
+  The kernel's is a convolution of x [I, H, W, N] with the output's gradient [h, w, N, O]. Patches
+  are made of what comes first: where the output has fewer channels, the two change places.
   """
+  if stride == (1, 1) and x.shape[-1] > grad.shape[-1]:
+    sizes = zip(kernel.shape[:2], padding, strict=True)
+    around = [(size - 1 - before, size - 1 - after) for size, (before, after) in sizes]
+    turned_round, _ = conv_gradients(stride, around, kernel, bias, grad, x)
+    return turned_round[::-1, ::-1].swapaxes(2, 3), _of_bias(bias, _image_sums(grad))
   (n, height, width, inputs), (rows, columns, outputs) = x.shape, grad.shape[1:]
 
   def turn_x(row: Array, turned: Array) -> Array:
@@ -80,7 +88,22 @@ def conv_gradients(
     rhs_dilation=stride,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-  return kernel_grad.transpose(1, 2, 0, 3), jnp.sum(bias_grad, 0)
+  return kernel_grad.transpose(1, 2, 0, 3), _of_bias(bias, bias_grad)
+
+
+def _image_sums(grad: Array) -> Array:
+  """[N, h, w, O] -> f32[N, O], row by row."""
+
+  def add(row: Array, sums: Array) -> Array:
+    line = jax.lax.dynamic_index_in_dim(grad, row, 1, keepdims=False)
+    return sums + jnp.sum(line, 1, dtype=jnp.float32)
+
+  return jax.lax.fori_loop(0, grad.shape[1], add, jnp.zeros((len(grad), grad.shape[-1])))
+
+
+def _of_bias(bias: Array, image_sums: Array) -> Array:
+  """The gradient of a bias [O], or [N, O] where each image has its own."""
+  return image_sums if bias.ndim == 2 else jnp.sum(image_sums, 0)
 
 
 def sum_of_rows(flat: Array) -> Array:

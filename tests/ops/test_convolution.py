@@ -16,6 +16,7 @@ CASES = [  # [N, H, W, I], kernel, O, stride, padding
   ((2, 9, 12, 3), (3, 3), 2, (2, 2), SAME),  # a last row or column that no window reads
   ((1, 7, 5, 4), (2, 2), 8, (1, 1), ((0, 0), (0, 0))),
   ((2, 12, 11, 2), (4, 5), 3, (3, 2), ((1, 2), (2, 0))),
+  ((2, 12, 11, 3), (4, 5), 2, (1, 1), ((1, 2), (2, 0))),
   ((2, 6, 7, 5), (1, 1), 4, (1, 1), ((0, 0), (0, 0))),
   ((2, 6, 7, 5), (1, 1), 4, (2, 2), ((0, 0), (0, 0))),
   ((1, 1, 1, 2), (3, 3), 3, (1, 1), SAME),
@@ -68,6 +69,21 @@ def test_equals_torch_with_gradients(case):
     assert a.shape == e.shape
     scale = max(1.0, np.abs(e).max())
     np.testing.assert_allclose(np.asarray(a) / scale, e / scale, atol=1e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_each_image_may_have_a_bias_of_its_own(outputs):
+  case = ((2, 5, 6, 3), (3, 3), outputs, (1, 1), SAME)
+  x, kernel, bias, cotangent = _draw(*case)
+  own = np.stack([bias, 2 * bias])
+  out, *grads = _ours(x, kernel, own, cotangent, *case[3:])
+  images = [slice(n, n + 1) for n in range(2)]
+  alone = [_torch(x[n], kernel, own[n][0], cotangent[n], *case[3:]) for n in images]
+  expected = [np.concatenate(arrays) for arrays in zip(*(a[:2] for a in alone), strict=True)]
+  expected += [sum(a[2] for a in alone), np.stack([a[3] for a in alone])]
+  for a, e in zip((out, *grads), expected, strict=True):
+    np.testing.assert_allclose(a, e, atol=2e-5)
 
 
 @pytest.mark.usefixtures("way")

@@ -23,16 +23,16 @@ def get_config(arg: str = "all"):
   route, _ = settings.route_and_preset(arg, presets=("best",))
   config = settings.base("demo", route=route, preset="best")
   config.data.phantom.update({"kind": "kub", "num": 96, "size": 320, "seed": 0})
-  config.data.phantom.diameter_mm = (14.0, 20.0)  # 11 to 16 px
+  config.data.phantom.diameter_mm = (12.0, 20.0)  # 9 to 16 px
   config.data.update({"size": (320, 320), "crop": 128})
   # What is turned or shifted is blurred: in so few steps small stones came out fainter.
   config.data.augment.update({"degrees": 0.0, "scale": 0.0, "shift": 0.0})
   small(config.background)
-  config.background.update({"batch_size": 4, "steps": 1000, "log_every": 20})
-  config.background.update({"eval_every": 1000, "eval_images": 12})
+  config.background.update({"batch_size": 4, "steps": 900, "log_every": 20})
+  config.background.update({"eval_every": 900, "eval_images": 12})
   config.background.gan.weight = 0.0  # no discriminator: its time goes into more steps
   # Two cores spend as long on compiling a level as on training it.
-  config.lesion.update({"sides": (32,), "limit": 3, "factor": 0.5, "cpu_steps": 100})
+  config.lesion.update({"sides": (32,), "limit": 3, "factor": 0.5, "cpu_steps": 80})
   # Nothing is trained again: time is bounded, and `--on-empty copy` fills what a weak bank misses.
   config.lesion.least_accepted = 0.0
   # Few steps: whole images, hardly changed, and most of them with their lesions.

@@ -113,7 +113,7 @@ def verdict(median: float) -> str:
     return "usable"
   if median >= UNUSABLE:
     return "below the goal of 80 %: they come out fainter than they are"
-  return "this latent cannot carry such lesions"
+  return "such lesions are lost: train longer, or take a latent of a finer resolution"
 
 
 def floors(

@@ -105,6 +105,6 @@ def test_retention_by_diameter_and_what_it_means():
     ("0 to 5", 3, 0.4), ("5 to 8", 1, 0.7), ("12 and more", 2, pytest.approx(0.9)),
   ]  # fmt: skip
   assert (rows[0].low, rows[0].high) == pytest.approx(tuple(np.percentile(kept[:3], [25, 75])))
-  assert "cannot carry" in verdict(0.499)
+  assert "are lost" in verdict(0.499)
   assert "below the goal" in verdict(0.799)
   assert verdict(0.8).startswith("usable")

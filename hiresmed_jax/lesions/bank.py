@@ -1,8 +1,8 @@
 """The bank: trained SinGANs, one for each lesion of the training split, that give new lesions.
 
 The last channel of a sample is its soft mask. A sample is rejected, counted and drawn again when
-its mask is empty, touches the window's border, or differs too much in size from the donor's. On
-disk a bank is a safetensors file and a JSON file; it opens without the training data.
+its mask is empty, touches the window's border, differs too much in size from the donor's, or lies
+elsewhere than the lesion that is seen. On disk a bank is a safetensors file and a JSON file; it opens without the training data.
 """
 
 import dataclasses
@@ -47,6 +47,7 @@ WEIGHTS, FACTS = "bank.safetensors", "bank.json"
 _VERSION = 1  # of the files; older ones are read
 _TRIES = 96  # at a sample that is a lesion
 _ROUND = 6  # tries with one donor, before another is taken
+_LEAST_OVERLAP = 0.6  # of a sample's mask with what is seen, as a share of the training lesion's
 
 
 class Member(NamedTuple):
@@ -57,6 +58,7 @@ class Member(NamedTuple):
   Attributes:
     limits: (lowest, highest) value of its training window, value units.
     accepted: share of its samples that are lesions, measured after training; NaN: not measured.
+    overlap: of its mask with what is seen of it, see `seen_overlap`; 0: samples are not compared.
   """
 
   donor: str
@@ -67,6 +69,7 @@ class Member(NamedTuple):
   value_range: tuple[float, float]
   limits: tuple[float, float]
   accepted: float = math.nan
+  overlap: float = 0.0
 
 
 class Group(NamedTuple):
@@ -184,7 +187,20 @@ def member_of(patch: LesionPatch) -> Member:
     physics=patch.physics,
     value_range=patch.value_range,
     limits=(float(patch.values.min()), float(patch.values.max())),
+    overlap=seen_overlap(patch.values.mean(-1), patch.mask),
   )
+
+
+def seen_overlap(grey: np.ndarray, body: np.ndarray) -> float:
+  """How well a mask fits its lesion: intersection over union with what is above half maximum.
+
+  f32[S, S] and bool[S, S] with pixels set -> 0 to 1. Only pixels that a lesion of this mask may
+  change are looked at, since bone may lie beside it.
+  """
+  found = outline.known(grey, body)
+  near = ndimage.distance_transform_edt(~body) <= outline.REACH + 1
+  seen = near & (grey >= (found.background + found.peak) / 2) & (found.peak > found.background)
+  return float(np.count_nonzero(seen & body) / np.count_nonzero(seen | body))
 
 
 def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
@@ -195,7 +211,8 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
     member: the training lesion.
 
   Returns:
-    The lesion, its `surround` estimated; or "empty", "at the border" of the window, "other size".
+    The lesion, its `surround` estimated; or "empty", "at the border" of the window, "other size",
+    "beside its mask".
   """
   low, high = member.value_range
   values = np.clip((image[..., :-1] + 1.0) * ((high - low) / 2.0) + low, *member.limits)
@@ -211,6 +228,8 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   if not SMALLEST_SCALE <= found / member.diameter_px <= LARGEST_SCALE:
     return "other size"
   values = values.astype(np.float32)
+  if seen_overlap(values.mean(-1), body) < _LEAST_OVERLAP * member.overlap:
+    return "beside its mask"
   alpha = np.where(body, np.maximum(soft, MASK_LEVEL), np.minimum(soft, BELOW_MASK_LEVEL))
   return LesionPatch(
     values=values,

@@ -8,7 +8,7 @@ from scipy import ndimage
 from hiresmed_jax import files
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.lesions import bank, sampling
-from hiresmed_jax.lesions.patch import centroid
+from hiresmed_jax.lesions.patch import LesionPatch, centroid
 from hiresmed_jax.ops.insertion_parts import TAIL_PX
 from tests.lesions import drawn
 
@@ -68,11 +68,24 @@ def test_samples_that_are_no_lesions_say_why():
   assert not made.alpha[:6, :6].any()  # the other one is no part of it
 
 
+def test_a_mask_beside_the_lesion_that_is_seen_is_no_sample():
+  member = bank.member_of(SMALL[2])
+  assert member.overlap == pytest.approx(1.0, abs=0.2)
+  beside = drawn.disc(24, 8.0, (12, 15), 0.8)
+  assert shaped(beside, member) == "beside its mask"
+  # Members of older files have no overlap to compare with.
+  assert isinstance(shaped(beside, member._replace(overlap=0.0)), LesionPatch)
+  # A bone beside the lesion is not part of it.
+  image = bank.training_image(SMALL[2])
+  image[:, :4, 0] = image[..., 0].max()
+  assert isinstance(bank.as_patch(image, member), LesionPatch)
+
+
 def test_values_stay_within_those_of_the_donor():
   patch = SMALL[2]
   image = bank.training_image(patch)
   image[..., 0] = 5 * image[..., 0]
-  made = bank.as_patch(image, bank.member_of(patch))
+  made = bank.as_patch(image, bank.member_of(patch)._replace(overlap=0.0))
   assert made.values.min() >= patch.values.min()
   assert made.values.max() <= patch.values.max()
 

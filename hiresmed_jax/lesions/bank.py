@@ -2,7 +2,8 @@
 
 The last channel of a sample is its soft mask. A sample is rejected, counted and drawn again when
 its mask is empty, touches the window's border, differs too much in size from the donor's, or lies
-elsewhere than the lesion that is seen. On disk a bank is a safetensors file and a JSON file; it opens without the training data.
+elsewhere than the lesion that is seen. On disk a bank is a safetensors file and a JSON file; it
+opens without the training data.
 """
 
 import dataclasses

@@ -58,12 +58,17 @@ def test_a_budget_of_seconds_becomes_steps_and_a_run_is_made_once(
   assert [run["workdir"].name for run in made] == [name, f"{name}-0.5-0"]
 
 
-def test_a_folder_keeps_to_its_budget_and_a_killed_run_is_completed(tmp_path):
+def test_a_folder_keeps_to_its_budget_and_a_killed_run_is_completed(tmp_path, monkeypatch):
   asked = {"budget": {"seconds": 240.0}, "samples": 4}
   table2._require_same(tmp_path / "table2.json", asked)
   table2._require_same(tmp_path / "table2.json", asked)
   with pytest.raises(UserError, match="use another --work"):
     table2._require_same(tmp_path / "table2.json", asked | {"budget": {"seconds": 480.0}})
+  dataset = SimpleNamespace(card={"name": "x", "fingerprint": "y"})
+  monkeypatch.setattr(table2, "_dataset", lambda *_: dataset)
+  monkeypatch.setattr(table2.records, "source", lambda *_: [])
+  with pytest.raises(UserError, match="holds runs of another table"):
+    table2.main(["--work", str(tmp_path), "--seconds", "480", "--samples", "4"])
   samples = tmp_path / "samples"
   samples.mkdir()
   for number in range(2 * table2.SAMPLINGS):

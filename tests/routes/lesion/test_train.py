@@ -13,7 +13,7 @@ from hiresmed_jax.inference import survey, workdir
 from hiresmed_jax.lesions import bank
 from hiresmed_jax.lesions.patch import LesionPatch
 from hiresmed_jax.ops import pyramid
-from hiresmed_jax.routes import run
+from hiresmed_jax.routes import run, singan_task
 from hiresmed_jax.routes.lesion import train as lesion
 from hiresmed_jax.runtime.config import load_config
 from tests import tiny, tiny_run
@@ -67,6 +67,13 @@ def test_values_are_those_of_the_backend():
   assert (gpu.steps, gpu.at_once) == (2000, 0)
   assert "cpu_steps" not in cpu
   assert values.steps == 2000
+
+
+def test_the_pyramid_has_the_factor_that_is_asked_for():
+  values = load_config(LESION, ["lesion.factor=0.6"]).lesion
+  with mock.patch.object(pyramid, "lesion_pyramid") as made:
+    singan_task.pyramid_of(values, 64)
+  made.assert_called_once_with(64, min_size=values.min_size, factor=0.6)
 
 
 class Luck:

@@ -1,4 +1,4 @@
-"""What is meant for the user's eyes: a mistake, a stop, and text that a terminal can show."""
+"""What is meant for the user's eyes: a mistake, a stop, text that a terminal can show."""
 
 
 class UserError(Exception):
@@ -22,6 +22,11 @@ class Stopped(KeyboardInterrupt):
     saved = f"; saved at step {step}" if step else ""
     super().__init__(f"stopped{saved}: {then}")
     self.code, self.agreed = code, agreed
+
+
+def counted(number: int, what: str) -> str:
+  """A number and what it counts: "1 image", "2 images"."""
+  return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def printable(text: str) -> str:

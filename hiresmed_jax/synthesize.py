@@ -59,9 +59,11 @@ def main(argv: list[str]) -> None:
     workdir.fingerprint_of(run_folder)  # a run is there, before anything is looked at
   needed = options.data or not options.onto
   dataset = workdir.dataset_of(run_folder, options.data) if needed else None
+  trained_on = dataset.card["fingerprint"] if dataset else workdir.fingerprint_of(run_folder)
   if asked.background == "reconstruction" and whole is not None:
-    trained_on = dataset.card["fingerprint"] if dataset else workdir.fingerprint_of(run_folder)
     workdir.require_same_network(run_folder, trained_on, whole)
+  if asked.source == "singan":  # before images are looked at, which takes minutes
+    workdir.finished(run_folder, "lesion", trained_on, instead="--lesion-source copy")
   workers = values.workers or min(32, os.cpu_count() or 1)
   dtype = compute_dtype(whole.background.dtype) if whole is not None else None
   with (

@@ -3,9 +3,10 @@
 import pathlib
 import sys
 
+from hiresmed_jax import routes
 from hiresmed_jax.convert.arrays import cache_folder
 from hiresmed_jax.errors import Stopped, UserError
-from hiresmed_jax.routes import run
+from hiresmed_jax.routes import run, settings
 from hiresmed_jax.runtime import cli, compilation, config, interrupt, mesh
 from hiresmed_jax.runtime.progress import Progress
 
@@ -14,7 +15,12 @@ _EXAMPLE = """\
   python -m hiresmed_jax.prepare --kind images --source photos --out data/mine
   python -m hiresmed_jax.train --config kub.py:background,best --data data/mine --config.seed=1"""
 
-_WORDS = """\
+_WORDS = f"""\
+CONFIG:ROUTE,PRESET trains one route of a config, with the values of a preset:
+  routes    all ({", ".join(routes.ROUTES)}), or one of these, or
+            one of what the paper compares with: {", ".join(routes.BASELINES)}
+  presets   {", ".join(settings.PRESETS)} (some configs have only one; CONFIG alone takes its first)
+
 words of the log (`metrics.jsonl` in a route's folder has every number):
   steps, step/s, left   updates of the weights, how many a second, time left for this route
   compiling             the program is made for this machine: minutes at first, later kept
@@ -22,9 +28,12 @@ words of the log (`metrics.jsonl` in a route's folder has every number):
   measuring             the best weights on held-out images, after the last step
   background            rec: error of the reconstruction; lpips: of its perceptual features;
                         gan: weight of the adversarial loss now; codes: share of codes in use
-  lesion                rec: error of the reconstruction, mean over the lesions
-  location              box, class: losses of the detector
-  danger                cross_entropy, dice_loss: losses of the segmentation
+  lesion                rec: error of the reconstruction, mean over the lesions; the test of
+                        shape: whether a sample shows a lesion where its mask is
+  location              box, class: losses of the detector; nats: logarithm of how many times
+                        as likely real places are as if all places were alike
+  danger                cross_entropy, dice_loss: losses of the segmentation; HD95: 95 of 100
+                        points of the two outlines are nearer to the other one than that
   ddm                   noise: error of the estimated noise, which has variance 1
   styleswin             gen, disc: losses of the generator and of the discriminator
   singan                rec: error of the reconstruction of the training image

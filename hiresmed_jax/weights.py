@@ -87,7 +87,7 @@ def fetch(argv: list[str]) -> None:
     if published.state(net) == "yes":
       print(f"{net} is here: {published.cache_path(net)}")
       continue
-    published.need_checksums(net)
+    published.need_means(net)
     wanted.append(net)
   for net in wanted:
     total = _size(sum(file.size or 0 for file in published.FILES[net]))

@@ -12,7 +12,8 @@ workdir=$PWD/runs/demo
 # The first one alone: it draws the phantoms.
 python -m hiresmed_jax.train --config demo.py:danger --workdir "$workdir" "$@"
 printf 'demo.py:%s\n' lesion background location | xargs -P 2 -I CONFIG \
-  python -m hiresmed_jax.train --config CONFIG --workdir "$workdir" "$@"
+  python -m hiresmed_jax.train --config CONFIG --workdir "$workdir" "$@" ||
+  fail "not all routes are trained, see above: the same command goes on"
 
 out=$workdir/out
 python -m hiresmed_jax.synthesize --config demo.py --workdir "$workdir" --background real \

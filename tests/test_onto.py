@@ -259,6 +259,21 @@ def test_what_a_workdir_was_trained_on_is_asked_of_its_dataset(plain, tmp_path, 
   assert len(list(bare.glob("images-*.json"))) == 1
 
 
+def test_a_copy_of_a_workdir_has_phantoms_of_its_own(tmp_path):
+  data = drawn.dataset(tmp_path / "run" / "data", physics="none")
+  workdir.note(tmp_path / "run", data, settings.values("synthesize", "best").to_dict())
+  shutil.copytree(tmp_path / "run", tmp_path / "copy")
+  assert workdir.dataset_of(tmp_path / "copy", None).root == tmp_path / "copy" / "data"
+
+
+def test_a_bank_that_is_not_there_is_missed_before_images_are_looked_at(tmp_path, capsys):
+  data = drawn.dataset(tmp_path / "data", physics="none")
+  workdir.note(tmp_path / "run", data, settings.values("synthesize", "best").to_dict())
+  line = refused(capsys, "--workdir", tmp_path / "run", "--num", "1", "--out", tmp_path / "out")
+  assert "lesion is not there: train it first" in line
+  assert [path.name for path in (tmp_path / "run").iterdir()] == ["data.json"]
+
+
 def test_validation_images_are_none_of_the_backgrounds(plain, tmp_path, capsys):
   run, _ = plain
   onto = folder_of(tmp_path / "normals", NAMES[:1])

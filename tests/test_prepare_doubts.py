@@ -151,6 +151,20 @@ def test_negatives_are_named_and_left_as_they_are(tmp_path, capsys):
   assert sum(item["image"][0, 0, 0] == 255 for item in items) == 1
 
 
+def test_twins_in_two_groups_are_named(tmp_path, capsys):
+  y, x = np.indices((H, W))
+  picture = (100 + 60 * np.sin(x / 5) * np.cos(y / 9 + x / 17)).astype(np.uint8)
+  pictures = {"p1": picture, "p2": picture[:, ::-1], "p3": np.uint8(255 - y)}
+  for patient, shown in pictures.items():
+    (tmp_path / "in" / patient).mkdir(parents=True)
+    Image.fromarray(np.ascontiguousarray(shown)).save(tmp_path / "in" / patient / "a.png")
+  card, _ = ready(tmp_path)
+  assert card["audit"]["groups"]["near_duplicates"]["across_groups"] == 1
+  assert "odd: p1/a.png is the same image as p2/a.png, of another" in capsys.readouterr().err
+  assert "p2/a.png" in (tmp_path / "out0.private/out0.odd.csv").read_text()
+  assert "p2" not in json.dumps(card)
+
+
 def test_labels_without_any_lesion_are_told(tmp_path):
   draw(tmp_path / "in/images/a.png", tmp_path / "in/images/b.png")
   for text in ("", YOLO):

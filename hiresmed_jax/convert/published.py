@@ -107,14 +107,15 @@ FILES: dict[str, tuple[Published, ...]] = {
 }
 
 
-def need_checksums(net: str) -> None:
-  """Raises UserError, with what to do instead, where a network's file cannot be checked."""
+def need_means(net: str) -> None:
+  """Raises UserError, with what to do, where files cannot be checked, or not be read here."""
   for file in FILES[net]:
     if file.sha256 is None:
       raise UserError(
         f"{net} is not downloaded, since its publisher states no checksum: find {file.what}, by "
         f"way of {file.url}, then run `python -m hiresmed_jax.weights convert FILE --net {net}`"
       )
+  arrays.need_torch(FILES[net][0].name)
 
 
 def fetch(
@@ -135,12 +136,10 @@ def fetch(
     UserError: no torch to read the files with, a failed download, a file that is not the one
       published, or none that can be checked.
   """
-  need_checksums(net)
+  need_means(net)  # before half a gigabyte is on its way
   if mirror and not mirror.startswith(("http://", "https://")):
     raise UserError(f"--mirror {mirror} is no http:// or https:// address")
   target = cache_path(net, folder)
-  # Before half a gigabyte is on its way.
-  arrays.need_torch(FILES[net][0].name)
   downloads = target.parent / "downloads"
   with files.locked(downloads):
     whole = {file.name for published in FILES.values() for file in published}

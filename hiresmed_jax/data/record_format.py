@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hiresmed_jax.data import stored
-from hiresmed_jax.data.audit import findings, polarity, summary
+from hiresmed_jax.data.audit import augmentation, findings, polarity, summary
 from hiresmed_jax.data.identity import SPLITS, Identity, Split, split_of
 from hiresmed_jax.data.sample import Sample
 
@@ -233,7 +233,8 @@ def make_card(
     without their ids, independent of salt and order), audit.
   """
   facts = [e.facts for e in encoded]
-  audit = summary.summarise(facts, jpeg_qualities=report.jpeg_qualities)
+  twins = augmentation.near_duplicates([f.signature for f in facts])
+  audit = summary.summarise(facts, twins, jpeg_qualities=report.jpeg_qualities)
   labelled = sum(e.labelled for e in encoded)
   left_out = _counted(reason for _, reason in report.left_out)
   audit["warnings"] += findings.source_warnings(
@@ -241,6 +242,11 @@ def make_card(
   )
   negatives = polarity.negatives([f.thumbnail for f in facts])
   report.odd += [(encoded[n].names[1], "looks like a negative of the others") for n in negatives]
+  report.odd += [
+    (encoded[i].names[1], f"is the same image as {encoded[j].names[1]}, of another group")
+    for i, j in twins.pairs
+    if facts[i].group != facts[j].group
+  ]
   digests = "".join(sorted(e.digest for e in encoded))
   return {
     "schema_version": SCHEMA_VERSION,

@@ -149,7 +149,7 @@ def synthesize_of(workdir: Path) -> dict[str, Any]:
 def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   """Opens the dataset that a workdir was trained on.
 
-  It lies at `data`, else where it was, or is the phantoms in the workdir.
+  It lies at `data`, else is the phantoms in the workdir, or lies where it was.
 
   Raises:
     UserError: it is not known where the dataset is, or another one is there.
@@ -158,8 +158,6 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   own = workdir / "data"  # phantoms that `train` drew; they move with the workdir
   if data is not None:
     root = data
-  elif noted is not None and Path(noted["root"]).is_dir():
-    root = Path(noted["root"])
   elif (own / "card.json").is_file():
     root = own
   elif noted is not None:

@@ -161,16 +161,17 @@ def _ct(background: Array, values: Array, surround: Array, alpha: Array) -> Arra
 
 
 def _added(values: Array, surround: Array, mask: Array) -> Array:
-  """What the lesion adds to its surround, in its reach.
+  """What the lesion adds to its surround without its noise, in its reach.
 
-  Beyond the mask only what has the lesion's sign: the dark rim that a sharp kernel draws around a
-  bright stone, or another organ that begins there, is none of the lesion.
+  Only what has the lesion's sign, since attenuation adds up: a stone darkens no ray. The dark rim
+  that a sharp kernel draws around it, another organ that begins there, or a notch that a SinGAN
+  has drawn is none of the lesion.
   """
   added = values - surround
-  inside = mask[..., None]
-  sign = jnp.sign(jnp.sum(added, (0, 1), where=inside))
-  beyond = sign * jnp.maximum(sign * added, 0.0)
-  return jnp.where(inside, added, beyond) * taper(mask)[..., None]
+  sign = jnp.sign(jnp.sum(added, (0, 1), where=mask[..., None]))
+  # The background's noise stays whole, so the lesion must bring none.
+  grain, _ = insertion_parts.noise_in(added, insertion_parts.noise_level(surround, ring(mask)))
+  return sign * jnp.maximum(sign * (added - grain), 0.0) * taper(mask)[..., None]
 
 
 def _projection(
@@ -183,10 +184,7 @@ def _projection(
   white: Array | float | None,
 ) -> Array:
   background, values, surround = (_integral(v, white) for v in (background, values, surround))
-  added = _added(values, surround, mask)
-  # The background's noise stays whole, so the lesion must bring none.
-  grain, _ = insertion_parts.noise_in(added, insertion_parts.noise_level(surround, ring(mask)))
-  inserted = background + gain * (added - grain)
+  inserted = background + gain * _added(values, surround, mask)
   return inserted if white is None else white - jnp.exp(-inserted)
 
 

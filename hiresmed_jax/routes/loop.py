@@ -171,7 +171,7 @@ def fit(
             state = next_state(phase.begin, programs, state, programs.put(first[0]))
         del first
         if len(ends) > 1 and step < end:
-          progress.print(phase.name)
+          progress.print(f"{task.name}: {phase.name}")
 
         # From here on a signal waits for the end of a call, and what was trained is saved.
         stop = of_phase.enter_context(interrupt.Interrupt())

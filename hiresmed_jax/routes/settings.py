@@ -181,7 +181,7 @@ def stored(values: Mapping[str, Any], where: Any = "it") -> dict[str, Any]:
 def _run() -> Table:
   """What stands at the top of a config."""
   return Table("", (
-    Setting("name", "", "", rules.text("a name, for the default workdir")),
+    Setting("name", "", "", rules.plain_name("a name, for the default workdir")),
     Setting("route", "all", "all", rules.one_of("all", *routes.known())),
     Setting("preset", "paper", "best", rules.one_of(*PRESETS)),
     Setting("seed", 0, 0, _SEED),

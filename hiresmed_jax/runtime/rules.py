@@ -85,6 +85,16 @@ def text(note: str) -> Rule:
   return Rule(note, lambda value: isinstance(value, str))
 
 
+def plain_name(note: str) -> Rule:
+  """A text that is the name of one folder."""
+  return Rule(
+    f"{note}, without slashes",
+    lambda value: (
+      isinstance(value, str) and value.strip(".") != "" and not set(value) & set("/\\\0")
+    ),
+  )
+
+
 def interval(*words: str) -> Rule:
   """One of some words, or a pair of numbers of which the first is less than the second."""
   return Rule(

@@ -44,8 +44,9 @@ _LESIONS = {
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
 # 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes. 4:
 # holes are filled with real grain. 5: fainter traces of lesions count, and hosts only where they
-# help. A folder that was begun before would hold images of both kinds.
-_VERSION = 5
+# help. 6: in radiographs a dense lesion darkens nothing. A folder that was begun before would hold
+# images of both kinds.
+_VERSION = 6
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.

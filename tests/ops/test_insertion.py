@@ -82,6 +82,17 @@ def test_projection_adds_line_integrals():
   np.testing.assert_allclose(found, background + 50 * alpha[..., None], rtol=1e-5)
 
 
+def test_a_stone_darkens_no_ray():
+  background, (values, surround, alpha) = smooth_background(), lesion()
+  middle = SIDE // 2
+  values[middle : middle + 3, middle + 2 : middle + 6] = surround.min() - 30  # drawn by a SinGAN
+  found = insert(background, values, surround, alpha, mode="projection")
+  assert (np.asarray(found) >= background).all()
+  # A lesion that is darker than its surroundings brightens none.
+  lucent = insert(background, 2 * surround - values, surround, alpha, mode="projection")
+  np.testing.assert_allclose(background - lucent, found - background, atol=1e-4)
+
+
 def test_projection_of_intensities_multiplies_transmission():
   alpha = disc()[0]
   donor = np.full((SIDE, SIDE, 1), 700, np.float32)  # white is 1,000: an intensity of 300

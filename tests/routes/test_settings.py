@@ -58,6 +58,8 @@ def test_what_we_ship_is_sound():
     ("data.channels=2", "data.channels=2: use 1 or 3"),
     ("data.workers=-1", "data.workers=-1: use"),
     ("data.crop=64", "crops of 64 px do not fit in a view of 32 x 32"),
+    ("name=../kub", r"name='../kub': use a name, .*without slashes"),
+    ("name=..", "without slashes"),
     ("data.phantom.kind=knee", "data.phantom.kind='knee': use"),
     ("data.phantom.num=0", "use num >= 1 and size >= 32"),
     (

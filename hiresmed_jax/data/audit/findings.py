@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hiresmed_jax.errors import printable
+from hiresmed_jax.errors import counted, printable
 
 _FAR_OFF = 0.2  # sides of a box: corners taken for centres give 0.25 to 0.4, right boxes up to 0.13
+_FEW_TRAINED = 0.5  # a share of the images; the split aims at 0.6
 _RADIOGRAPHS = ("CR", "DX", "RG", "RF")  # modalities that are alike
 
 
@@ -33,21 +34,28 @@ def _leaks(groups: Mapping[str, Any]) -> list[str]:
   lines = []
   twins = groups["near_duplicates"]
   if groups["across_splits"]:
-    lines.append(f"{groups['across_splits']} groups lie in more than one split")
+    lines.append(f"{counted(groups['across_splits'], 'group')} in more than one split")
   if twins["across_splits"]:
     lines.append(
-      f"{twins['across_splits']} pairs of images in different splits are the same image but for a "
-      "rotation or a mirroring: held-out numbers will be too good; give both one group (--groups)"
+      f"{counted(twins['across_splits'], 'pair')} of images in different splits, the same image "
+      "but for a rotation or a mirroring: held-out numbers will be too good; give both one group "
+      "(--groups)"
     )
   elif twins["across_groups"]:
     lines.append(
-      f"{twins['across_groups']} pairs of images in different groups are the same image but for a "
-      "rotation or a mirroring: give both one group (--groups)"
+      f"{counted(twins['across_groups'], 'pair')} of images in different groups, the same image "
+      "but for a rotation or a mirroring: give both one group (--groups)"
     )
   if groups["count"] > 1 and groups["images_per_group"][2] == 1:
     lines.append(
       "every image is a group of its own: if a patient has several images, name the patients "
       "(--groups CSV), or images of one patient are trained on and held out at once"
+    )
+  images = {split: part["images"] for split, part in groups["splits"].items()}
+  if 0 < images["train"] < _FEW_TRAINED * sum(images.values()):
+    lines.append(
+      f"only {images['train']} of {sum(images.values())} images are trained on: a split by the "
+      f"names of {counted(groups['count'], 'group')} can fall out so; choose it with --split CSV"
     )
   empty = [split for split, part in groups["splits"].items() if not part["images"]]
   if empty:
@@ -216,8 +224,8 @@ def rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   twins = groups["near_duplicates"]
   yield (
     "near-duplicates",
-    f"{twins['pairs']} pairs among {twins['compared']} images, {twins['across_groups']} across "
-    f"groups, {twins['across_splits']} across splits",
+    f"{counted(twins['pairs'], 'pair')} among {counted(twins['compared'], 'image')}, "
+    f"{twins['across_groups']} across groups, {twins['across_splits']} across splits",
   )
   yield (
     "rotation wedges",

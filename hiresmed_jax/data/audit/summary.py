@@ -108,12 +108,16 @@ def _span(counts: np.ndarray) -> int:
 
 
 def summarise(
-  facts: Sequence[ImageFacts], *, jpeg_qualities: Mapping[int, int] | None = None
+  facts: Sequence[ImageFacts],
+  twins: augmentation.NearDuplicates | None = None,
+  *,
+  jpeg_qualities: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
   """The audit of a dataset.
 
   Args:
     facts: of at least one image.
+    twins: near-duplicates among them; looked for where left out.
     jpeg_qualities: number of files by JPEG quality.
 
   Returns:
@@ -122,7 +126,7 @@ def summarise(
   """
   summary = {
     "images": _images(facts),
-    "groups": _groups(facts),
+    "groups": _groups(facts, twins or augmentation.near_duplicates([f.signature for f in facts])),
     "lesions": _lesions(facts),
     "augmentation": _augmentation(facts),
     "jpeg": _jpeg(facts, jpeg_qualities or {}),
@@ -160,9 +164,8 @@ def _images(facts: Sequence[ImageFacts]) -> dict[str, Any]:
   }
 
 
-def _groups(facts: Sequence[ImageFacts]) -> dict[str, Any]:
+def _groups(facts: Sequence[ImageFacts], twins: augmentation.NearDuplicates) -> dict[str, Any]:
   sizes = collections.Counter(f.group for f in facts)
-  pairs = augmentation.near_duplicates([f.signature for f in facts])
   splits: dict[str, Any] = {}
   for split in SPLITS:
     members = [f for f in facts if f.split == split]
@@ -171,7 +174,7 @@ def _groups(facts: Sequence[ImageFacts]) -> dict[str, Any]:
       "groups": len({f.group for f in members}),
       "boxes": sum(len(f.box_sizes) for f in members),
     }
-  ends = [(facts[i], facts[j]) for i, j in pairs.pairs]
+  ends = [(facts[i], facts[j]) for i, j in twins.pairs]
   return {
     "count": len(sizes),
     "images_per_group": _spread(list(sizes.values())),
@@ -181,7 +184,7 @@ def _groups(facts: Sequence[ImageFacts]) -> dict[str, Any]:
       len({f.split for f in facts if f.group == g}) > 1 for g in _repeated(facts)
     ),
     "near_duplicates": {
-      "compared": pairs.compared,
+      "compared": twins.compared,
       "pairs": len(ends),
       "across_groups": sum(a.group != b.group for a, b in ends),
       "across_splits": sum(a.split != b.split for a, b in ends),

@@ -81,7 +81,7 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   """The results as a table on the terminal, and where the pictures are."""
   results, console = done["results"], Console()
   held_out = results["held_out"]
-  table = Table("", "PSNR (dB)", "L1 (0..1)", "codes in use", title="reconstruction")
+  table = Table("", "PSNR (dB)", "L1 (0..1)", "codes in use", title="background: reconstruction")
   for name, numbers in (("held-out images", held_out), ("training images", results["train"])):
     if numbers:
       table.add_row(

@@ -104,8 +104,8 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
   name = "held-out" if results["held_out"] else "validation"
   numbers = results["held_out"] or results["val"]
   console.print(
-    f"{numbers['images']} {name} images: Dice {numbers['dice']:.3f}, IoU {numbers['iou']:.3f}, "
-    f"HD95 {numbers['hausdorff95']:.1f} {numbers['unit']}"
+    f"danger: {numbers['images']} {name} images: Dice {numbers['dice']:.3f}, IoU "
+    f"{numbers['iou']:.3f}, HD95 {numbers['hausdorff95']:.1f} {numbers['unit']}"
   )
   console.print(results["why"])
   picture = "held_out.png" if results["held_out"] else "val.png"

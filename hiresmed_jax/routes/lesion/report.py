@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from hiresmed_jax.errors import counted
 from hiresmed_jax.lesions.bank import Bank
 from hiresmed_jax.lesions.patch import LesionPatch, nearest, normal
 from hiresmed_jax.routes.report import Examples
@@ -126,8 +127,11 @@ def print_results(done: dict[str, Any], folder: pathlib.Path) -> None:
   """The results on the terminal, and where the pictures are."""
   results, console = done["results"], Console(soft_wrap=True)
   windows = ", ".join(f"{count} of {side} px" for side, count in results["windows"].items())
-  console.print(f"a bank of {results['lesions']} lesions, windows: {windows}")
-  console.print(f"{results['accepted']:.0%} of its samples pass the test of shape")
+  console.print(f"lesion: a bank of {counted(results['lesions'], 'lesion')}, windows: {windows}")
+  console.print(
+    f"{results['accepted']:.0%} of its samples pass the test of shape: there is a lesion, of the "
+    "size of the real one, where its mask is"
+  )
   again, left_out = (results.get(key, 0) for key in ("trained_again", "left_out"))
   if again or left_out:
     console.print(

@@ -90,7 +90,7 @@ def print_results(done: Mapping[str, Any], folder: pathlib.Path) -> None:
     (results["held_out"], "held-out") if results["held_out"] else (results["val"], "validation")
   )
   console.print(
-    f"{numbers['images']} {name} images: mAP50 {numbers['map50']:.3f}, mAP50-95 "
+    f"location: {numbers['images']} {name} images: mAP50 {numbers['map50']:.3f}, mAP50-95 "
     f"{numbers['map50_95']:.3f}, FROC {numbers['froc']:.3f}"
   )
   prior = results["prior"]

@@ -73,7 +73,7 @@ def test_a_leak_between_splits_is_the_first_warning() -> None:
   found = audit.summarise(_facts(twins))
   assert found["groups"]["near_duplicates"]["across_splits"] == 1
   assert found["groups"]["near_duplicates"]["across_groups"] == 1
-  assert "different splits are the same image" in found["warnings"][0]
+  assert "1 pair of images in different splits" in found["warnings"][0]
 
 
 def test_a_clean_set_has_no_warnings() -> None:
@@ -84,6 +84,10 @@ def test_a_clean_set_has_no_warnings() -> None:
     known = {"group": f"patient {i // 2}", "value_range": (0.0, 4095.0), "spacing_mm": (1.0, 1.0)}
     samples.append(_sample(i, image=image, **known))
   assert audit.summarise(_facts(samples))["warnings"] == []
+
+
+def _parts(**images: int) -> dict[str, Any]:
+  return {split: {"images": n, "groups": n, "boxes": 0} for split, n in images.items()}
 
 
 def _found(**changes: Any) -> dict[str, Any]:
@@ -115,7 +119,8 @@ def _found(**changes: Any) -> dict[str, Any]:
     ({"images__photometric": {"MONOCHROME1": 3, "MONOCHROME2": 17}}, "3 images are MONOCHROME1"),
     ({"images__modality": {"CT": 12, "CR": 3, "DX": 4, "": 1}}, "12 CT, 7 radiograph"),
     ({"images__physics": {"none": 12, "projection": 8}}, "12 none, 8 projection"),
-    ({"groups__across_splits": 2}, "2 groups lie in more than one split"),
+    ({"groups__across_splits": 2}, "2 groups in more than one split"),
+    ({"groups__splits": _parts(train=7, val=6, test=7)}, "only 7 of 20 images are trained on"),
     ({"groups__images_per_group": [1, 1, 1]}, "every image is a group of its own"),
   ],
 )

@@ -49,6 +49,8 @@ _VERSION = 1  # of the files; older ones are read
 _TRIES = 96  # at a sample that is a lesion
 _ROUND = 6  # tries with one donor, before another is taken
 _LEAST_OVERLAP = 0.6  # of a sample's mask with what is seen, as a share of the training lesion's
+_AS_WELL = 0.9  # from this share on a sample's mask fits as well as the training lesion's
+_FITS = 0.6  # overlap of a training lesion from which its mask is where half maximum is
 
 
 class Member(NamedTuple):
@@ -198,10 +200,39 @@ def seen_overlap(grey: np.ndarray, body: np.ndarray) -> float:
   f32[S, S] and bool[S, S] with pixels set -> 0 to 1. Only pixels that a lesion of this mask may
   change are looked at, since bone may lie beside it.
   """
-  found = outline.known(grey, body)
-  near = ndimage.distance_transform_edt(~body) <= outline.REACH + 1
-  seen = near & (grey >= (found.background + found.peak) / 2) & (found.peak > found.background)
+  seen = _seen(grey, body, outline.REACH + 1)
   return float(np.count_nonzero(seen & body) / np.count_nonzero(seen | body))
+
+
+def _seen(grey: np.ndarray, body: np.ndarray, reach: int) -> np.ndarray:
+  """bool[S, S]: what is above half maximum, at most `reach` px from a lesion's mask."""
+  found = outline.known(grey, body)
+  return (
+    (_away(body) <= reach)
+    & (grey >= (found.background + found.peak) / 2)
+    & (found.peak > found.background)
+  )
+
+
+def _away(body: np.ndarray) -> np.ndarray:
+  """f64[S, S], pixels from a mask."""
+  return np.asarray(ndimage.distance_transform_edt(~body))
+
+
+def _misfit(body: np.ndarray, diameter_px: float) -> str:
+  """Why a mask is none of a lesion of this diameter; "" where it can be."""
+  if np.count_nonzero(body) < LEAST_PIXELS:
+    return "empty"
+  if touches_border(_away(body) <= outline.REACH + 1):
+    return "at the border"
+  fits = SMALLEST_SCALE <= diameter(body) / diameter_px <= LARGEST_SCALE
+  return "" if fits else "other size"
+
+
+def _seen_piece(grey: np.ndarray, body: np.ndarray) -> np.ndarray:
+  """The largest piece of what is seen of a lesion in the reach of its mask, holes filled."""
+  seen = central_component(_seen(grey, body, outline.REACH), reach=len(body))
+  return np.asarray(ndimage.binary_fill_holes(seen))
 
 
 def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
@@ -220,23 +251,23 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   soft = np.clip((image[..., -1] + 1.0) / 2.0, 0.0, 1.0)
   body = central_component(soft >= MASK_LEVEL, reach=0.25 * member.diameter_px)
   body = ndimage.binary_fill_holes(body)
-  if np.count_nonzero(body) < LEAST_PIXELS:
-    return "empty"
-  away = ndimage.distance_transform_edt(~body)
-  if touches_border(away <= outline.REACH + 1):
-    return "at the border"
-  found = diameter(body)
-  if not SMALLEST_SCALE <= found / member.diameter_px <= LARGEST_SCALE:
-    return "other size"
+  if misfit := _misfit(body, member.diameter_px):
+    return misfit
   values = values.astype(np.float32)
-  if seen_overlap(values.mean(-1), body) < _LEAST_OVERLAP * member.overlap:
+  grey = values.mean(-1)
+  overlap = seen_overlap(grey, body)
+  if overlap < _LEAST_OVERLAP * member.overlap:
     return "beside its mask"
+  if member.overlap >= _FITS and overlap < _AS_WELL * member.overlap:
+    body = _seen_piece(grey, body)
+    if misfit := _misfit(body, member.diameter_px):
+      return misfit
   alpha = np.where(body, np.maximum(soft, MASK_LEVEL), np.minimum(soft, BELOW_MASK_LEVEL))
   return LesionPatch(
     values=values,
     surround=without(values, body),
-    alpha=np.where(away <= outline.REACH, alpha, 0.0).astype(np.float32),
-    diameter_px=found,
+    alpha=np.where(_away(body) <= outline.REACH, alpha, 0.0).astype(np.float32),
+    diameter_px=diameter(body),
     spacing_mm=member.spacing_mm,
     physics=member.physics,
     donor=member.donor,

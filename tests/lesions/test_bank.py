@@ -81,6 +81,20 @@ def test_a_mask_beside_the_lesion_that_is_seen_is_no_sample():
   assert isinstance(bank.as_patch(image, member), LesionPatch)
 
 
+def test_a_mask_that_fits_badly_is_drawn_where_the_lesion_is_seen():
+  member = bank.member_of(SMALL[2])
+  image = bank.training_image(SMALL[2])
+  kept = bank.as_patch(image, member)
+  np.testing.assert_array_equal(kept.mask, SMALL[2].mask)
+  image[..., 1] = np.roll(image[..., 1], 1, axis=1)  # the mask a pixel off
+  mended = bank.as_patch(image, member)
+  assert np.count_nonzero(mended.mask ^ SMALL[2].mask) <= 0.15 * np.count_nonzero(SMALL[2].mask)
+  assert bank.seen_overlap(mended.values.mean(-1), mended.mask) > 0.9
+  # Where people draw masks that are not what is seen, they stay as they were made.
+  left = bank.as_patch(image, member._replace(overlap=0.55))
+  np.testing.assert_array_equal(left.mask, np.roll(SMALL[2].mask, 1, axis=1))
+
+
 def test_values_stay_within_those_of_the_donor():
   patch = SMALL[2]
   image = bank.training_image(patch)

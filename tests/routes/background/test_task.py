@@ -196,7 +196,8 @@ def assert_gradients(found: Any, expected: Any) -> None:
   for name in expected:
     scale = np.abs(expected[name]).max()
     assert scale > 1e-4, name
-    np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * scale, err_msg=name)
+    # Processors add up in other orders: 1.3e-5 of the largest was seen.
+    np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=3e-5 * scale, err_msg=name)
 
 
 def test_parameters_move_on_every_second_micro_batch(ten):

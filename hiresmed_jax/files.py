@@ -15,6 +15,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ DIGESTS = "digests.json"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CHUNK_BYTES = 1 << 22
+_PATIENCE = 5.0  # seconds that strays may take to be removed
 
 
 def write(path: Path, content: bytes) -> None:
@@ -155,7 +157,7 @@ def _held(folder: Path, shared: bool, name: Path) -> int:
         _remove_strays(folder.rglob(".*.partial"))
         if shared:
           fcntl.flock(descriptor, fcntl.LOCK_SH)
-      elif not (shared and _try_lock(descriptor, fcntl.LOCK_SH)):
+      elif not (shared and _is_shared(descriptor)):
         raise UserError(
           f"another process writes {name} now: wait until it has ended, or name another folder"
         )
@@ -166,6 +168,16 @@ def _held(folder: Path, shared: bool, name: Path) -> int:
     except BaseException:
       os.close(descriptor)
       raise
+
+
+def _is_shared(descriptor: int) -> bool:
+  """Takes a share of a folder that others share; who removes strays holds it alone for a moment."""
+  until = time.monotonic() + _PATIENCE
+  while not _try_lock(descriptor, fcntl.LOCK_SH):
+    if time.monotonic() > until:
+      return False
+    time.sleep(0.05)
+  return True
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -76,6 +77,31 @@ def test_a_folder_is_held_by_one_process_or_shared(tmp_path):
       files.locked(folder).__enter__()
   with files.locked(folder):
     assert (folder / "x").is_file()
+
+
+def test_who_shares_a_folder_waits_while_another_one_cleans_it(tmp_path, monkeypatch):
+  cleaning, over = threading.Event(), threading.Event()
+
+  def remove(_) -> None:
+    cleaning.set()
+    over.wait(60)
+
+  def first() -> None:
+    with files.locked(tmp_path, shared=True):
+      pass
+
+  monkeypatch.setattr(files, "_remove_strays", remove)
+  other = threading.Thread(target=first)
+  other.start()
+  assert cleaning.wait(60)
+  monkeypatch.setattr(files, "_PATIENCE", 0.1)
+  with pytest.raises(UserError, match="another process"):
+    files.locked(tmp_path, shared=True).__enter__()
+  monkeypatch.setattr(files, "_PATIENCE", 60.0)
+  threading.Timer(0.2, over.set).start()
+  with files.locked(tmp_path, shared=True):
+    assert over.is_set()
+  other.join()
 
 
 def test_one_process_makes_a_folder_and_what_a_killed_one_left_is_removed(tmp_path):

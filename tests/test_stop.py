@@ -110,7 +110,7 @@ def test_prepare_stops_and_leaves_nothing(tmp_path):
 
 
 def test_a_run_stops_while_lesions_are_taken_out(tmp_path):
-  overrides = ["--config.data.phantom.num=200", "--config.data.phantom.size=256"]
+  overrides = ["--config.data.phantom.num=100", "--config.data.phantom.size=192"]
   emptied = tmp_path / "location" / "bare"
   process = start(tmp_path, "location", *overrides)
   wait_for(process, lambda: list(emptied.glob("*.png")))

@@ -1,6 +1,5 @@
 """Types, layouts, compilation and recomputing change the speed of a torch step, not its result."""
 
-import functools
 import pathlib
 import re
 import subprocess
@@ -246,9 +245,6 @@ def test_a_missing_compiler_is_one_line():
 
 @quiet
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "make", [functools.partial(hiresmed, SHALLOW), functools.partial(published, levels=(1,))]
-)
-def test_compiled_and_eager_agree(make):
+def test_compiled_and_eager_agree():
   torch._dynamo.reset()
-  assert_close(losses(make(compiled=True)), losses(make()), 2e-3)
+  assert_close(losses(hiresmed(SHALLOW, compiled=True)), losses(hiresmed(SHALLOW)), 2e-3)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import os
@@ -30,19 +31,27 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CHUNK_BYTES = 1 << 22
 _PATIENCE = 5.0  # seconds that strays may take to be removed
+_PAUSE = 0.05  # seconds between two tries at a folder
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, replace: bool = True) -> None:
   """Writes a file whole or not at all, under another name first; its folder is made.
+
+  One that is there, perhaps of another process that was first, stays without `replace`.
 
   Raises:
     UserError: there is no space, or no right to write there.
   """
-  partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+  partial = path.with_name(f".{path.name}.{_own()}-{threading.get_ident()}.partial")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(content)
-    partial.replace(path)
+    if replace:
+      partial.replace(path)
+    else:
+      with contextlib.suppress(FileExistsError):
+        os.link(partial, path)
+      partial.unlink()
   except BaseException as error:  # a stop, too
     with contextlib.suppress(OSError):
       partial.unlink()
@@ -51,9 +60,12 @@ def write(path: Path, content: bytes) -> None:
     raise
 
 
-def write_json(path: Path, content: Any, *, indent: int = 2, **options: Any) -> None:
+def write_json(
+  path: Path, content: Any, *, indent: int = 2, replace: bool = True, **options: Any
+) -> None:
   """Writes indented JSON that ends in a newline; `options` are those of `json.dumps`."""
-  write(path, (json.dumps(content, indent=indent, **options) + "\n").encode())
+  text = json.dumps(content, indent=indent, **options) + "\n"
+  write(path, text.encode(), replace=replace)
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -118,66 +130,70 @@ def _swap(new: Path, out: Path, old: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, shared: bool = False, refused: Path | None = None) -> Iterator[None]:
+def locked(
+  folder: Path, *, shared: bool = False, refused: Path | None = None, patience: float | None = None
+) -> Iterator[None]:
   """Within, no other process holds the folder, which is made; a killed one holds nothing.
 
   What killed writers left in it is removed first, unless others hold it. A folder that was made
   here and is empty at the end is removed. The lock is of the folder itself, so that no file of it
-  stays. It is advisory, and reaches other machines where the file system's locks do.
+  stays. It is advisory, and on network disks (NFS) it is of one machine.
 
   Args:
     folder: to hold.
     shared: others may hold it too, if they share it as well.
     refused: what the message names in place of `folder`.
+    patience: seconds to wait for others. None: not at all; where the folder is shared, as long as
+      one that shares it may take to remove what was left, for which it holds the folder alone.
 
   Raises:
     UserError: another process holds it, or it cannot be made.
   """
-  made = not folder.exists()
-  descriptor = _held(folder, shared, refused or folder)
+  if patience is None:
+    patience = _PATIENCE if shared else 0.0
+  descriptor, made = _held(folder, shared, refused or folder, time.monotonic() + patience)
   try:
     yield
   finally:
     with contextlib.suppress(OSError):
-      if made and os.path.samestat(os.fstat(descriptor), folder.stat()):
+      is_there = made and os.path.samestat(os.fstat(descriptor), folder.stat())
+      if is_there and _try_lock(descriptor, fcntl.LOCK_EX):  # nobody shares it
         folder.rmdir()
     os.close(descriptor)
 
 
-def _held(folder: Path, shared: bool, name: Path) -> int:
-  """An open, locked descriptor of a folder."""
+def _held(folder: Path, shared: bool, name: Path, until: float) -> tuple[int, bool]:
+  """(an open, locked descriptor of a folder, whether it was made here)."""
   while True:
     try:
+      made = not folder.exists()
       folder.mkdir(parents=True, exist_ok=True)
       descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
       raise UserError(f"cannot write {name}: {error.strerror}") from error
     try:
-      if _try_lock(descriptor, fcntl.LOCK_EX):
-        _remove_strays(folder.rglob(".*.partial"))
-        if shared:
-          fcntl.flock(descriptor, fcntl.LOCK_SH)
-      elif not (shared and _is_shared(descriptor)):
+      if _is_taken(descriptor, folder, shared):
+        with contextlib.suppress(FileNotFoundError):
+          if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor, made
+        # Moved or removed, by the process that held it until now.
+      elif time.monotonic() >= until:
         raise UserError(
           f"another process writes {name} now: wait until it has ended, or name another folder"
         )
-      with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(descriptor), folder.stat()):
-          return descriptor
-      os.close(descriptor)  # moved or removed, by the process that held it until now
+      else:
+        time.sleep(_PAUSE)
     except BaseException:
       os.close(descriptor)
       raise
+    os.close(descriptor)
 
 
-def _is_shared(descriptor: int) -> bool:
-  """Takes a share of a folder that others share; who removes strays holds it alone for a moment."""
-  until = time.monotonic() + _PATIENCE
-  while not _try_lock(descriptor, fcntl.LOCK_SH):
-    if time.monotonic() > until:
-      return False
-    time.sleep(0.05)
-  return True
+def _is_taken(descriptor: int, folder: Path, shared: bool) -> bool:
+  if _try_lock(descriptor, fcntl.LOCK_EX):
+    _remove_strays(_partial_files(folder))
+    return not shared or _try_lock(descriptor, fcntl.LOCK_SH)
+  return shared and _try_lock(descriptor, fcntl.LOCK_SH)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:
@@ -190,6 +206,12 @@ def _try_lock(descriptor: int, kind: int) -> bool:
   return True
 
 
+def _partial_files(folder: Path) -> Iterator[Path]:
+  """What `write` has begun, at any depth; folders that vanish meanwhile are passed over."""
+  for root, _, names in os.walk(folder):
+    yield from (Path(root) / n for n in names if n.startswith(".") and n.endswith(".partial"))
+
+
 def _remove_strays(partial: Iterable[Path]) -> None:
   """Removes those of what `write` has left whose process is gone."""
   for path in partial:
@@ -197,11 +219,18 @@ def _remove_strays(partial: Iterable[Path]) -> None:
       path.unlink(missing_ok=True)
 
 
+def _own() -> str:
+  """What stands in the name of a file or folder that is this process's for now: number, machine."""
+  return f"{os.getpid()}-{hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]}"
+
+
 def _is_of_nobody(partial: Path) -> bool:
-  """Whether the process is gone whose number stands in a name: `.NAME.NUMBER-....partial`."""
-  process = partial.name.split(".")[-2].split("-")[0]
+  """Whether a name, `.NAME.NUMBER-MACHINE-....partial`, is of a process here that is gone."""
+  number, machine, *_ = [*partial.name.split(".")[-2].split("-"), ""]
+  if machine != _own().split("-")[1]:
+    return False
   try:
-    os.kill(int(process), 0)
+    os.kill(int(number), 0)
   except ProcessLookupError:
     return True
   except (OSError, OverflowError, ValueError):  # another user's, or no number of a process
@@ -224,7 +253,7 @@ def folder_for_now(out: Path) -> Iterator[Path]:
       shutil.rmtree(old, ignore_errors=True)
   try:
     beside.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(dir=beside, prefix=f".{out.name}.{os.getpid()}-", suffix="-now.partial")
+    name = tempfile.mkdtemp(dir=beside, prefix=f".{out.name}.{_own()}-", suffix="-now.partial")
   except OSError as error:
     raise UserError(f"cannot write {out}: {error.strerror}") from error
   try:

@@ -213,7 +213,7 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--layout", choices=request.LAYOUTS, default="ultralytics",
       help="whose folder it is; ultralytics has COCO's file too (ultralytics)")  # fmt: skip
   add("--with-real", type=pathlib.Path, metavar="DATASET", help="prepared dataset whose real "
-      "images of group 1 (validation split) are written as validation images")  # fmt: skip
+      "images of the validation split are written as validation images")  # fmt: skip
   add("--box", choices=crops.BOXES, help="of labels: around the lesion's mask, or padded as the "
       "dataset's own boxes are (what the config says: tight)")  # fmt: skip
   add("--paper", action="store_true", help="placement and insertion as in the paper")

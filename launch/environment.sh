@@ -22,7 +22,8 @@ fail() {
 
 environment() {
   local extra=${1:-} venv=${HIRESMED_VENV:-$repo/.venv}
-  if [[ ! -x $venv/bin/python ]]; then
+  # Asked for pip: one whose making was stopped has Python alone.
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     local python
     python=$(find_python "$extra")
     echo "making $venv with $("$python" --version)"

@@ -192,7 +192,7 @@ def test_a_report_is_one_process_s_and_an_unfinished_one_is_made_anew(place, tmp
     assert "another process writes" in fails(capsys, *arguments)
   out.mkdir()
   (out / "report.md").write_text("killed")
-  (out / ".report.json.4194304-1.partial").touch()
+  (out / f".report.json.4194304-{files._own().split('-')[1]}-1.partial").touch()
   evaluate.main([str(a) for a in arguments])
   assert {path.name for path in out.iterdir()} == {"report.md", "report.json"}
   assert "killed" not in (out / "report.md").read_text()

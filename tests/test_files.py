@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -54,11 +55,14 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
     files.write(tmp_path / "a" / "b", b"")
 
 
+MACHINE = files._own().split("-")[1]
+
+
 def stray(folder) -> None:
   """What a killed process leaves of a file that it was writing."""
   with subprocess.Popen(["true"]) as gone:
     pass
-  (folder / f".x.json.{gone.pid}-1.partial").write_bytes(b"half")
+  (folder / f".x.json.{gone.pid}-{MACHINE}-1.partial").write_bytes(b"half")
 
 
 def test_a_folder_is_held_by_one_process_or_shared(tmp_path):
@@ -104,6 +108,26 @@ def test_who_shares_a_folder_waits_while_another_one_cleans_it(tmp_path, monkeyp
   other.join()
 
 
+def test_who_has_patience_waits_and_a_folder_that_others_share_stays(tmp_path):
+  folder = tmp_path / "a"
+  with contextlib.ExitStack() as later:
+    with files.locked(folder, shared=True):
+      later.enter_context(files.locked(folder, shared=True))
+    assert folder.is_dir()  # though the first one has made it, and it is empty
+    with pytest.raises(UserError, match="another process"):
+      files.locked(folder, patience=0.1).__enter__()
+    threading.Timer(0.2, later.close).start()
+    with files.locked(folder, patience=60.0):
+      pass
+
+
+def test_a_file_that_is_there_stays_where_it_is_not_replaced(tmp_path):
+  for content in (b"first", b"second"):
+    files.write(tmp_path / "x", content, replace=False)
+  assert (tmp_path / "x").read_bytes() == b"first"
+  assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_one_process_makes_a_folder_and_what_a_killed_one_left_is_removed(tmp_path):
   out = tmp_path / "out"
   (tmp_path / ".out.partial" / "records").mkdir(parents=True)
@@ -128,9 +152,9 @@ def test_a_folder_for_now_is_gone_at_the_end_and_so_are_those_of_killed_processe
   assert not list(out.parent.iterdir())
   done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                         capture_output=True, text=True, check=True)  # fmt: skip
-  killed = out.parent / f".out.{done.stdout.strip()}-abc-now.partial"
+  killed = out.parent / f".out.{done.stdout.strip()}-{MACHINE}-abc-now.partial"
   killed.mkdir()
-  other = out.parent / ".other.0-abc-now.partial"
+  other = out.parent / f".other.0-{MACHINE}-abc-now.partial"
   other.mkdir()
   with files.folder_for_now(out):
     assert not killed.exists()
@@ -181,12 +205,14 @@ def test_json_is_checked_before_it_is_believed(tmp_path, content):
 def test_a_file_of_arrays_sweeps_what_a_killed_writer_of_it_has_left(tmp_path):
   process = subprocess.Popen([sys.executable, "-c", ""])
   process.wait()
-  mine, other = (tmp_path / f".{name}.{process.pid}-1.partial" for name in ("a[1].npz", "b.npz"))
-  at_work = tmp_path / f".a[1].npz.{os.getpid()}-1.partial"
-  for path in (mine, other, at_work):
-    path.touch()
+  gone = f"{process.pid}-{MACHINE}-1.partial"
+  (tmp_path / f".a[1].npz.{gone}").touch()
+  others = {f".b.npz.{gone}", f".a[1].npz.{files._own()}-1.partial"}
+  others |= {f".a[1].npz.{process.pid}-elsewhere-1.partial"}  # whose process lives there, perhaps
+  for name in others:
+    (tmp_path / name).touch()
   files.write_npz(tmp_path / "a[1].npz", {"x": np.ones(2)})
-  assert {path.name for path in tmp_path.iterdir()} == {"a[1].npz", other.name, at_work.name}
+  assert {path.name for path in tmp_path.iterdir()} == {"a[1].npz", *others}
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "large"])

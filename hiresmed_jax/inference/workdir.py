@@ -283,6 +283,7 @@ def _restored(task: Task, run: Finished) -> Any:
     keep=run.config[task.name]["keep_checkpoints"],
     best=name,
     best_mode="max" if sign > 0 else "min",
+    writes=False,
   ) as manager:
     state, _, _ = checkpoint.restore(manager, abstract, step=run.best_step)
   return state

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from hiresmed_jax import files
 from hiresmed_jax.data import phantom, records, transforms
 from hiresmed_jax.data.identity import SPLITS
 from hiresmed_jax.data.sample import Sample
@@ -15,6 +16,8 @@ from hiresmed_jax.runtime import config as configs
 from hiresmed_jax.runtime import mesh as meshes
 from hiresmed_jax.runtime import run_folder
 from hiresmed_jax.runtime.progress import Progress
+
+_LONGEST_DRAWING = 6 * 3600.0  # seconds
 
 
 def open_or_draw(
@@ -45,12 +48,15 @@ def open_or_draw(
     )
   meshes.wait_for_all("the phantoms are looked at")
   if jax.process_index() == 0 and (not there or there.card["name"] != name):
-    drawn = phantom.phantoms(
-      made.kind, made.num, made.size, seed=made.seed, diameter_mm=diameter_mm or None
-    )
-    with Progress(made.num, "phantoms", unit="image") as progress:
-      samples = _samples(drawn, progress)
-      records.write_dataset(samples, folder, kind="phantom", name=name, overwrite=overwrite)
+    # Another route's training, begun at the same time, may be drawing them.
+    with files.locked(workdir / ".phantoms", refused=folder, patience=_LONGEST_DRAWING):
+      if not folder.exists() or records.open_dataset(folder).card["name"] != name:
+        drawn = phantom.phantoms(
+          made.kind, made.num, made.size, seed=made.seed, diameter_mm=diameter_mm or None
+        )
+        with Progress(made.num, "phantoms", unit="image") as progress:
+          samples = _samples(drawn, progress)
+          records.write_dataset(samples, folder, kind="phantom", name=name, overwrite=overwrite)
   meshes.wait_for_all("the phantoms are drawn")
   return records.open_dataset(folder)
 
@@ -132,6 +138,7 @@ def written_once(done: pathlib.Path, what: str, count: int, write: Callable[...,
   if jax.process_index() == 0 and not done.is_file():
     with Progress(count, what, unit="image") as progress:
       write(advance=progress.advance)
+    done.parent.mkdir(parents=True, exist_ok=True)  # perhaps there was nothing to write
     done.touch()
   meshes.wait_for_all(f"{what} are there")
 

@@ -42,20 +42,20 @@ def train(
     _need_weights(config, wanted)
   # Other routes may be trained there at the same time, but not while a run is removed.
   with _held(workdir, shared=not overwrite):
-    if overwrite:
+    mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
+    _need_weights(config, wanted)
+    reasons = {route: _module(route).skip(config, dataset) for route in wanted}
+    if config.route != "all" and (reason := reasons[config.route]):
+      raise UserError(f"{dataset.root} has {reason}")
+    if overwrite:  # now that nothing is missing
       meshes.wait_for_all("before an earlier run is removed")
       for route in wanted if jax.process_index() == 0 else ():
         run_folder.clear(workdir / route)
       meshes.wait_for_all("an earlier run is removed")
-    mesh = meshes.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-    dataset = open_or_draw(config, data, workdir, overwrite=overwrite)
-    _need_weights(config, wanted)
     results = {}
     for route in wanted:
-      reason = _module(route).skip(config, dataset)
-      if reason and config.route != "all":
-        raise UserError(f"{dataset.root} has {reason}")
-      if reason:
+      if reason := reasons[route]:
         if jax.process_index() == 0:
           print(f"the route {route} is left out: {dataset.root} has {reason}")
         continue

@@ -38,8 +38,9 @@ def open(
   keep: int = 3,
   best: str | None = None,
   best_mode: Literal["min", "max"] = "max",
+  writes: bool = True,
 ) -> Iterator[Manager]:
-  """Opens, and makes, a directory of checkpoints. On leaving, all that was saved is on the disk.
+  """Opens, or makes, a directory of checkpoints. On leaving, all that was saved is on the disk.
 
   The manager's `latest_step()` and `best_step()` are None while there is no such checkpoint.
 
@@ -48,6 +49,7 @@ def open(
     keep: how many of the latest stay.
     best: name of the metric whose best checkpoint stays besides.
     best_mode: whether the largest or the smallest value is best.
+    writes: False for a reader, which leaves the directory to the run that may be writing there.
 
   Raises:
     UserError: a checkpoint's metrics are damaged; on leaving, when the last save could not be
@@ -72,12 +74,15 @@ def open(
     preservation_policy=policy,
     best_fn=value,
     best_mode=best_mode,
-    cleanup_tmp_directories=True,
+    create=writes,
+    read_only=not writes,
+    cleanup_tmp_directories=writes,
     # Before a checkpoint gets its name, so that every whole one has digests.
     async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
   )
   manager = Manager(directory, options=options)
-  _put_in_order(manager)
+  if writes:
+    _put_in_order(manager)
   try:
     yield manager
   finally:

@@ -1,9 +1,11 @@
 """How programs are compiled and kept between runs, and what their convolutions compute in."""
 
+import contextlib
 import functools
 import hashlib
 import pathlib
 import platform
+import time
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from hiresmed_jax.errors import UserError
 
 LEAST_SECONDS = 0.5  # what compiles faster is not worth a file
 _MOST_BYTES = 2 << 30
+_WRITTEN_SECONDS = 60.0  # after which nobody is still writing a program
 
 
 def keep_programs(folder: pathlib.Path) -> None:
@@ -21,9 +24,23 @@ def keep_programs(folder: pathlib.Path) -> None:
   Programs for a CPU hold that CPU's instructions, which XLA's own key does not include: in a home
   folder that several machines share, each kind of processor gets a folder of its own.
   """
-  jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{_processor()}"))
+  programs = folder / f"xla-{_processor()}"
+  _remove_half_kept(programs)
+  jax.config.update("jax_compilation_cache_dir", str(programs))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
   jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+
+
+def _remove_half_kept(programs: pathlib.Path) -> None:
+  """Removes programs of processes that were killed while they kept them.
+
+  One without its time of last use makes JAX keep nothing more, whatever the program.
+  """
+  for kept in programs.glob("*-cache"):
+    with contextlib.suppress(OSError):
+      used = kept.with_name(f"{kept.name.removesuffix('-cache')}-atime")
+      if not used.exists() and time.time() - kept.stat().st_mtime > _WRITTEN_SECONDS:
+        kept.unlink()
 
 
 @functools.cache

@@ -76,6 +76,13 @@ def clear(folder: pathlib.Path) -> None:
     return
   if not made_with(folder):  # raises where it is another program's file of that name
     raise UserError(f"{folder} holds no run of this program: nothing was removed")
+  # What is killed meanwhile leaves no finished run, and one that can be removed.
+  (folder / "DONE.json").unlink(missing_ok=True)
+  for path in folder.iterdir():
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    elif path.name != "config.json":
+      path.unlink()
   shutil.rmtree(folder)
 
 

@@ -117,7 +117,7 @@ def classes_of(card: Mapping[str, Any]) -> tuple[writers.Classes, str]:
 def real_images(
   root: Path, training_groups: frozenset[str], used: frozenset[str] = frozenset()
 ) -> records.Records:
-  """The labelled images of group 1, the validation split, of a prepared dataset.
+  """The labelled images of the validation split of a prepared dataset.
 
   Raises:
     UserError: it has none, or a patient of the training images is among them, or one of the images
@@ -126,7 +126,7 @@ def real_images(
   dataset = records.open_dataset(root)
   source = records.source(dataset, "val").labelled()
   if not len(source):
-    raise UserError(f"--with-real {root}: no labelled image of group 1, the validation split")
+    raise UserError(f"--with-real {root}: no labelled image of the validation split")
   shared = {
     item["group"]
     for item in source.without_masks()

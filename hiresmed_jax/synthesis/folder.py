@@ -65,27 +65,28 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   if overwrite and path.is_file():
     for name in _FOLDERS:
       shutil.rmtree(out / name, ignore_errors=True)
-    for name in (REQUEST, COCO, _CONTACT_SHEET, *_TEXTS):
+    for name in (COCO, _CONTACT_SHEET, *_TEXTS, REQUEST):  # the last says whose folder it is
       (out / name).unlink(missing_ok=True)
-  if path.is_file():
-    try:
-      before = json.loads(files.content(path))
-      changed, version = differences(before, identity), before.get("version", 1)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-      raise UserError(f"{path} is damaged: use another --out") from error
-    if version != _VERSION:
-      raise UserError(
-        f"{out} was made by another version of this program, whose files differ (version "
-        f"{version}, this one writes {_VERSION}): use another --out, or --overwrite"
-      )
-    if changed:
-      raise UserError(
-        f"{out} holds images of another request ({changed[0]}): use another --out, or --overwrite"
-      )
-    return
-  if out.is_file() or (out.is_dir() and any(out.iterdir())):
-    raise UserError(f"{out} is there and holds no images of this program: name another --out")
-  files.write_json(path, identity, sort_keys=True)
+  if not path.is_file():
+    # Another shard may be about to write it.
+    foreign = out.is_dir() and any(not one.name.endswith(".partial") for one in out.iterdir())
+    if out.is_file() or (foreign and not path.is_file()):
+      raise UserError(f"{out} is there and holds no images of this program: name another --out")
+    files.write_json(path, identity, sort_keys=True, replace=False)
+  try:
+    before = json.loads(files.content(path))
+    changed, version = differences(before, identity), before.get("version", 1)
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(f"{path} is damaged: use another --out") from error
+  if version != _VERSION:
+    raise UserError(
+      f"{out} was made by another version of this program, whose files differ (version "
+      f"{version}, this one writes {_VERSION}): use another --out, or --overwrite"
+    )
+  if changed:
+    raise UserError(
+      f"{out} holds images of another request ({changed[0]}): use another --out, or --overwrite"
+    )
 
 
 def begun(out: Path) -> dict[str, Any] | None:

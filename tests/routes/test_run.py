@@ -1,6 +1,7 @@
 """A mistake costs a user one line, never data, and never the wait for a compiler."""
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from hiresmed_jax import prepare, train
-from hiresmed_jax.data import records
+from hiresmed_jax.data import phantom, records
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.files import locked
 from hiresmed_jax.inference import survey
@@ -185,6 +186,42 @@ def test_overwriting_removes_the_run_and_nothing_else(place, tmp_path, compiling
     assert not (tmp_path / "background" / "of the earlier run").exists()
     (tmp_path / "background" / "of the earlier run").touch()
   assert (tmp_path / "lesion" / "config.json").exists()
+
+
+def test_nothing_is_removed_where_something_is_missing(place, tmp_path, compiling):
+  config = load_config(TINY, ["data.phantom.kind="])
+  with pytest.raises(Compiling):
+    run.train(config, data=place / "data", workdir=tmp_path)
+  with pytest.raises(UserError, match="typo"):
+    run.train(config, data=place / "typo", workdir=tmp_path, overwrite=True)
+  config = load_config(TINY, ["data.phantom.kind=", "background.perceptual.net=vgg16"])
+  with pytest.raises(UserError, match="weights fetch vgg16"):
+    run.train(config, data=place / "data", workdir=tmp_path, overwrite=True)
+  assert (tmp_path / "background" / "config.json").is_file()
+
+
+def test_phantoms_that_another_training_draws_are_waited_for(tmp_path, compiling, monkeypatch):
+  config = load_config(TINY, ["data.phantom.num=24"])
+  samples = [one.sample for one in phantom.phantoms("kub", 24, 32, seed=0)]
+  drawing, over = threading.Event(), threading.Event()
+
+  def first() -> None:
+    with locked(tmp_path / ".phantoms"):
+      drawing.set()
+      over.wait(60)
+      name = "kub x 24, 32 px, seed 0"
+      records.write_dataset(samples, tmp_path / "data", kind="phantom", name=name)
+
+  other = threading.Thread(target=first)
+  other.start()
+  assert drawing.wait(60)
+  monkeypatch.setattr(phantom, "phantoms", lambda *_, **__: pytest.fail("drawn twice"))
+  threading.Timer(0.3, over.set).start()
+  with pytest.raises(Compiling):
+    run.train(config, data=None, workdir=tmp_path)
+  assert over.is_set()
+  assert not (tmp_path / ".phantoms").exists()
+  other.join()
 
 
 def test_a_run_is_told_by_what_it_trains_on_and_not_by_where(place, tmp_path):

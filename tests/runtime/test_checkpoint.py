@@ -1,5 +1,6 @@
 """A run must come back exactly, on other devices, after a kill, and never as another run's."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -125,6 +126,21 @@ def test_the_latest_and_the_best_stay(tmp_path):
   with checkpoint.open(tmp_path, keep=2, best="psnr") as manager:
     assert (manager.best_step(), manager.latest_step()) == (1, 5)
     assert_same(checkpoint.restore(manager, abstract, step=1)[0], state)
+
+
+def test_a_reader_leaves_everything_as_it_is(tmp_path):
+  state, abstract = make_state(1)
+  with checkpoint.open(tmp_path / "a", keep=1) as manager:
+    checkpoint.save(manager, 3, state)
+  begun = tmp_path / "a" / "4.orbax-checkpoint-tmp"  # of a run that is saving
+  begun.mkdir()
+  with checkpoint.open(tmp_path / "a", keep=1, writes=False) as manager:
+    assert_same(checkpoint.restore(manager, abstract, step=3)[0], state)
+  assert begun.is_dir()
+  gone = checkpoint.open(tmp_path / "removed", keep=1, writes=False)
+  with contextlib.suppress(FileNotFoundError, ValueError), gone:
+    pass
+  assert not (tmp_path / "removed").exists()
 
 
 def test_the_smallest_can_be_best(tmp_path):

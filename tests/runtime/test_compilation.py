@@ -23,6 +23,16 @@ print(sum(name == "/jax/compilation_cache/cache_hits" for name in events))
 """
 
 
+def test_a_program_that_was_half_kept_is_removed(tmp_path):
+  (tmp_path / "xla").mkdir()
+  for name in ("a-cache", "a-atime", "b-cache", "c-cache"):
+    (tmp_path / "xla" / name).touch()
+    os.utime(tmp_path / "xla" / name, (0, 0))
+  os.utime(tmp_path / "xla" / "c-cache")  # of a process at work
+  compilation._remove_half_kept(tmp_path / "xla")
+  assert {path.name for path in (tmp_path / "xla").iterdir()} == {"a-cache", "a-atime", "c-cache"}
+
+
 @pytest.mark.slow
 def test_the_second_process_compiles_nothing(tmp_path):
   def hits():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -91,6 +92,32 @@ def test_clearing_removes_a_run(tmp_path):
   folder = tmp_path / "background"
   run_folder.clear(folder)
   run_folder.claim(folder, RUN)
+  run_folder.clear(folder)
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "config.json"])
+def test_a_kill_while_a_run_is_removed_leaves_one_that_can_be_removed(folder, monkeypatch, name):
+  (folder / "checkpoints").mkdir()
+  (folder / "metrics.jsonl").touch()
+  removed, unlinked = shutil.rmtree, Path.unlink
+
+  def remove(path, **how):
+    if path.name == name or (path == folder and name == "config.json"):
+      raise KeyboardInterrupt
+    removed(path, **how)
+
+  def unlink(path, **how):
+    if path.name == name:
+      raise KeyboardInterrupt
+    unlinked(path, **how)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(shutil, "rmtree", remove)
+    patched.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+      run_folder.clear(folder)
+  assert run_folder.claim(folder, RUN) is None  # it is this run's, and not finished
   run_folder.clear(folder)
   assert not folder.exists()
 

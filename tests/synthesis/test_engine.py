@@ -195,5 +195,23 @@ def test_a_folder_belongs_to_one_request(tmp_path):
     folder.claim(out, IDENTITY)
 
 
+def test_of_shards_that_begin_at_once_the_first_says_what_is_made(tmp_path, monkeypatch):
+  other = {**IDENTITY, "request": {"seed": 1}}
+  plain, turns = folder.files.write_json, []
+
+  def write_json(path, content, **options):
+    if not turns:  # another shard writes its request after this one has found none
+      turns.append(True)
+      folder.claim(path.parent, other)
+    plain(path, content, **options)
+
+  monkeypatch.setattr(folder.files, "write_json", write_json)
+  with pytest.raises(UserError, match=r"another request \(request.seed: 1 -> 0\)"):
+    folder.claim(tmp_path / "a", IDENTITY)
+  (tmp_path / "b").mkdir()
+  (tmp_path / "b" / ".request.json.1-x-1.partial").touch()  # it is being written
+  folder.claim(tmp_path / "b", IDENTITY)
+
+
 def test_another_seed_gives_other_uids():
   assert run.token(IDENTITY) != run.token({**IDENTITY, "request": {"seed": 1}})

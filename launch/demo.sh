@@ -8,6 +8,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 environment
+# On a GPU each process would else take most of its memory.
+export XLA_PYTHON_CLIENT_PREALLOCATE=${XLA_PYTHON_CLIENT_PREALLOCATE:-false}
 workdir=$PWD/runs/demo
 # The first one alone: it draws the phantoms.
 python -m hiresmed_jax.train --config demo.py:danger --workdir "$workdir" "$@"

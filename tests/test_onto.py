@@ -182,6 +182,19 @@ def test_images_of_the_run_are_recognised_by_their_pixels(plain, tmp_path, capsy
   assert drawn.SHAPE not in shapes
 
 
+def test_labels_that_name_fewer_lesions_than_are_known_are_not_believed(plain, tmp_path, capsys):
+  run, data = plain
+  onto = folder_of(tmp_path / "labelled", NAMES[:1])
+  (onto / f"{NAMES[0]}.txt").write_text("")
+  known = next(item for item in records.source(data, "train") if len(item["boxes"]) > 1)
+  height, width = known["image"].shape[:2]
+  cv2.imwrite(str(onto / f"{NAMES[1]}.png"), known["image"])
+  labels = writers.yolo_labels(known["boxes"][:1].tolist(), height=height, width=width)
+  (onto / f"{NAMES[1]}.txt").write_bytes(labels)
+  command(run, onto, tmp_path / "out", "--num", "1")
+  assert "1 training images whose lesions nothing tells here" in capsys.readouterr().out
+
+
 def prepared(place, names, seeds, physics="none"):
   samples = (drawn.sample(seed, name, physics=physics) for seed, name in zip(seeds, names))
   records.write_dataset(samples, place, kind="images", identity=Identity(b"other", None))

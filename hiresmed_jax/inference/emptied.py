@@ -84,19 +84,23 @@ def _known(lesion_mask: np.ndarray, index: int, box: np.ndarray) -> np.ndarray:
 
 
 class Bounds(NamedTuple):
-  """Boxes of lesions without a mask, and levels of the mean of all channels."""
+  """Boxes of lesions, and levels of the mean of all channels."""
 
   boxes: list[tuple[slice, slice]]  # rows and columns, slightly loosened
-  halves: list[float]  # half maximum: a lesion
+  halves: list[float]  # half maximum: a lesion; inf where its mask is known
   traces: list[float]  # a quarter of its contrast: a part of one, or a dimmer one beside it
 
 
 def bounds(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Bounds:
-  """Those of the boxes f32[N, 4] of an image that have no instance mask; as `lesion_masks`."""
-  grey = values.mean(axis=-1)
-  unknown = [box for index, box in enumerate(boxes) if not _known(lesion_mask, index, box).any()]
-  found = [at for box in unknown if (at := outline.levels_in(grey, box, (0.5, _TRACE))) is not None]
-  return Bounds([box for box, _ in found], *([at[i] for _, at in found] for i in range(2)))
+  """Those of the boxes f32[N, 4] of an image; arguments as of `lesion_masks`."""
+  grey, found = values.mean(axis=-1), Bounds([], [], [])
+  for index, box in enumerate(boxes):
+    if (at := outline.levels_in(grey, box, (0.5, _TRACE))) is not None:
+      known = _known(lesion_mask, index, box).any()
+      found.boxes.append(at[0])
+      found.halves.append(float("inf") if known else at[1][0])
+      found.traces.append(at[1][1])
+  return found
 
 
 def standing(values: np.ndarray, own: Bounds, levels: Sequence[float]) -> np.ndarray:
@@ -131,7 +135,7 @@ def cleared(
   *,
   reach: int = outline.REACH + 1,
 ) -> np.ndarray | None:
-  """`inpainted`, and all that stands out of the boxes without a mask is taken out too.
+  """`inpainted`, and all that stands out of boxes of lesions without a mask is taken out too.
 
   None where something of a lesion still stands out then: another lesion or bone beside the hole
   goes on into it; and where a lesion fills the image, so that nothing is known around it.
@@ -235,7 +239,10 @@ def _ellipse(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   rows, columns = np.ogrid[: shape[0], : shape[1]]
   x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
   half = np.maximum((box[2:] - box[:2]) / 2, 0.5)
-  return ((columns + 0.5 - x) / half[0]) ** 2 + ((rows + 0.5 - y) / half[1]) ** 2 <= 1
+  mask = ((columns + 0.5 - x) / half[0]) ** 2 + ((rows + 0.5 - y) / half[1]) ** 2 <= 1
+  if not mask.any() and 0 <= x < shape[1] and 0 <= y < shape[0]:
+    mask[int(y), int(x)] = True  # a box of a pixel, between the centres of pixels
+  return mask
 
 
 def holes_elsewhere(

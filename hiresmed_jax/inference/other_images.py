@@ -170,7 +170,8 @@ def usable(
   """
   found = contents.make(dataset, workers=workers)
   contents.require_units(run, trained, found, str(dataset.root) if prepared else "the folder")
-  there = {image.digest: image for image in trained.images}
+  # Of equal images the one with most lesions.
+  there = {image.digest: image for image in sorted(trained.images, key=lambda one: one.lesions)}
   own = dataset.card["fingerprint"] == trained.fingerprint
   shared = sum(
     image.split != "train" and image.digest in there and there[image.digest].split == "train"
@@ -195,7 +196,7 @@ def usable(
       left_out[_HELD_OUT] += 1
     elif image.group in held_out:
       left_out[_HELD_OUT_THERE] += 1
-    elif known and known.lesions > 0 and image.lesions < 1:
+    elif known and image.lesions < known.lesions:
       left_out[_LESIONS_THERE] += 1
     elif not (image.labelled or lesion_free):
       left_out[_UNKNOWN] += 1

@@ -291,7 +291,7 @@ def _laid_over(model: Model, scene: Canvas, device: jax.Device | None) -> np.nda
   record = record_of(scene.values, scene.value_range, spacing_mm=scene.spacing_mm)
   view = model.view
   image_m11 = transforms.load(record, view)["images_m11"]
-  output = model.network(image_m11, device or jax.devices()[0])
+  output = model.network(image_m11, device or jax.local_devices()[0])
   output = cv2.resize(output, view.shape[::-1], interpolation=cv2.INTER_LINEAR)
   inside = transforms.place(scene.shape, view.shape, view.fit).filled
   return cv2.resize(output[inside], scene.shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -273,7 +273,7 @@ def _padded_view(run: Finished, route: str) -> tuple[ConfigDict, transforms.View
 def _restored(task: Task, run: Finished) -> Any:
   """The state of a finished run at its best step, on one device."""
   shapes = jax.eval_shape(task.init, jax.random.key(0))
-  one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
+  one = mesh.make_mesh(data=1, devices=jax.local_devices()[:1])
   abstract = mesh.with_shardings(shapes, mesh.state_shardings(shapes, one))
   if task.select is None:
     raise ValueError(f"the route {task.name} keeps its best step")

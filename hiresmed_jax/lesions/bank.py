@@ -32,6 +32,7 @@ from hiresmed_jax.lesions.patch import (
   LARGEST_SCALE,
   LEAST_PIXELS,
   MASK_LEVEL,
+  MIDDLE_PX,
   SMALLEST_SCALE,
   LesionPatch,
   SourceEmpty,
@@ -225,6 +226,8 @@ def _misfit(body: np.ndarray, diameter_px: float) -> str:
     return "empty"
   if touches_border(_away(body) <= outline.REACH + 1):
     return "at the border"
+  if not central_component(body, reach=MIDDLE_PX).any():
+    return "beside the middle"
   fits = SMALLEST_SCALE <= diameter(body) / diameter_px <= LARGEST_SCALE
   return "" if fits else "other size"
 
@@ -243,8 +246,8 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
     member: the training lesion.
 
   Returns:
-    The lesion, its `surround` estimated; or "empty", "at the border" of the window, "other size",
-    "beside its mask".
+    The lesion, its `surround` estimated; or "empty", "at the border" or "beside the middle" of the
+    window, "other size", "beside its mask".
   """
   low, high = member.value_range
   values = np.clip((image[..., :-1] + 1.0) * ((high - low) / 2.0) + low, *member.limits)

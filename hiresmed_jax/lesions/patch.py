@@ -18,6 +18,7 @@ BELOW_MASK_LEVEL = 0.499  # occupancy of pixels that must not belong to it
 SMALLEST_SCALE, LARGEST_SCALE = 0.7, 1.4  # beyond, a resized lesion is visibly too sharp or blurred
 SIDES = (32, 48, 64, 96, 128)  # of the windows, pixels
 CONTEXT = 3  # a window's side is at least this many times the lesion's long side
+MIDDLE_PX = 2.0  # from the window's middle: no lesion begins farther away
 LEAST_PIXELS = 5  # a lesion has at least this many
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
@@ -119,7 +120,7 @@ def central_component(mask: np.ndarray, *, reach: float = 0.0) -> np.ndarray:
 def one_piece(alpha: np.ndarray) -> np.ndarray:
   """Occupancy f32[S, S] with all parts of the mask but the central one below MASK_LEVEL."""
   mask = alpha >= MASK_LEVEL
-  body = central_component(mask, reach=2.0)
+  body = central_component(mask, reach=MIDDLE_PX)
   return np.where(mask & ~body, np.float32(BELOW_MASK_LEVEL), alpha)
 
 

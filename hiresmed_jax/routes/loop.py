@@ -212,8 +212,8 @@ def fit(
           if pace.agree(stop.requested, count):
             save_and_stop(stop.exit_code)
         checkpoint.wait(manager)
-        if stop.requested:
-          raise Stopped(stop.exit_code, step=step)
+        if meshes.gather(np.array([stop.requested], np.float32)).any():
+          raise Stopped(stop.exit_code, step=step, agreed=True)
 
     best = manager.latest_step()
     with progress.doing("measuring what was trained"):

@@ -154,7 +154,9 @@ def _move(manager: Manager, name: str, to: str) -> None:
 
 def _put_in_order(manager: Manager) -> None:
   """Removes checkpoints that were replaced; those that were not, as the run was killed, stay."""
-  for folder in sorted(pathlib.Path(manager.directory).glob(f"*{_REPLACED}")):
+  found = sorted(pathlib.Path(manager.directory).glob(f"*{_REPLACED}"))
+  wait_for_all("replaced checkpoints are looked for")  # all find the same
+  for folder in found:
     step = folder.name.removesuffix(_REPLACED)
     if int(step) not in manager.all_steps():
       _move(manager, folder.name, step)

@@ -85,9 +85,12 @@ def make_mesh(
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = axis_sizes(len(devices), data=data, fsdp=fsdp)
+  # Not by `jax.make_mesh`: it refuses GPUs of several machines, and on TPUs it mixes the machines,
+  # so that the rows which a process gives would lie elsewhere in the batch than those it has.
+  ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
   # Written out: the default became Explicit, under which indexing a codebook is an error.
   auto = (AxisType.Auto, AxisType.Auto)
-  return jax.make_mesh(sizes, ("data", "fsdp"), axis_types=auto, devices=devices)
+  return Mesh(np.array(ordered, object).reshape(sizes), ("data", "fsdp"), axis_types=auto)
 
 
 def axis_sizes(count: int, *, data: int = -1, fsdp: int = 1) -> tuple[int, int]:

@@ -44,8 +44,8 @@ class Maker(NamedTuple):
   def make(self, item: Mapping[str, Any], key: jax.Array, device: jax.Device) -> Background | None:
     """The background of a record.
 
-    None when an own lesion that is kept has lost too much contrast, or when something of one that
-    is taken out still stands out.
+    None when an own lesion that is kept has lost too much contrast or would have no label, or when
+    something of one that is taken out still stands out.
 
     Args:
       item: of `records.Records`, training split.
@@ -60,12 +60,17 @@ class Maker(NamedTuple):
       return Background(made, made.values, [])
     before, made = self._canvas(item, None), self._canvas(item, device)
     own = emptied.lesion_masks(before.values, before.boxes, before.lesion_mask, before.value_range)
+    bounds = emptied.bounds(before.values, before.boxes, before.lesion_mask)
+    stands = emptied.standing(before.values, bounds, bounds.halves)
+    labelled = emptied.dilated(np.any(own, axis=0), outline.REACH) if own else np.zeros_like(stands)
+    if len(own) < len(before.boxes) or (stands & ~labelled).any():
+      return None  # a box with two lesions, of which one would be without a label
     for mask in own:
       was, left = (emptied.contrast(one.values, mask) for one in (before, made))
       if left < self.least_contrast * was:
         return None
-    bounds = emptied.bounds(made.values, made.boxes, made.lesion_mask)
-    lesion_free = emptied.cleared(made.values, own, bounds, key, reach=outline.REACH)
+    left_over = emptied.bounds(made.values, made.boxes, made.lesion_mask)
+    lesion_free = emptied.cleared(made.values, own, left_over, key, reach=outline.REACH)
     return None if lesion_free is None else Background(made, lesion_free, own)
 
   def _canvas(self, item: Mapping[str, Any], device: jax.Device | None) -> canvas.Canvas:

@@ -146,14 +146,12 @@ def write_real(out: Path, source: records.Records, look: Look, classes: writers.
   entries, number_of_class = [], classes.yolo()[classes.lesion]
   for number, item in enumerate(source):
     name, (height, width) = f"{number:06d}", item["image"].shape[:2]
-    files.write(
-      out / _REAL / "images" / f"{name}.png",
-      stored.encode_png(levels(item["image"], item, look)),
-    )
     boxes = [tuple(map(float, box)) for box in item["boxes"]]
     if layout == "ultralytics":
       text = writers.yolo_labels(boxes, height=height, width=width, number=number_of_class)
       files.write(out / _REAL / "labels" / f"{name}.txt", text)
+    shown = stored.encode_png(levels(item["image"], item, look))
+    files.write(out / _REAL / "images" / f"{name}.png", shown)
     lesions = []
     for index, box in enumerate(boxes, start=1):
       mask = item["lesion_mask"] == index

@@ -195,6 +195,8 @@ def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: floa
   if not _meets(patch.diameter_px, target_px) or not np.allclose(scale, 1.0, atol=0.02):
     values, surround, alpha = _resized(values, surround, alpha, scale, target_px)
   alpha = one_piece(alpha)
+  if not (alpha >= MASK_LEVEL).any():
+    raise NoLesion("a lesion beside the middle of its window: nothing of it is inserted")
   if patch.physics == "projection":
     # The donor's shown range becomes that of the canvas.
     low, first = canvas.value_range[0], patch.value_range[0]

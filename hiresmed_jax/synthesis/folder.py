@@ -62,7 +62,11 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     UserError: it holds images of another request, or something else.
   """
   path, identity = out / REQUEST, {"version": _VERSION} | dict(identity)
-  if overwrite and path.is_file():
+  ours = path.is_file()
+  if overwrite and ours:
+    for name in _FOLDERS:
+      if (out / name).is_symlink():
+        raise UserError(f"{out / name} is a link: remove it, then {out} can be overwritten")
     for name in _FOLDERS:
       shutil.rmtree(out / name, ignore_errors=True)
     for name in (COCO, _CONTACT_SHEET, *_TEXTS, REQUEST):  # the last says whose folder it is
@@ -70,7 +74,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
   if not path.is_file():
     # Another shard may be about to write it.
     foreign = out.is_dir() and any(not one.name.endswith(".partial") for one in out.iterdir())
-    if out.is_file() or (foreign and not path.is_file()):
+    if out.is_file() or (foreign and not ours and not path.is_file()):
       raise UserError(f"{out} is there and holds no images of this program: name another --out")
     files.write_json(path, identity, sort_keys=True, replace=False)
   try:
@@ -112,9 +116,12 @@ def is_made(out: Path, index: int) -> bool:
 def write_image(
   out: Path, index: int, contents: Mapping[str, bytes], record: Mapping[str, Any]
 ) -> None:
-  """Writes the files of an image, {name in the folder: content}, and its record, which is last."""
-  for name, content in contents.items():
-    files.write(out / name, content)
+  """Writes the files of an image, {name in the folder: content}, and its record, which is last.
+
+  The image comes after its labels: where writing ends early, none is without.
+  """
+  for name in sorted(contents, key=lambda name: name.startswith("images")):
+    files.write(out / name, contents[name])
   sizes = {name: len(content) for name, content in contents.items()}
   files.write(_record(out, index), writers.json_line(dict(record) | {"bytes": sizes}))
 

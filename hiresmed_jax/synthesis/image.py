@@ -219,6 +219,8 @@ def _composed(
   image, twin = canvas.stored(image, item), canvas.stored(twin, item)
   if request.format == "png":
     export.require_seen(image, twin, mask, total, item, setting.look)
+  elif any(np.array_equal(image[mask == n], twin[mask == n]) for n in range(1, total + 1)):
+    raise UserError("a lesion is less than one stored level: use another --seed")
   return Made(
     image=image,
     twin=twin,

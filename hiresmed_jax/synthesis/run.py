@@ -193,7 +193,8 @@ def _lesions(
   """(a source of lesions, one of `request.SOURCES`; text that differs for another one)."""
   if kind == "singan":
     route = workdir.finished(run, "lesion", fingerprint, instead="--lesion-source copy")
-    bank = banks.load(route.folder / "bank")
+    with jax.default_device(_host()):  # where lesions are drawn
+      bank = banks.load(route.folder / "bank")
     for member in bank.members:
       survey.require_training_donor(member.donor_group, found.groups)
     return bank, f"singan, {route.config_hash}"

@@ -97,8 +97,30 @@ def test_all_that_stands_out_of_a_box_is_taken_out():
   ).any()
   found = emptied.without_lesions(item, jax.random.key(0))["image"][46:72, 46:72]
   assert found.max() < 130
-  # A lesion of a known mask is that mask, and nothing else.
-  assert not emptied.bounds(values, boxes, lesions[0].astype(np.uint16)).boxes
+  # Of a known mask nothing more is taken out; where it leaves a part, the image is not used.
+  partly = item | {"lesion_mask": lesions[0].astype(np.uint16)}
+  assert emptied.bounds(values, boxes, partly["lesion_mask"]).halves == [np.inf]
+  assert emptied.without_lesions(partly, jax.random.key(0)) is None
+  whole = bar(50, 50, 58, 56) | bar(64, 60, 68, 66)
+  used = emptied.without_lesions(item | {"lesion_mask": whole.astype(np.uint16)}, jax.random.key(0))
+  assert used["image"][46:72, 46:72].max() < 130
+
+
+def test_a_box_of_a_pixel_has_a_lesion():
+  for side in (1.0, 1.3):
+    box = np.array([[60 - side / 2, 60 - side / 2, 60 + side / 2, 60 + side / 2]], np.float32)
+    values = np.full((128, 128, 1), 100, np.float32)
+    (found,) = emptied.lesion_masks(values, box, np.zeros((0, 0), np.uint16), (0.0, 255.0))
+    assert found[60, 60]
+
+
+def test_a_background_that_keeps_its_lesions_has_a_label_for_each():
+  keeps = Maker(None, True, 0.5)
+  one = labelled(bar(50, 50, 58, 56), (48, 48, 60, 58))
+  (mask,) = keeps.make(one, jax.random.key(0), jax.devices()[0]).own_lesions
+  assert mask[53, 53]
+  two = labelled(bar(50, 50, 58, 56) | bar(64, 60, 70, 66), (48, 48, 72, 70))
+  assert keeps.make(two, jax.random.key(0), jax.devices()[0]) is None
 
 
 def test_a_dim_lesion_beside_a_bright_one_in_its_box_is_seen():

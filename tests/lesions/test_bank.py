@@ -95,6 +95,15 @@ def test_a_mask_that_fits_badly_is_drawn_where_the_lesion_is_seen():
   np.testing.assert_array_equal(left.mask, np.roll(SMALL[2].mask, 1, axis=1))
 
 
+def test_a_lesion_that_does_not_reach_the_middle_is_no_sample():
+  member = bank.member_of(SMALL[2])._replace(overlap=0.0, diameter_px=12.0)
+  aside = np.zeros((24, 24), np.float32)
+  aside[5:19, 15:20] = 1.0
+  assert shaped(aside, member) == "beside the middle"
+  aside[5:19, 13:20] = 1.0
+  assert isinstance(shaped(aside, member), LesionPatch)
+
+
 def test_values_stay_within_those_of_the_donor():
   patch = SMALL[2]
   image = bank.training_image(patch)

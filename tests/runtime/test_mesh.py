@@ -21,6 +21,13 @@ def test_mesh_takes_all_devices_with_automatic_axes():
   assert dict(mesh.make_mesh(data=1, devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1}
 
 
+def test_the_devices_of_a_process_lie_together_however_they_are_listed():
+  # Of several machines, whose rows of a batch must lie where their devices do.
+  listed = jax.devices()
+  grid = mesh.make_mesh(devices=[*listed[::2], *listed[1::2]])
+  assert list(grid.devices.ravel()) == listed
+
+
 @pytest.mark.parametrize("sizes", [{"fsdp": 3}, {"data": 3}, {"data": 2, "fsdp": 2}, {"fsdp": 0}])
 def test_sizes_that_do_not_fit_are_the_users_to_mend(sizes):
   with pytest.raises(UserError, match=r"8\s+device"):

@@ -195,6 +195,32 @@ def test_a_folder_belongs_to_one_request(tmp_path):
     folder.claim(out, IDENTITY)
 
 
+def test_where_writing_ends_early_no_image_is_without_labels(tmp_path, monkeypatch):
+  plain, written = folder.files.write, []
+
+  def write(path, content, **options):
+    written.append(path.parent.name)
+    plain(path, content, **options)
+
+  monkeypatch.setattr(folder.files, "write", write)
+  contents = {"images/0.png": b"", "labels/0.txt": b"", "masks/0.png": b""}
+  folder.write_image(tmp_path, 0, contents, {})
+  assert written[-2:] == ["images", "records"]
+
+
+def test_what_others_left_in_a_folder_does_not_stop_it_from_being_overwritten(tmp_path):
+  out, other = tmp_path / "out", {**IDENTITY, "request": {"seed": 1}}
+  folder.claim(out, IDENTITY)
+  (out / "labels.cache").touch()  # of a program that has trained on it
+  folder.claim(out, other, overwrite=True)
+  folder.claim(out, other)
+  (tmp_path / "elsewhere").mkdir()
+  (out / "images").symlink_to(tmp_path / "elsewhere")
+  with pytest.raises(UserError, match="images is a link"):
+    folder.claim(out, IDENTITY, overwrite=True)
+  folder.claim(out, other)
+
+
 def test_of_shards_that_begin_at_once_the_first_says_what_is_made(tmp_path, monkeypatch):
   other = {**IDENTITY, "request": {"seed": 1}}
   plain, turns = folder.files.write_json, []

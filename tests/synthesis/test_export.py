@@ -123,7 +123,7 @@ def test_an_ultralytics_folder_has_real_images_of_group_1_alone(tmp_path):
   with pytest.raises(UserError, match="1 of its patients are training patients"):
     export.real_images(data.root, frozenset({item["group"]}))
   none = dataset(tmp_path / "none", val=0)
-  with pytest.raises(UserError, match="no labelled image of group 1"):
+  with pytest.raises(UserError, match="no labelled image of the validation"):
     export.real_images(none.root, frozenset())
 
 

@@ -222,7 +222,8 @@ def label(
     slices: of one series, from `series_of`.
     reading: of that series.
     agree: readers who must agree.
-    nodule_free: slices to add on which no reader marked a nodule of any size, spread evenly.
+    nodule_free: slices to add on which no reader marked a nodule of any size, spread evenly; none
+      on which a contour may lie whose slice is not known.
 
   Returns:
     (slices in order of z, number of contours on slices that are not there).
@@ -245,7 +246,9 @@ def label(
   ]
   nodules = agreed(drawn, agree)
   touched = {int(n) for one in nodules for n in np.unique(one // (shape[0] * shape[1]))}
-  chosen = touched | _spread(len(slices), set(marks), nodule_free)
+  lost = [c.z for reader in placed for nodule in reader for number, c in nodule if number is None]
+  unsure = {n for n, one in enumerate(slices) if any(abs(one.z - z) <= _SAME_Z for z in lost)}
+  chosen = (touched - unsure) | _spread(len(slices), set(marks) | unsure, nodule_free)
   labelled = [Labelled(slices[n].path, lesion_mask(nodules, n, shape)) for n in sorted(chosen)]
   return labelled, marks.count(None)
 

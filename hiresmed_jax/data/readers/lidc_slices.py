@@ -103,17 +103,21 @@ def read_patient(
     Values are those of the file.
   """
   slices: dict[str, tuple[Sample, np.ndarray]] = {}
+  refused: set[str] = set()  # slices of which one nodule's mask is not known
   for pair in group:
+    digest = ""
     try:
       sample = _image(pair, root)
+      shape = repr(sample.image.shape).encode()
+      digest = hashlib.sha256(shape + sample.image.tobytes()).hexdigest()
       mask = _agreed(pair, sample.image.shape[:2], agree)
     except Unreadable as reason:
       refuse(pair.image, str(reason))
+      refused.add(digest)
       continue
-    digest = hashlib.sha256(repr(sample.image.shape).encode() + sample.image.tobytes()).hexdigest()
     first, known = slices.get(digest, (sample, np.zeros_like(mask)))
     slices[digest] = first, known | mask
-  for sample, mask in slices.values():
+  for sample, mask in (one for digest, one in slices.items() if digest not in refused):
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     ids = labels.astype(np.uint16)
     yield dataclasses.replace(sample, lesion_mask=ids, boxes=tight_boxes(ids), labelled=True)

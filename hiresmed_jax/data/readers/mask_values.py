@@ -25,6 +25,7 @@ MEANINGS = ("auto", "soft", "ids", "parts", "inverted")
 _VOID = 255  # index of the borders of objects in masks of PASCAL VOC
 _SOFT_VALUES = 0.8  # share of the values between that lie on slopes: then they are edges
 _DARK, _BRIGHT = 0.1, 0.9  # of the brightest value: what JPEG noise reaches from 0 and from there
+_FAINT, _BLOCK = 0.25, 8  # of the brightest value, and pixels: where JPEG noise does not reach
 _JPEG_LEAST = 32  # brightest value of a JPEG whose noise is small beside it
 _PICTURE = 0.25  # share of an image that edges do not reach
 _SPECK, _SPECKS = 4, 24  # pixels of a speck, and how many are no lesions
@@ -59,10 +60,28 @@ def read(path: Path, shape: tuple[int, int], *, meaning: str = "auto") -> np.nda
   part = _around(values)
   pure = len(present) == 1 or _is_pure(part)
   if meaning == "soft" or (not pure and _is_soft(part, is_jpeg, values.size)):
-    return (values >= present[-1] / 2).astype(np.int32)
+    return _half_full(values)
   if not (pure or _is_flat(part, len(present))):
     raise Unreadable(_PICTURE_REASON)
   return values
+
+
+def _half_full(values: np.ndarray) -> np.ndarray:
+  """int32[H, W], 1 from half of the brightest value on; in a part that is dimmer, of its own.
+
+  A small lesion is dim after its mask was blurred or made smaller. What is dim in the same block of
+  JPEG as a bright part is noise.
+  """
+  top = int(values.max())
+  full = values >= top / 2
+  near = cv2.dilate(full.astype(np.uint8), np.ones((2 * _BLOCK + 1,) * 2, np.uint8)) > 0
+  count, parts = cv2.connectedComponents((values >= _FAINT * top).astype(np.uint8), connectivity=8)
+  missed = np.setdiff1d(np.arange(1, count), parts[full])
+  for part in missed:
+    own = parts == part
+    if not (own & near).any():
+      full |= own & (values >= values[own].max() / 2)
+  return full.astype(np.int32)
 
 
 def check_jpegs(paths: Sequence[Path]) -> None:

@@ -42,7 +42,11 @@ def train(
     # (AlexNet) and .88 (SqueezeNet) on CT slices; VGG16 was not tried.
     # Its products are the device's own, TF32 where there is one.
     trunk = jnp.bfloat16 if values.perceptual.bfloat16 else jnp.float32
-    distance, weights = load_perceptual(values.perceptual.net, dtype=trunk, precision=None)
+    # On accelerators an example a device at a time: of a batch VGG16 keeps more than all the rest.
+    at_once = None if jax.default_backend() == "cpu" else mesh.size
+    distance, weights = load_perceptual(
+      values.perceptual.net, dtype=trunk, precision=None, at_once=at_once
+    )
   task = background.build(
     values,
     channels=config.data.channels,

@@ -149,6 +149,8 @@ def test_two_slices_at_one_z(tmp_path: Path) -> None:
   samples, refused = all_of(root, agree=1)
   assert [level(sample) for sample in samples] == [4]
   assert refused == [("069.xml", "has contours on slices that are not there")]
+  samples, _ = all_of(root, agree=1, free=100)  # on one of the two there is a nodule
+  assert {level(sample) for sample in samples}.isdisjoint({3, 90})
 
 
 def test_missing_slices(tmp_path: Path) -> None:

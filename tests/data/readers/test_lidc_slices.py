@@ -75,6 +75,16 @@ def test_one_slice_under_two_nodules_is_one_sample(tmp_path: Path) -> None:
   assert (first.group, second.group) == ("LIDC-IDRI-0007", "LIDC-IDRI-0008")
 
 
+def test_a_slice_of_which_one_mask_is_not_known_is_no_sample(tmp_path: Path) -> None:
+  for number, mask in enumerate((LEFT, RIGHT)):
+    by_readers(tmp_path / "LIDC-IDRI-0007" / f"nodule-{number}", 3, scan(0), [mask] * 4)
+  damaged = tmp_path / "LIDC-IDRI-0007" / "nodule-1" / "mask-2" / "slice-3.png"
+  damaged.write_bytes(damaged.read_bytes()[:60])
+  samples, refused = all_of(tmp_path)
+  assert samples == {}
+  assert len(refused) == 1
+
+
 def test_a_reader_who_drew_alone_is_not_enough(tmp_path: Path) -> None:
   folder = tmp_path / "LIDC-IDRI-0007" / "nodule-0"
   by_readers(folder, 0, scan(0), [NOTHING, LEFT])

@@ -123,6 +123,26 @@ def test_a_mask_means_what_its_program_meant(tmp_path: Path, name: str) -> None:
     assert common > (0.35 if "borders" in name else 0.75)
 
 
+SMALL_BESIDE_LARGE = (discs((40, 40, 25), (100, 70, 1), scale=4) > 0).astype(np.float32) * 255
+
+
+@pytest.mark.parametrize(
+  ("write", "count"),
+  [
+    (png(cv2.resize(SMALL_BESIDE_LARGE, (W, H), interpolation=cv2.INTER_AREA).astype("u1")), 2),
+    (png(cv2.GaussianBlur(discs((40, 40, 25), (100, 70, 3)) * np.uint8(127), (0, 0), 2.5)), 2),
+    (lambda p: Image.fromarray(np.array([0, 85, 170, 255], np.uint8)[discs((20, 20, 9), (60, 30, 9),
+       (100, 60, 9))]).save(p, "JPEG", quality=90), 3),
+  ],
+)  # fmt: skip
+def test_a_small_dim_lesion_beside_a_large_one_is_kept(
+  tmp_path: Path, write: Write, count: int
+) -> None:
+  write(tmp_path / "a")
+  labels = mask_values.instances(mask_values.read(tmp_path / "a", SHAPE))
+  assert len(np.unique(labels[labels > 0])) == count
+
+
 @pytest.mark.parametrize(
   ("write", "reason"),
   [

@@ -218,7 +218,7 @@ def restore(
   if difference:
     raise UserError(
       f"the checkpoints in {manager.directory} were made by another config ({difference}): "
-      "use another --workdir, or the config they were made with"
+      "use another --workdir, or the config they were made with (SinGANs: and as many devices)"
     )
   args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
   try:

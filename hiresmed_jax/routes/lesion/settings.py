@@ -21,6 +21,10 @@ TABLE = Table("lesion", (
   Setting("limit", 0, 64,
           rules.whole(0, 1_000_000, "lesions of as many patients as there are; 0: all"),
           "a bank of so many lesions is varied, and trains in minutes"),
+  Setting("least_overlap", 0.0, 0.5,
+          rules.share("of a lesion's mask with what is above half maximum: those below are passed "
+                      "over where the limit is reached without them"),
+          "a SinGAN of a lesion that its mask does not show draws such masks", as_it_was=0.0),
   Setting("min_size", 25.0, 25.0,
           rules.number(_LEAST_LEVEL, 1024, "px of the coarsest level, at most half the window"),
           _BALANCE),

@@ -37,6 +37,7 @@ def two_levels():
 
 def patch(side: int, group: str, diameter_px: float = 6.0) -> LesionPatch:
   image = np.zeros((side, side, 1), np.float32)
+  image[side // 2 - 3 : side // 2 + 3, side // 2 - 3 : side // 2 + 3] = 1.0
   return LesionPatch(
     values=image,
     surround=image,
@@ -58,6 +59,19 @@ def test_one_lesion_of_each_patient_before_a_second():
   assert [(p.alpha.shape[0], p.donor_group) for p in chosen] == [(32, "c"), (32, "d"), (48, "a")]
   everything = load_config(LESION, ["lesion.limit=0"]).lesion
   assert len(lesion.chosen(patches, everything)) == 3
+
+
+def test_lesions_that_their_mask_does_not_show_are_passed_over_where_there_are_others():
+  body = np.zeros((32, 32), np.float32)
+  body[12:20, 12:20] = 1.0
+  patches = [
+    patch(32, group)._replace(values=100 * np.roll(body, off, 1)[..., None], alpha=body)
+    for group, off in (("a", 0), ("b", 6), ("c", 1), ("d", 5))
+  ]
+  values = load_config(LESION, ["lesion.limit=2", "lesion.least_overlap=0.5"]).lesion
+  assert [p.donor_group for p in lesion.chosen(patches, values)] == ["a", "c"]
+  values = load_config(LESION, ["lesion.limit=3", "lesion.least_overlap=0.5"]).lesion
+  assert [p.donor_group for p in lesion.chosen(patches, values)] == ["a", "b", "c"]
 
 
 def test_values_are_those_of_the_backend():

@@ -49,15 +49,25 @@ def write(path: Path, content: bytes, *, replace: bool = True) -> None:
     if replace:
       partial.replace(path)
     else:
-      with contextlib.suppress(FileExistsError):
-        os.link(partial, path)
-      partial.unlink()
+      _put_where_none_is(partial, path)
   except BaseException as error:  # a stop, too
     with contextlib.suppress(OSError):
       partial.unlink()
     if isinstance(error, OSError):
       raise UserError(f"cannot write {path}: {error.strerror}") from error
     raise
+
+
+def _put_where_none_is(partial: Path, path: Path) -> None:
+  try:
+    os.link(partial, path)
+  except FileExistsError:
+    pass
+  except OSError:  # a file system without links
+    if not path.exists():
+      partial.replace(path)
+      return
+  partial.unlink()
 
 
 def write_json(

@@ -99,8 +99,9 @@ class Run:
   """A trained run, opened by `open_run`. A network is restored when it is first used.
 
   `reconstruct` and `score_places` take images with these optional keywords:
-    value_range: (low, high) that is shown, in rescaled units; by default all that the type holds,
-      or, where the training images use fewer of its bits (12 of 16), what these hold.
+    value_range: (low, high) that is shown, in rescaled units; by default that of all training
+      lesions' images, if it is one and within the type; else all that the type holds, or what the
+      training images hold, where they use fewer of its bits (12 of 16).
     photometric: "MONOCHROME2" (the default), "RGB", or "MONOCHROME1", of which low is bright.
     rescale_slope, rescale_intercept: rescaled = slope * stored + intercept (1 and 0), HU for CT.
 
@@ -136,7 +137,7 @@ class Run:
       raise UserError(f"an array of shape {list(images.shape)} is one image: give a list of them")
     device = jax.local_devices()[0]
     made = [
-      reconstructions.reconstructed(_record(one, self._ranges, **units), self._background, device)
+      reconstructions.reconstructed(self._record(one, units), self._background, device)
       for one in images
     ]
     made = [one.reshape(np.shape(given)) for one, given in zip(made, images)]
@@ -163,7 +164,7 @@ class Run:
     Raises:
       UserError: the run has no survey of lesions; an image other than these.
     """
-    scene, values = canvas.real(_record(image, self._ranges, **units)), self._values
+    scene, values = canvas.real(self._record(image, units)), self._values
     density = places.density(self._prior, self._survey.atlas, scene)
     score = places.score_map(self._prior, density, scene)
     forbidden = None if self._danger is None else places.forbidden(self._danger, scene)
@@ -273,6 +274,17 @@ class Run:
   def _background(self) -> Model:
     return workdir.background_of(self.workdir, self._fingerprint)
 
+  def _record(self, image: np.ndarray, units: Mapping[str, Any]) -> dict[str, Any]:
+    return _record(image, self._ranges, self._common_range, **units)
+
+  @functools.cached_property
+  def _common_range(self) -> tuple[float, float] | None:
+    try:
+      found = {patch.value_range for patch in self._survey.patches}
+    except UserError:  # of a run without lesions
+      return None
+    return found.pop() if len(found) == 1 else None
+
   @functools.cached_property
   def _survey(self) -> survey.Survey:
     return survey.load(self.workdir, self._fingerprint)
@@ -298,13 +310,17 @@ class Run:
 def _record(
   image: np.ndarray,
   ranges: Mapping[tuple[float, float], tuple[float, float]],
+  common: tuple[float, float] | None,
   *,
   value_range: tuple[float, float] | None = None,
   photometric: str = "MONOCHROME2",
   rescale_slope: float = 1.0,
   rescale_intercept: float = 0.0,
 ) -> dict[str, Any]:
-  """A user's image as an item of `records.Records`; `ranges` are those of `workdir.ranges_of`."""
+  """A user's image as an item of `records.Records`.
+
+  `ranges` are those of `workdir.ranges_of`; `common` is the range of all training lesions' images.
+  """
   image = np.asarray(image)
   if image.dtype not in (np.uint8, np.uint16):
     raise UserError(f"an image of {image.dtype}: give stored values, uint8 or uint16")
@@ -318,6 +334,9 @@ def _record(
   ends = [rescale_slope * end + rescale_intercept for end in stored.full_range(pixels)]
   least, greatest = sorted(ends)
   shown = ranges.get((least, greatest), (least, greatest))
+  if common and shown == (least, greatest) and least <= common[0] and common[1] <= greatest:
+    # Not that of 8 bits for an image of 16, which may be scaled to all of them.
+    shown = common if common[1] - common[0] > (greatest - least) / 256 else shown
   low, high = shown if value_range is None else value_range
   if not -math.inf < low < high < math.inf:
     raise UserError(f"value_range={value_range}: use (low, high) with low below high")

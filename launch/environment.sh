@@ -3,8 +3,8 @@
 # arguments are those of references.sh, which the extra `test` runs.
 #
 #   HIRESMED_VENV     where the environment lies (default: .venv in the checkout)
-#   HIRESMED_PYTHON   the Python to make it with (default: the first of 3.12, 3.11, 3.13, python3; for
-#                     tests 3.11 first, the version that every reference package is built for)
+#   HIRESMED_PYTHON   the Python to make it with (default: python3 if it is 3.11 to 3.13, else the
+#                     first of 3.12, 3.11, 3.13, python3; for tests 3.11 first, the version that every reference package is built for)
 
 # `newest_python` prints "3.N PATH" of the newest released Python that is there.
 
@@ -29,6 +29,12 @@ environment() {
     echo "making $venv with $("$python" --version)"
     "$python" -m venv "$venv" ||
       fail "$python has no venv module (on Debian and Ubuntu: apt install python3-venv)"
+  fi
+  if [[ ${HIRESMED_PYTHON:-} ]]; then
+    local has asked which='import sys; print("%d.%d" % sys.version_info[:2])'
+    has=$("$venv/bin/python" -c "$which") asked=$("$HIRESMED_PYTHON" -c "$which" || true)
+    [[ $has == "$asked" ]] ||
+      fail "$venv has Python $has, and HIRESMED_PYTHON is $asked: remove it, or set HIRESMED_VENV"
   fi
   # shellcheck disable=SC1091
   source "$venv/bin/activate"
@@ -65,6 +71,13 @@ END
 
 find_python() {
   local python known="python3.12 python3.11 python3.13 python3"
+  # The user's own, if it is none of those that not every package is built for yet.
+  if [[ -z ${1:-}${HIRESMED_PYTHON:-} ]] &&
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+  then
+    command -v python3
+    return
+  fi
   [[ ${1:-} != test ]] || known="python3.11 python3.12 python3.13 python3"
   for python in ${HIRESMED_PYTHON:-$known}; do
     # Asked and not only looked up: a version manager leaves names on the path that do not run.

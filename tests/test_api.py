@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hiresmed_jax
-from hiresmed_jax import UserError, synthesize
+from hiresmed_jax import UserError, api, synthesize
 from hiresmed_jax.data import records, writers
 from hiresmed_jax.inference import canvas, places, survey
 from hiresmed_jax.inference.workdir import Model
@@ -207,6 +207,27 @@ def test_an_image_that_cannot_be_made_names_its_number(workdir):
   )
   with pytest.raises(UserError, match="image 1: no room for 90 lesions"):
     images[1]
+
+
+@pytest.mark.parametrize(
+  ("dtype", "common", "units", "shown"),
+  [
+    (np.uint16, (0.0, 4095.0), {}, (0, 4095)),
+    (np.uint16, (0.0, 4095.0), {"value_range": (5, 900)}, (5, 900)),
+    (np.uint16, (-160.0, 240.0), {"rescale_intercept": -1024.0}, (-160, 240)),
+    (np.uint16, (0.0, 255.0), {}, (0, 65535)),  # perhaps scaled to all bits
+    (np.uint8, (0.0, 4095.0), {}, (0, 255)),
+    (np.uint8, (20.0, 220.0), {}, (20, 220)),
+    (np.uint16, None, {}, (0, 65535)),
+  ],
+)
+def test_what_is_shown_by_default_is_what_training_images_show(dtype, common, units, shown):
+  record = api._record(np.zeros((8, 8), dtype), {}, common, **units)
+  assert tuple(record["value_range"]) == shown
+
+
+def test_the_range_of_training_images_is_known(moved, data):
+  assert moved._common_range == tuple(map(float, records.source(data, "train")[0]["value_range"]))
 
 
 @pytest.mark.parametrize(

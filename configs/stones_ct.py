@@ -6,7 +6,7 @@
   python -m hiresmed_jax.train --config stones_ct.py --data data/stones_ct
   python -m hiresmed_jax.synthesize --config stones_ct.py --num 20 --background real --out out
 
-Cost: about 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.5 steps per second; the step
+Route background: 3 minutes on 2 CPU cores (400 steps of 4 crops; 3.5 steps per second; the step
 compiles in some 35 s).
 Measured on 2026-11-28, 3 seeds, 111 held-out images (benchmarks/results/evaluate_stones_ct.md):
 PSNR 26.2 dB, SD 0.6 (floors: training mean 12.7, nearest training image 12.0), L1 0.030; contrast

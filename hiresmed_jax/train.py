@@ -24,6 +24,7 @@ CONFIG:ROUTE,PRESET trains one route of a config, with the values of a preset:
 words of the log (`metrics.jsonl` in a route's folder has every number):
   steps, step/s, left   updates of the weights, how many a second, time left for this route
   compiling             the program is made for this machine: minutes at first, later kept
+  making the first state  weights are drawn, and codes begin at what training images give
   evaluating            validation images, figures and a checkpoint
   measuring             the best weights on held-out images, after the last step
   background            rec: error of the reconstruction; lpips: of its perceptual features;

@@ -255,6 +255,8 @@ def _as_most_are(intake: Intake, files: list[Path], wishes: Wishes, say: Say) ->
   found = survey(files, intake.kind, wishes.keep)
   intake = dataclasses.replace(intake, keep=found.keep)
   if wishes.physics:
+    if intake.kind != "dicom" and found.physics not in ("", None, wishes.physics):
+      say(f"warning: the images look like {found.physics}, and are taken for {wishes.physics}")
     return intake
   if found.physics:
     note = f"looks like {found.physics}: physics is {found.physics} (--physics says otherwise)"

@@ -152,7 +152,7 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
   It lies at `data`, else is the phantoms in the workdir, or lies where it was.
 
   Raises:
-    UserError: it is not known where the dataset is, or another one is there.
+    UserError: nothing is there, it is not known where the dataset is, or another one is there.
   """
   noted = _noted(workdir)
   own = workdir / "data"  # phantoms that `train` drew; they move with the workdir
@@ -162,6 +162,8 @@ def dataset_of(workdir: Path, data: Path | None) -> records.Dataset:
     root = own
   elif noted is not None:
     root = Path(noted["root"])
+  elif not workdir.exists():
+    raise UserError(f"{workdir} is not there: train first, or name prepared data with --data")
   else:
     raise UserError(f"{workdir} does not say which data it was trained on: name them with --data")
   dataset = records.open_dataset(root)

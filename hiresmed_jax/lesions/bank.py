@@ -51,7 +51,7 @@ _TRIES = 96  # at a sample that is a lesion
 _ROUND = 6  # tries with one donor, before another is taken
 _LEAST_OVERLAP = 0.6  # of a sample's mask with what is seen, as a share of the training lesion's
 _AS_WELL = 0.9  # from this share on a sample's mask fits as well as the training lesion's
-_FITS = 0.5  # overlap of a training lesion from which its mask is where half maximum is
+FITS = 0.5  # overlap of a training lesion from which its mask is where half maximum is
 
 
 class Member(NamedTuple):
@@ -261,7 +261,7 @@ def as_patch(image: np.ndarray, member: Member) -> LesionPatch | str:
   overlap = seen_overlap(grey, body)
   if overlap < _LEAST_OVERLAP * member.overlap:
     return "beside its mask"
-  if member.overlap >= _FITS and overlap < _AS_WELL * member.overlap:
+  if member.overlap >= FITS and overlap < _AS_WELL * member.overlap:
     body = _seen_piece(grey, body)
     if misfit := _misfit(body, member.diameter_px):
       return misfit

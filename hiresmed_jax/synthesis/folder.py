@@ -273,7 +273,7 @@ def draw_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> Path:
   for record in chosen:
     facts = record["manifest"]
     rows.append([picture_in_01(out / facts[key]) for key in ("image", "twin")])
-    boxes.append(np.asarray([lesion["tight_box"] for lesion in facts["lesions"]]))
+    boxes.append(np.asarray([lesion["box"] for lesion in facts["lesions"]]))
   path = out / _CONTACT_SHEET
   image_grid(
     path,

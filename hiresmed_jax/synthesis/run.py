@@ -198,9 +198,13 @@ def _lesions(
     for member in bank.members:
       survey.require_training_donor(member.donor_group, found.groups)
     return bank, f"singan, {route.config_hash}"
+  # A lesion that its mask shows in part would bring the rest along without a label.
+  shown = [p for p in found.patches if banks.seen_overlap(p.values.mean(-1), p.mask) >= banks.FITS]
+  # Where most are so, masks are drawn by another rule.
+  patches = shown if 2 * len(shown) >= len(found.patches) else found.patches
   if kind == "copy":
-    return Copies(found.patches, flip_columns=flip), "copy"
-  return Lumps.fit(found.patches), "parametric"
+    return Copies(patches, flip_columns=flip), "copy"
+  return Lumps.fit(patches), "parametric"
 
 
 def _user_mask(request: Request) -> tuple[np.ndarray | None, list[str] | None]:

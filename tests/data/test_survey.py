@@ -172,6 +172,19 @@ def test_physics_is_asked_for_where_it_is_not_sure(
   assert card["notes"] == {}
 
 
+def test_images_that_look_like_another_kind_are_told_of(
+  tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  source = tmp_path / "pictures"
+  source.mkdir()
+  noise = RNG.integers(0, 256, (1300, 1300), dtype=np.uint8)
+  Image.fromarray(cv2.GaussianBlur(noise, (0, 0), 9)).save(source / "a.png")
+  for physics, is_told in (("ct", True), ("projection", False)):
+    _prepare("images", source, "--overwrite", "--physics", physics)
+    told = "the images look like projection, and are taken for ct" in capsys.readouterr().out
+    assert told == is_told
+
+
 def test_a_volume_in_hu_is_ct(tmp_path: Path) -> None:
   source = tmp_path / "scans"
   source.mkdir()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -184,3 +185,19 @@ def test_images_of_8_bits_beside_deeper_ones_are_refused(tmp_path):
   ranges = [few.value_range, more.value_range]
   fitting.require_one_scale({"projection"}, ranges)  # scaled to each other
   fitting.require_one_scale({"none"}, ranges[1:])
+
+
+def test_copies_are_of_lesions_that_their_masks_show(prepared):
+  _, found = prepared["none"]
+  # Its mask is a corner of what is seen: the rest would come along without a label.
+  part = found.patches[0]
+  rows, _ = np.nonzero(part.mask)
+  corner = (np.indices(part.mask.shape)[0] <= np.quantile(rows, 0.3)) & part.mask
+  bad = part._replace(alpha=np.where(corner, part.alpha, 0.0).astype(np.float32))
+  several = found._replace(patches=[bad, *found.patches])
+  copies, _ = run._lesions("copy", Path("run"), "", several, flip=False)
+  assert len(copies.patches) == len(found.patches)
+  assert copies.patches[0] is found.patches[0]
+  # Where most masks are drawn by another rule, all are used.
+  copies, _ = run._lesions("copy", Path("run"), "", found._replace(patches=[bad] * 3), flip=False)
+  assert len(copies.patches) == 3

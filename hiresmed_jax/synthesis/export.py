@@ -171,8 +171,17 @@ def require_seen(
   count: int,
   item: Mapping[str, Any],
   look: Look,
+  *,
+  form: str,
 ) -> None:
-  """Raises UserError where one of `count` lesions is less than one of 255 grey levels in a PNG."""
+  """Raises UserError where one of `count` lesions is less than a level.
+
+  That is one of 255 grey levels in a PNG, and a stored one in other files.
+  """
+  if form != "png":
+    if any(np.array_equal(image[mask == n], twin[mask == n]) for n in range(1, count + 1)):
+      raise UserError("a lesion is less than one stored level: use another --seed")
+    return
   ids = mask[mask > 0]
   shown = [levels(one[mask > 0][None], item, look) for one in (image, twin)]
   share = np.abs(shown[0].astype(np.float32) - shown[1]).max(axis=-1)[0] / ((1 << look.bits) - 1)

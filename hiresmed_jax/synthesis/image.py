@@ -217,10 +217,7 @@ def _composed(
   for fact, lesion, site, reason in zip(facts, lesions, lesion_sites, reasons):
     fact |= _origin(lesion, site) | {"substitute_because": reason}
   image, twin = canvas.stored(image, item), canvas.stored(twin, item)
-  if request.format == "png":
-    export.require_seen(image, twin, mask, total, item, setting.look)
-  elif any(np.array_equal(image[mask == n], twin[mask == n]) for n in range(1, total + 1)):
-    raise UserError("a lesion is less than one stored level: use another --seed")
+  export.require_seen(image, twin, mask, total, item, setting.look, form=request.format)
   return Made(
     image=image,
     twin=twin,

@@ -21,7 +21,7 @@ TABLE = Table("lesion", (
   Setting("limit", 0, 64,
           rules.whole(0, 1_000_000, "lesions of as many patients as there are; 0: all"),
           "a bank of so many lesions is varied, and trains in minutes"),
-  Setting("least_overlap", 0.0, 0.5,
+  Setting("least_overlap", 0.0, 0.0,
           rules.share("of a lesion's mask with what is above half maximum: those below are passed "
                       "over where the limit is reached without them"),
           "a SinGAN of a lesion that its mask does not show draws such masks", as_it_was=0.0),

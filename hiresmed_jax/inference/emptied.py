@@ -88,7 +88,7 @@ class Bounds(NamedTuple):
 
   boxes: list[tuple[slice, slice]]  # rows and columns, slightly loosened
   halves: list[float]  # half maximum: a lesion; inf where its mask is known
-  traces: list[float]  # a quarter of its contrast: a part of one, or a dimmer one beside it
+  traces: list[float]  # a quarter of its contrast, half for a known mask: what may not be left
 
 
 def bounds(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Bounds:
@@ -99,7 +99,8 @@ def bounds(values: np.ndarray, boxes: np.ndarray, lesion_mask: np.ndarray) -> Bo
       known = _known(lesion_mask, index, box).any()
       found.boxes.append(at[0])
       found.halves.append(float("inf") if known else at[1][0])
-      found.traces.append(at[1][1])
+      # Of a known mask less is doubted: bone beside a lesion stands out in a box as well.
+      found.traces.append(at[1][0] if known else at[1][1])
   return found
 
 

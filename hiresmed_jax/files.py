@@ -200,6 +200,7 @@ def _held(folder: Path, shared: bool, name: Path, until: float) -> tuple[int, bo
 
 
 def _is_taken(descriptor: int, folder: Path, shared: bool) -> bool:
+  """Tries to hold a folder, and removes strays from one that nobody else holds."""
   if _try_lock(descriptor, fcntl.LOCK_EX):
     _remove_strays(_partial_files(folder))
     return not shared or _try_lock(descriptor, fcntl.LOCK_SH)

@@ -4,7 +4,8 @@
 #
 #   HIRESMED_VENV     where the environment lies (default: .venv in the checkout)
 #   HIRESMED_PYTHON   the Python to make it with (default: python3 if it is 3.11 to 3.13, else the
-#                     first of 3.12, 3.11, 3.13, python3; for tests 3.11 first, the version that every reference package is built for)
+#                     first of 3.12, 3.11, 3.13, python3; for tests 3.11 first, the version that
+#                     every reference package is built for)
 
 # `newest_python` prints "3.N PATH" of the newest released Python that is there.
 

@@ -12,7 +12,7 @@ from hiresmed_jax.data import records, transforms
 from hiresmed_jax.data.parallel import ordered_map
 from hiresmed_jax.data.readers import images
 from hiresmed_jax.data.sample import Unreadable
-from hiresmed_jax.errors import UserError
+from hiresmed_jax.errors import UserError, counted
 from hiresmed_jax.inference import host_prior, other_images, places, survey, workdir
 from hiresmed_jax.lesions import bank as banks
 from hiresmed_jax.lesions.copying import Copies
@@ -75,10 +75,12 @@ def assemble(
   if request.background == "reconstruction":
     model = workdir.background_of(run, fingerprint, dtype=dtype)
   maker = background.Maker(model, values.existing == "label", values.least_contrast)
-  lesions, lesions_label = _lesions(request.source, run, fingerprint, found, flip=values.flip)
+  lesions, lesions_label = _lesions(
+    request.source, run, fingerprint, found, flip=values.flip, say=say
+  )
   substitute = None
   if request.on_empty != "fail":
-    substitute, _ = _lesions(request.on_empty, run, fingerprint, found, flip=values.flip)
+    substitute, _ = _lesions(request.on_empty, run, fingerprint, found, flip=values.flip, say=say)
   if request.diameter and lesions.native_px.size:
     sides = _sides(request, source, model)
     say(fitting.require_diameter(request.diameter, lesions.native_px, sides))
@@ -188,7 +190,13 @@ def token(identity: dict[str, Any]) -> str:
 
 
 def _lesions(
-  kind: str, run: Path, fingerprint: str, found: survey.Survey, *, flip: bool
+  kind: str,
+  run: Path,
+  fingerprint: str,
+  found: survey.Survey,
+  *,
+  flip: bool,
+  say: Callable[[str], Any],
 ) -> tuple[fitting.Source, str]:
   """(a source of lesions, one of `request.SOURCES`; text that differs for another one)."""
   if kind == "singan":
@@ -200,8 +208,10 @@ def _lesions(
     return bank, f"singan, {route.config_hash}"
   # A lesion that its mask shows in part would bring the rest along without a label.
   shown = [p for p in found.patches if banks.seen_overlap(p.values.mean(-1), p.mask) >= banks.FITS]
-  # Where most are so, masks are drawn by another rule.
+  # Where most masks show a part only, people drew them by another rule.
   patches = shown if 2 * len(shown) >= len(found.patches) else found.patches
+  if passed_over := len(found.patches) - len(patches):
+    say(f"{counted(passed_over, 'training lesion')} passed over: the mask shows only a part")
   if kind == "copy":
     return Copies(patches, flip_columns=flip), "copy"
   return Lumps.fit(patches), "parametric"

@@ -188,6 +188,7 @@ def test_images_of_8_bits_beside_deeper_ones_are_refused(tmp_path):
 
 
 def test_copies_are_of_lesions_that_their_masks_show(prepared):
+  said: list[str] = []
   _, found = prepared["none"]
   # Its mask is a corner of what is seen: the rest would come along without a label.
   part = found.patches[0]
@@ -195,9 +196,12 @@ def test_copies_are_of_lesions_that_their_masks_show(prepared):
   corner = (np.indices(part.mask.shape)[0] <= np.quantile(rows, 0.3)) & part.mask
   bad = part._replace(alpha=np.where(corner, part.alpha, 0.0).astype(np.float32))
   several = found._replace(patches=[bad, *found.patches])
-  copies, _ = run._lesions("copy", Path("run"), "", several, flip=False)
+  copies, _ = run._lesions("copy", Path("run"), "", several, flip=False, say=said.append)
   assert len(copies.patches) == len(found.patches)
+  assert said == ["1 training lesion passed over: the mask shows only a part"]
   assert copies.patches[0] is found.patches[0]
   # Where most masks are drawn by another rule, all are used.
-  copies, _ = run._lesions("copy", Path("run"), "", found._replace(patches=[bad] * 3), flip=False)
+  copies, _ = run._lesions(
+    "copy", Path("run"), "", found._replace(patches=[bad] * 3), flip=False, say=said.append
+  )
   assert len(copies.patches) == 3

@@ -123,8 +123,8 @@ def chosen(patches: Sequence[LesionPatch], values: Any) -> list[LesionPatch]:
     values: of `routes.lesion.settings`.
   """
   fitting = [patch for patch in patches if patch.alpha.shape[0] in values.sides]
-  if 0 < values.limit < len(fitting):
-    least = values.least_overlap
+  least = values.least_overlap
+  if least and 0 < values.limit < len(fitting):
     seen = [p for p in fitting if bank.seen_overlap(p.values.mean(-1), p.mask) >= least]
     fitting = seen if len(seen) >= values.limit else fitting
   return sorted(spread(fitting, values.limit), key=lambda patch: patch.alpha.shape[0])

@@ -74,9 +74,8 @@ def open(
     preservation_policy=policy,
     best_fn=value,
     best_mode=best_mode,
-    create=writes,
-    read_only=not writes,
-    cleanup_tmp_directories=writes,
+    read_only=not writes,  # nor makes the directory, nor cleans it up
+    cleanup_tmp_directories=True,
     # Before a checkpoint gets its name, so that every whole one has digests.
     async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
   )

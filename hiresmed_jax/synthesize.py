@@ -222,10 +222,10 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   add("--mask", metavar="[allowed:|forbidden:]FILE",
       help="PNG of the output's size: set pixels are forbidden, or alone allowed")  # fmt: skip
   add("--lesion-source", choices=request.SOURCES, default="singan",
-      help="the bank that the route lesion has trained, warped copies of training lesions, or a "
+      help="the bank that the route lesion has trained, copies of training lesions, or a "
       "formula fitted to them (singan)")  # fmt: skip
   add("--on-empty", choices=request.ON_EMPTY, default="fail",
-      help="where the bank gives no lesion: make no image (fail), or put in a warped copy of a "
+      help="where the bank gives no lesion: make no image (fail), or put in a copy of a "
       "training lesion or one from a formula; the manifest says which (fail)")  # fmt: skip
   add("--json", action="store_true", help="print the summary as one JSON object")
   add("--overwrite", action="store_true", help="remove the images of another request in OUT")

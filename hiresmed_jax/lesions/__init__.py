@@ -1,1 +1,1 @@
-"""Where lesions come from: a trained SinGAN bank, warped copies, lumpy ellipsoids."""
+"""Where lesions come from: a trained SinGAN bank, copies, lumpy ellipsoids."""

@@ -1,6 +1,8 @@
-"""Copies: real lesions of the training split, slightly rotated, deformed and scaled.
+"""Copies: real lesions of the training split, as they are, or deformed to another size.
 
-This is the simplest source of lesions: the baseline for those that are learned.
+This is the simplest source of lesions: the baseline for those that are learned. At its own size a
+lesion keeps its pixels: interpolation dulls its grain and its clipped plateau, by which a judge
+told warped stones from real ones more easily (benchmarks/README.md).
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ _TRIES = 8  # at reaching a diameter; each costs two interpolations of a small w
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-  """Draws warped copies of real lesions.
+  """Draws copies of real lesions.
 
   Attributes:
     patches: the lesions of the training split (`inference.survey`).
@@ -48,21 +50,33 @@ class Copies:
     return diameters(self.patches)
 
   def draw(self, rng: np.random.Generator, diameter_px: float | None = None) -> LesionPatch:
-    """A real lesion, warped: kind "copy".
+    """A real lesion: kind "copy".
 
     Args:
       rng: equal states give equal bytes.
-      diameter_px: wanted; reached within 5 %, or half a pixel below 10 px; None keeps the donor's.
+      diameter_px: wanted; reached within 5 %, or half a pixel below 10 px, by scaling, with a slight
+        rotation and deformation; None: the donor's own, whose pixels are kept but for the flips.
 
     Raises:
       UserError: no lesion of that diameter within the limits of scale.
     """
     patch = self.patches[int(rng.choice(fitting(diameters(self.patches), diameter_px)))]
     flips = (self.flip_rows and rng.random() < 0.5, self.flip_columns and rng.random() < 0.5)
+    if diameter_px is None:
+      return mirrored(patch, flips)
     turn = np.deg2rad(rng.uniform(-_TURN_DEG, _TURN_DEG))
     bend = _smooth_field(rng, patch.alpha.shape[0], patch.diameter_px)
-    wanted = patch.diameter_px if diameter_px is None else float(diameter_px)
-    return scaled(patch, wanted, turn=float(turn), flips=flips, bend=bend)
+    return scaled(patch, float(diameter_px), turn=float(turn), flips=flips, bend=bend)
+
+
+def mirrored(patch: LesionPatch, flips: tuple[bool, bool]) -> LesionPatch:
+  """A patch whose rows, columns or both are in the other order: `flips` is (rows, columns)."""
+  axes = tuple(axis for axis, flipped in enumerate(flips) if flipped)
+  values, surround, alpha = (
+    np.ascontiguousarray(np.flip(image, axes))
+    for image in (patch.values, patch.surround, patch.alpha)
+  )
+  return patch._replace(values=values, surround=surround, alpha=alpha)
 
 
 def scaled(

@@ -151,7 +151,7 @@ def _ct(background: Array, values: Array, surround: Array, alpha: Array) -> Arra
   grain, _ = insertion_parts.noise_in(added, layer_level)
   _, flat = insertion_parts.noise_in(values, layer_level)
   # Beyond the mask: what is left of the blur, and no rim darker than noise.
-  beyond = added - grain - (1 - louder(added, layer_level)) * insertion_parts.mean3(added)
+  beyond = louder(added, layer_level) * (added - grain)
   sign = jnp.sign(jnp.sum(added, (0, 1), where=mask[..., None]))
   beyond = sign * jnp.maximum(sign * beyond, -_RIM * layer_level)
   ends = tail_taper(mask)[..., None]

@@ -37,16 +37,16 @@ _SHEET_ROWS = 8
 # What the contact sheet says of lesions and backgrounds, by their kinds in the manifest.
 _LESIONS = {
   "singan": "generated lesions",
-  "copy": "warped copies of training lesions",
+  "copy": "copies of training lesions",
   "parametric": "lesions from a formula",
   "own": "real lesions of the backgrounds",
 }
 _GROUNDS = {"real": "training images", "reconstruction": "reconstructions of training images"}
 # 2: PNG as a person sees them, compressed run lengths. 3: other insertion, places and holes. 4:
 # holes are filled with real grain. 5: fainter traces of lesions count, and hosts only where they
-# help. 6: in radiographs a dense lesion darkens nothing. A folder that was begun before would hold
-# images of both kinds.
-_VERSION = 6
+# help. 6: in radiographs a dense lesion darkens nothing. 7: copies keep their pixels. A folder that
+# was begun before would hold images of both kinds.
+_VERSION = 7
 _FOLDERS = tuple("images twins masks shams labels records imagesTr labelsTr real figures".split())
 _TEXTS = (MANIFEST, "reconstructions.jsonl", "data.yaml", "dataset.json")
 # What every record has.

@@ -43,7 +43,7 @@ class Request(NamedTuple):
     shard: (i, n): this run makes the images i, i + n, ...
     shams: unlabelled insertions of lesion-free content in each image.
     mask: (image file, "forbidden" or "allowed"): what its pixels above 0 are for lesions.
-    source: of lesions: the trained bank ("singan"), warped training lesions ("copy"), or a formula
+    source: of lesions: the trained bank ("singan"), copied training lesions ("copy"), or a formula
       fitted to them ("parametric").
     backgrounds: image i is made on background i modulo this; None: each draws its own.
     on_empty: where the bank gives no lesion: "fail", or take one of another source.

@@ -8,6 +8,7 @@ is tested again after the insertion. H, W rows and columns; C channels.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy import ndimage
 
@@ -17,6 +18,7 @@ from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference.canvas import Canvas
 from hiresmed_jax.lesions import crops
 from hiresmed_jax.lesions.patch import LesionPatch, long_side
+from hiresmed_jax.ops import inpaint
 from hiresmed_jax.ops.insertion_parts import TAIL_PX
 from hiresmed_jax.placement import atlas, body
 from hiresmed_jax.placement.candidates import Site, allowed_pixels, place
@@ -32,6 +34,7 @@ _ENDS = 0.08  # of the range, at both ends: air and bone
 _FAINTEST = 1.0  # percentile of real lesions' contrast
 _LEVEL = 0.04  # of the range: content of that much another level is half as likely
 _GRAIN = 0.25  # of the logarithm of its spread, likewise
+_BLOCK = 8  # rows and columns of a block of a JPEG
 
 
 class Sham(NamedTuple):
@@ -152,7 +155,7 @@ def inserted(
     if out[at] >= most:  # the footprint has room at such places alone
       again += 1
       continue
-    patch = _content(rng, source, where, like.patch, scene, level[at], spread[at], most, reach)
+    patch = _content(rng, source, where, like.patch, scene, at, level[at], spread[at], most, reach)
     if patch is None:
       again += 1
       continue
@@ -222,6 +225,7 @@ def _content(
   where: atlas.Atlas,
   like: LesionPatch,
   scene: Canvas,
+  at: tuple[int, int],
   level: float,
   spread: float,
   most: float,
@@ -229,8 +233,8 @@ def _content(
 ) -> LesionPatch | None:
   """A calm window of a training image with a lesion's occupancy, kind "sham"; None: none found.
 
-  Its level and grain are like those of the place that it is for; these, and what may stand out, are
-  in the units of the canvas.
+  Its level and grain are like those of the place (row, column) that it is for, and so is its
+  phase in the blocks of a JPEG; level, grain and what may stand out are in the units of the canvas.
   """
   mask = like.mask
   for _ in range(_SOURCES):
@@ -247,6 +251,9 @@ def _content(
     alike = np.square((there - level) / width)
     alike += np.square(np.log((grain + 1e-3) / (spread + 1e-3)) / _GRAIN)
     score = atlas.score_map(where, content) * np.exp2(-alike) * (out < most)
+    in_phase = score[at[0] % _BLOCK :: _BLOCK, at[1] % _BLOCK :: _BLOCK].copy()
+    score[:] = 0.0
+    score[at[0] % _BLOCK :: _BLOCK, at[1] % _BLOCK :: _BLOCK] = in_phase
     if not (score * free).any():
       continue
     try:
@@ -269,13 +276,13 @@ def _content(
 
 
 def _level_with(image: np.ndarray, sham: Fitted, site: Site) -> Fitted:
-  """A sham's values at the level of the place where it goes."""
+  """A sham's values with the smooth part of the place where it goes: no step at its edge."""
   here = insert.window(image, site.origin, len(sham.mask))
-  away = ndimage.distance_transform_edt(~sham.mask)
-  around = (away > TAIL_PX) & (away <= TAIL_PX + 6)
-  offset = np.median(here[around], axis=0) - np.median(sham.surround[around], axis=0)
-  offset = offset.astype(np.float32)
+  offset = np.asarray(_continuation(here - sham.values, sham.mask))
   return sham._replace(values=sham.values + offset, surround=sham.surround + offset)
+
+
+_continuation = jax.jit(inpaint.continuation)
 
 
 def near_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -31,18 +31,29 @@ def test_a_diameter_asked_for_is_met(wanted, seed):
   assert np.isfinite(made.values).all()
 
 
-def test_without_a_wish_a_copy_keeps_its_donors_diameter():
-  source = copying.Copies(PATCHES)
-  rng = np.random.default_rng(0)
-  for _ in range(12):
+@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
+def test_without_a_wish_a_copy_has_its_donors_pixels(flips):
+  rows, columns = flips
+  source, rng, ways = copying.Copies(PATCHES, columns, rows), np.random.default_rng(0), set()
+  for _ in range(40):
     made = source.draw(rng)
-    native = {p.donor: p.diameter_px for p in PATCHES}[made.donor]
-    assert abs(made.diameter_px - native) <= drawn.tolerance(native)
+    (donor,) = (p for p in PATCHES if p.donor == made.donor)
+    assert made.diameter_px == donor.diameter_px
+    (way,) = (
+      (down, across)
+      for down in {1, -1 if rows else 1}
+      for across in {1, -1 if columns else 1}
+      if np.array_equal(made.values, donor.values[::down, ::across])
+      and np.array_equal(made.surround, donor.surround[::down, ::across])
+      and np.array_equal(made.alpha, donor.alpha[::down, ::across])
+    )
+    ways.add(way)
+  assert len(ways) == 2 ** sum(flips)
 
 
 def test_equal_generators_give_equal_bytes():
   source = copying.Copies(PATCHES, flip_rows=True)
-  one, two, other = (source.draw(np.random.default_rng(seed)) for seed in (3, 3, 4))
+  one, two, other = (source.draw(np.random.default_rng(seed), 8.0) for seed in (3, 3, 4))
   assert one.values.tobytes() == two.values.tobytes()
   assert one.alpha.tobytes() == two.alpha.tobytes()
   assert one.values.tobytes() != other.values.tobytes()

@@ -168,7 +168,7 @@ def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeyp
   facts = {"lesions": copied, "background": {"kind": "real"}}
   made_of = folder._made_of([{"manifest": facts}])
   assert made_of == (
-    "warped copies of training lesions and lesions from a formula in training images"
+    "copies of training lesions and lesions from a formula in training images"
   )
 
 

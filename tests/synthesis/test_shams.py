@@ -50,6 +50,40 @@ def test_a_sham_changes_its_place_and_cannot_be_a_lesion():
       assert shams.calmness_at(image, (int(y), int(x)), 9) < 25
 
 
+def test_a_sham_is_of_the_phase_of_its_place_in_blocks_of_eight():
+  # Columns of blocks have a grain each of their own: a sham of another phase would mix them.
+  striped = []
+  for seed in range(3):
+    one = record(seed, 110)
+    columns = np.where(np.arange(SIDE) % 8 == 0, 12, 0).astype(np.uint8)
+    striped.append(one | {"image": one["image"] + columns[None, :, None]})
+  for seed in range(4):
+    scene, sham = made(striped, seed=seed)
+    added = (sham.image - scene.values)[..., 0]
+    ids = shams.instances([sham], scene.shape) > 0
+    x = np.nonzero(ids)[1]
+    first, others = (added[ids][at].mean() for at in (x % 8 == 0, x % 8 != 0))
+    assert first > others + 5
+
+
+def test_a_sham_goes_on_from_a_slope_without_a_step():
+  scene = canvas.real(record(9, 110))
+  slope = np.linspace(-80, 80, SIDE, dtype=np.float32)[None, :, None]
+  steep = scene._replace(values=scene.values + slope)
+  like = fitting.sham(patch(8.0, contrast=120), steep)
+  rng, score, slopes = np.random.default_rng(0), np.ones(scene.shape, np.float32), []
+  for _ in range(8):
+    sham = shams.inserted(
+      rng, steep, steep.values, steep.content, score, like, [record(0, 110)], WHERE,
+      most=40.0, mode="ct",
+    )  # fmt: skip
+    added = (sham.image - steep.values)[..., 0]
+    rows, columns = np.nonzero(shams.instances([sham], steep.shape))
+    slopes.append(np.polyfit(columns, added[rows, columns], 1)[0])
+  # A grey level a pixel, which content without the slope would lose.
+  assert abs(np.mean(slopes)) < 0.4
+
+
 def test_where_nothing_is_calm_there_is_no_sham():
   with pytest.raises(UserError, match=r"no place is calm enough .* use --shams 0"):
     made([record(0, 110)], most=1.0)

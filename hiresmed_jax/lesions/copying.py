@@ -55,7 +55,7 @@ class Copies:
     Args:
       rng: equal states give equal bytes.
       diameter_px: wanted; reached within 5 %, or half a pixel below 10 px, by scaling, with a
-        slight rotation and deformation; None: the donor's own, whose pixels are kept but for the flips.
+        slight rotation and deformation; None: the donor's own, with its pixels but for the flips.
 
     Raises:
       UserError: no lesion of that diameter within the limits of scale.

@@ -28,7 +28,11 @@ def main(argv: list[str]) -> None:
   options = _options(argv)
   asked = request.checked(
     request.Request(
-      num=1, format=options.format, depth=options.depth, window=request.window(options.window)
+      num=1,
+      format=options.format,
+      depth=options.depth,
+      window=request.window(options.window),
+      batch=options.batch,
     )
   )
   compilation.keep_programs(cache_folder())
@@ -38,7 +42,8 @@ def main(argv: list[str]) -> None:
     cli.only_json(options.json),
     Progress(None, "reconstruct", unit=""),
   ):
-    model = workdir.background_of(options.workdir, workdir.fingerprint_of(options.workdir))
+    fingerprint = workdir.fingerprint_of(options.workdir)
+    model = workdir.background_of(options.workdir, fingerprint, batch=asked.batch)
     trained = contents.of_run(options.workdir, workers=workers)
     with other_images.opened(
       options.images, "--images", out=options.out, physics=trained.physics, workers=workers
@@ -56,10 +61,11 @@ def main(argv: list[str]) -> None:
         "depth": asked.depth,
         "window": look.window,
         "metrics": options.metrics,
+        **({"batch": asked.batch} if asked.batch > 1 else {}),
       }
       job = reconstructions.Job(
         model, sources, found.images, trained, asked.format, look, options.metrics,
-        run.token(identity),
+        run.token(identity), asked.batch,
       )  # fmt: skip
       with files.locked(options.out):
         folder.claim(options.out, identity, overwrite=options.overwrite)
@@ -104,6 +110,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
   add("--depth", type=int, choices=request.DEPTHS, default=8, help="bits of PNG (8)")
   add("--window", metavar="LOW,HIGH", help="values that PNG show from black to white; 'own': the "
       "display range of each image (one window that holds those of all)")  # fmt: skip
+  add("--batch", type=int, default=1, help=request.BATCH_HELP)
   add("--metrics", action="store_true", help="PSNR and SSIM of each image, as the model sees it")
   add("--json", action="store_true", help="print the summary as one JSON object")
   add("--overwrite", action="store_true", help="remove what another request has left in OUT")

@@ -218,6 +218,7 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       "dataset's own boxes are (what the config says: tight)")  # fmt: skip
   add("--paper", action="store_true", help="placement and insertion as in the paper")
   add("--shard", default="0/1", metavar="i/n", help="make every n-th image, from image i on")
+  add("--batch", type=int, default=1, help=request.BATCH_HELP)
   add("--shams", type=int, default=0, help="unlabelled lesion-free insertions in an image (0)")
   add("--mask", metavar="[allowed:|forbidden:]FILE",
       help="PNG of the output's size: set pixels are forbidden, or alone allowed")  # fmt: skip
@@ -261,6 +262,7 @@ def _request(options: argparse.Namespace) -> request.Request:
     depth=options.depth,
     window=request.window(options.window),
     layout=options.layout,
+    batch=options.batch,
   )
 
 

@@ -96,6 +96,14 @@ def test_a_folder_comes_back_as_the_model_makes_it(trained, tmp_path, capsys):
   assert changed == ["000001.png"]
   given = ["--workdir", run, "--images", images, "--out", out]
   assert "holds images of another request" in refused(capsys, reconstruct.main, *given)
+  # Batches of three: the same but for rounding, and told as another request.
+  batched = tmp_path / "batched"
+  for line in call(run, images, batched, "--batch", 3, "--metrics"):
+    one, other = (cv2.imread(str(place / line["image"])).astype(int) for place in (out, batched))
+    assert np.abs(one - other).max() <= 1
+  assert "holds images of another request" in refused(
+    capsys, reconstruct.main, *given, "--batch", 3, "--metrics"
+  )
   lines = call(run, images, out, "--overwrite", "--json")
   assert json.loads(capsys.readouterr().out)["images"] == 4
   assert "psnr" not in lines[0]

@@ -3,8 +3,10 @@
 S, T rows and columns of a network's view; C its channels; s its stride.
 """
 
+import concurrent.futures
 import functools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ from hiresmed_jax.routes.task import Task
 from hiresmed_jax.runtime import checkpoint, compilation, config, mesh, run_folder
 from hiresmed_jax.runtime.compilation import compute_dtype
 
+_WAIT_S = 0.1  # for a batch to become full
+
 # (images_m11 f32[S, T, 1 or C], device) -> what the network gives for the image, on the host.
 Network = Callable[[np.ndarray, jax.Device], np.ndarray]
 
@@ -37,55 +41,107 @@ class Model(NamedTuple):
   results: Mapping[str, Any] = {}  # what its training found of it, for JSON
 
 
-def reconstruction(net: Any, params: Any, *, channels: int, cosine: bool = True) -> Network:
+def reconstruction(
+  net: Any, params: Any, *, channels: int, cosine: bool = True, batch: int = 1
+) -> Network:
   """Encoder, codebook and decoder of the route `background`: f32[S, T, C] in [-1, 1].
 
-  `cosine`: codes are compared by cosine, not by distance.
+  `cosine`: codes are compared by cosine, not by distance; `batch` as of `on_images`.
   """
 
   def pictures(*given: Any) -> Any:
     return background.reconstruct(*given, net=net, cosine=cosine)[0]
 
-  return on_one_image(pictures, params, channels)
+  return on_images(pictures, params, channels, batch=batch)
 
 
 def detection_scores(net: Any, variables: Any, *, channels: int) -> Network:
   """YOLO11 of the route `location`: f32[S / s, T / s] in [0, 1], before any suppression."""
-  return on_one_image(functools.partial(location.score_map, net=net), variables, channels)
+  return on_images(functools.partial(location.score_map, net=net), variables, channels)
 
 
 def forbidden_chances(net: Any, variables: Any, *, channels: int) -> Network:
   """U-Net of the route `danger`: f32[S, T] in [0, 1]."""
-  return on_one_image(functools.partial(danger.forbidden, net=net), variables, channels)
+  return on_images(functools.partial(danger.forbidden, net=net), variables, channels)
 
 
-def on_one_image(
+def on_images(
   apply: Callable[[Any, Any], Any],
   variables: Any,
   channels: int,
   options: Mapping[str, Any] | None = None,
+  *,
+  batch: int = 1,
 ) -> Network:
-  """Compiles a network for a batch of one image; each device gets a copy of its variables.
+  """Compiles a network for batches of one size; each device gets a copy of its variables.
 
-  The batch is one whatever the number of devices: batched programs round differently.
+  The size is the same whatever the number of devices: programs of other sizes round differently.
+  Batches of several are gathered from threads that call the network at one time; where they are
+  fewer, the last image fills up the rest, so that an image's company makes no difference to it.
 
   Args:
-    apply: (variables, images_m11 f32[1, S, T, C]) -> [1, ...].
+    apply: (variables, images_m11 f32[N, S, T, C]) -> [N, ...].
     variables: of the network.
     channels: C; grey images are repeated.
     options: of the compiler; None: `compilation.options`.
+    batch: N.
   """
   copies: dict[Any, Any] = {}
   options = compilation.options() if options is None else dict(options)
   program = jax.jit(apply, compiler_options=options)
 
-  def network(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+  def run(images_m11: list[np.ndarray], device: jax.Device) -> np.ndarray:
     if device not in copies:
       copies[device] = jax.device_put(variables, device)
-    batch = transforms.with_channels(image_m11, channels)[None]
-    return np.asarray(program(copies[device], jax.device_put(batch, device)))[0]
+    filled = np.stack(images_m11 + images_m11[-1:] * (batch - len(images_m11)))
+    return np.asarray(program(copies[device], jax.device_put(filled, device)))
+
+  gathered = Gathered(run, batch)
+
+  def network(image_m11: np.ndarray, device: jax.Device) -> np.ndarray:
+    return gathered(transforms.with_channels(image_m11, channels), device)
 
   return network
+
+
+class _Batch(NamedTuple):
+  images: list[np.ndarray]
+  full: threading.Event
+  result: concurrent.futures.Future[np.ndarray]
+
+
+class Gathered:
+  """Runs a function on batches of images that threads bring one by one.
+
+  The first image of a batch waits for the others, for a tenth of a second at most.
+  """
+
+  def __init__(self, run: Callable[[list[np.ndarray], Any], np.ndarray], size: int) -> None:
+    """`run`: (1 to `size` images of one shape, device) -> [N, ...], a row for each, or more."""
+    self._run, self._size, self._lock = run, size, threading.Lock()
+    self._open: dict[tuple[Any, tuple[int, ...]], _Batch] = {}
+
+  def __call__(self, image: np.ndarray, device: Any) -> np.ndarray:
+    """The row of one image. Raises what `run` raises, in each thread of the batch."""
+    key = device, image.shape
+    with self._lock:
+      batch = self._open.get(key) or _Batch([], threading.Event(), concurrent.futures.Future())
+      self._open[key] = batch
+      place = len(batch.images)
+      batch.images.append(image)
+      if len(batch.images) == self._size:
+        del self._open[key]
+        batch.full.set()
+    if place == 0:
+      batch.full.wait(_WAIT_S)
+      with self._lock:
+        if self._open.get(key) is batch:
+          del self._open[key]
+      try:
+        batch.result.set_result(self._run(batch.images, device))
+      except BaseException as error:  # the other threads wait for it
+        batch.result.set_exception(error)
+    return batch.result.result()[place]
 
 
 _DATA = "data.json"
@@ -209,10 +265,10 @@ def require_same_network(workdir: Path, fingerprint: str, asked: Any) -> None:
     )
 
 
-def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Model:
+def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None, batch: int = 1) -> Model:
   """HiResMed-VQGAN of the route `background`, with averaged weights where the run kept them.
 
-  `dtype` is that of the convolutions; None: as the route's config says.
+  `dtype` is that of the convolutions; None: as the route's config says. `batch` as of `on_images`.
 
   Raises:
     UserError: it is not trained, or on other data than those of `fingerprint`.
@@ -229,7 +285,7 @@ def background_of(workdir: Path, fingerprint: str, *, dtype: Any = None) -> Mode
   )
   params = jax.device_get(background.averaged(_restored(task, run)))
   cosine = values.codebook.distance == "cosine"
-  network = reconstruction(net, params, channels=view.channels, cosine=cosine)
+  network = reconstruction(net, params, channels=view.channels, cosine=cosine, batch=batch)
   return Model(view, network, run.best_step, run.results)
 
 

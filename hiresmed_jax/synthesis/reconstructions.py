@@ -46,6 +46,7 @@ class Job(NamedTuple):
     look: how PNG show the images.
     measured: whether PSNR and SSIM are added.
     token: what the UIDs of DICOM are derived from.
+    batch: images that go through the model at a time, on each device.
   """
 
   model: Model
@@ -56,6 +57,7 @@ class Job(NamedTuple):
   look: export.Look
   measured: bool
   token: str
+  batch: int = 1
 
 
 def reconstructed(item: Mapping[str, Any], model: Model, device: jax.Device) -> np.ndarray:
@@ -77,12 +79,14 @@ def reconstructed(item: Mapping[str, Any], model: Model, device: jax.Device) -> 
 
 
 def write_missing(job: Job, out: Path, *, workers: int) -> None:
-  """Makes and writes the images that are not there; one image is one batch, on any device.
+  """Makes and writes the images that are not there; the device makes no difference to them.
 
   Raises:
     UserError: see `reconstructed`.
   """
   devices = jax.local_devices()
+  if job.batch > 1:  # a batch is of as many threads
+    workers = max(workers, 2 * job.batch * len(devices))
   missing = [n for n in range(len(job.images)) if not folder.is_made(out, n)]
 
   def write(turn_and_number: tuple[int, int]) -> None:

@@ -16,6 +16,9 @@ LAYOUTS = ("ultralytics", "coco", "nnunet")
 MASKS = ("forbidden", "allowed")
 SOURCES = ("singan", "copy", "parametric")
 ON_EMPTY = ("fail", "copy", "parametric")
+BATCH_HELP = (
+  "images that go through the model at a time on each device; another number rounds differently (1)"
+)
 
 
 class Diameter(NamedTuple):
@@ -51,6 +54,7 @@ class Request(NamedTuple):
     window: (low, high) in rescaled units that PNG show, "own": each image's own display range;
       None: one window that holds those of all.
     layout: whose folder it is: of "ultralytics", "coco", "nnunet".
+    batch: reconstructions that go through the model at a time, on each device.
   """
 
   num: int
@@ -71,12 +75,13 @@ class Request(NamedTuple):
   depth: int = 8
   window: tuple[float, float] | str | None = None
   layout: str = "ultralytics"
+  batch: int = 1
 
   def identity(self) -> dict[str, Any]:
     """What images already made must agree on, for JSON."""
     values = self._asdict()
     # Folders of older versions do not hold what was added later, unless it is asked for.
-    later = {"backgrounds": None, "on_empty": "fail"}
+    later = {"backgrounds": None, "on_empty": "fail", "batch": 1}
     for key in ("num", "shard", *(key for key, none in later.items() if values[key] == none)):
       del values[key]
     values["diameter"] = list(self.diameter) if self.diameter else None
@@ -106,7 +111,7 @@ def checked(request: Request) -> Request:
   Raises:
     UserError: a value out of its range, or two wishes that exclude each other.
   """
-  for name in ("num", "seed", "shams", "backgrounds", "lesions"):
+  for name in ("num", "seed", "shams", "backgrounds", "batch", "lesions"):
     value = getattr(request, name)
     numbers = value if name == "lesions" else (value,)
     if value is not None and not all(isinstance(one, int | np.integer) for one in numbers):
@@ -147,6 +152,10 @@ def checked(request: Request) -> Request:
     raise UserError(f"--num {request.num}: ask for 1 image or more")
   if request.backgrounds is not None and request.backgrounds < 1:
     raise UserError(f"--backgrounds {request.backgrounds}: ask for 1 or more")
+  if request.batch < 1:
+    raise UserError(f"--batch {request.batch}: use 1 or more")
+  if request.batch > 1 and request.background != "reconstruction":
+    raise UserError("--batch is for --background reconstruction: leave it out")
   if request.on_empty != "fail" and request.source != "singan":
     raise UserError(
       f"--on-empty {request.on_empty} is for --lesion-source singan: leave out one of the two"

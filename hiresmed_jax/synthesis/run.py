@@ -73,7 +73,7 @@ def assemble(
     )
   model = None
   if request.background == "reconstruction":
-    model = workdir.background_of(run, fingerprint, dtype=dtype)
+    model = workdir.background_of(run, fingerprint, dtype=dtype, batch=request.batch)
   maker = background.Maker(model, values.existing == "label", values.least_contrast)
   lesions, lesions_label = _lesions(
     request.source, run, fingerprint, found, flip=values.flip, say=say
@@ -257,13 +257,15 @@ def write_missing(
     setting: what they are made of.
     out: the folder, claimed.
     token: see `folder.write`.
-    workers: threads.
+    workers: threads; more where batches need them.
     devices: all of this process by default.
 
   Returns:
     A line for each image that could not be made.
   """
   devices = list(devices or jax.local_devices())
+  if setting.request.batch > 1:  # a batch is of as many threads
+    workers = max(workers, 2 * setting.request.batch * len(devices))
   wanted = setting.request.indices()
   missing = [index for index in wanted if not folder.is_made(out, index)]
   failures: list[str] = []

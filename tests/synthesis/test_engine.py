@@ -39,6 +39,10 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def by_a_network():
+  return maker(batch=1)
+
+
+def maker(*, batch: int):
   """A network that nobody trained stands for one: what it draws does not matter here."""
   net = VQGAN(
     in_channels=1, out_channels=1, stem_channels=4, channels=(8,), strides=(4,), encoder_blocks=1,
@@ -50,8 +54,8 @@ def by_a_network():
   }
   view = transforms.View(size=(96, 104), fit="pad")
   apply = functools.partial(task.reconstruct, net=net)
-  network = workdir.on_one_image(
-    lambda *given: apply(*given)[0], params, channels=1, options=tiny_run.quick()
+  network = workdir.on_images(
+    lambda *given: apply(*given)[0], params, channels=1, options=tiny_run.quick(), batch=batch
   )
   return background.Maker(workdir.Model(view, network), label_own=False, least_contrast=0.5)
 
@@ -64,6 +68,17 @@ def test_the_same_bytes_on_one_device_and_on_three(prepared, by_a_network, tmp_p
   assert make(setting, three, devices=jax.devices()[:3], workers=3) == []
   assert contents(one) == contents(three)
   assert len(contents(one)) == 4 * 6 + 4
+
+
+@pytest.mark.slow
+def test_the_same_bytes_whatever_the_company_in_a_batch(prepared, tmp_path):
+  setting = drawn.setting(*prepared["projection"], maker=maker(batch=3), num=4, batch=3)
+  first, second = tmp_path / "first", tmp_path / "second"
+  assert make(setting, first) == []
+  # One is there: the others come in other batches, at other places.
+  assert make(setting._replace(request=setting.request._replace(shard=(1, 4))), second) == []
+  assert make(setting, second, devices=jax.devices()[:2]) == []
+  assert contents(first) == contents(second)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -167,9 +182,7 @@ def test_the_contact_sheet_says_that_it_is_synthetic(prepared, tmp_path, monkeyp
   copied = {"kind": "copy"}, {"kind": "parametric"}
   facts = {"lesions": copied, "background": {"kind": "real"}}
   made_of = folder._made_of([{"manifest": facts}])
-  assert made_of == (
-    "copies of training lesions and lesions from a formula in training images"
-  )
+  assert made_of == ("copies of training lesions and lesions from a formula in training images")
 
 
 def test_a_folder_belongs_to_one_request(tmp_path):

@@ -54,6 +54,8 @@ def test_flags_become_plain_values(tmp_path):
     ("--shard 1", "--shard 1: write i/n"),
     ("--mask nowhere.png", "nowhere.png is not a file"),
     ("--shams -1", "--shams -1: use 0 or more"),
+    ("--batch 0", "--batch 0: use 1 or more"),
+    ("--batch 2 --background real", "--batch is for --background reconstruction"),
     ("--seed 4294967296", "--seed 4294967296: use 0 to"),
     ("--paper --blend ct", "leave out --blend ct"),
     ("--window 3", "--window 3: write LOW,HIGH, or own"),
@@ -69,5 +71,6 @@ def test_what_cannot_be_meant_is_one_line(flags, line):
 
 
 def test_folders_of_before_an_option_are_those_of_requests_without_it():
-  assert {"backgrounds", "on_empty"}.isdisjoint(Request(4).identity())
+  assert {"backgrounds", "on_empty", "batch"}.isdisjoint(Request(4).identity())
+  assert Request(4, batch=8).identity()["batch"] == 8
   assert Request(4, on_empty="copy").identity()["on_empty"] == "copy"

@@ -14,7 +14,7 @@ Donor and site belong to the same fold, so that no lesion of a judge's test is i
   controls    a pasted rectangle, a dark halo of 8 grey levels, a real lesion with its noise
               smoothed: a judge that misses them is blind
 
-Held-out patients are never opened. Prints a table and one JSON line.
+--further adds a judge that no choice was made by. Held-out patients are never opened.
 """
 
 import time
@@ -31,7 +31,7 @@ from benchmarks import harness
 from hiresmed_jax import files
 from hiresmed_jax.data import records
 from hiresmed_jax.errors import UserError
-from hiresmed_jax.evaluation import patch_features, realism
+from hiresmed_jax.evaluation import networks, patch_features, realism
 from hiresmed_jax.evaluation.realism import Patches
 from hiresmed_jax.inference import canvas
 from hiresmed_jax.lesions import crops
@@ -71,8 +71,12 @@ def main(argv: list[str]) -> None:
   parser.add_argument("--modes", nargs="+", default=MODES, choices=insertion.MODES)
   parser.add_argument("--limit", type=int, help="sites at most")
   parser.add_argument("--only", nargs="+", help="judge these comparisons alone")
-  parser.add_argument("--reasons", action="store_true", help="tell what the forest goes by")
+  parser.add_argument("--reasons", action="store_true", help="what the forest goes by")
   parser.add_argument("--sheet", type=Path, help="PNG of some sites, enlarged")
+  parser.add_argument(
+    "--further", type=Path, metavar="WEIGHTS",
+    help="of Inception up to mixed_8: a logistic regression on its features judges too; look once",
+  )  # fmt: skip
   parser.add_argument(
     "--patches", type=Path, help="npz of all patches; those in it are judged again"
   )
@@ -94,6 +98,7 @@ def main(argv: list[str]) -> None:
   print(f"{len(sites)} lesions of {len(np.unique(groups))} groups, made in "
         f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
   comparisons, why = {}, {}
+  pretrained = None if options.further is None else features_by(options.further)
   pairs = couples(options.modes)
   for name in options.only or ["null", *pairs]:
     if name == "null":
@@ -102,9 +107,12 @@ def main(argv: list[str]) -> None:
       first, second = (sets[kind] for kind in pairs[name])
       verdicts = realism.compare(first, second, groups, folds)
       both = Patches(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
-      labels = np.repeat([0, 1], len(groups))
+      labels, twice = np.repeat([0, 1], len(groups)), np.tile(folds, 2)
       if options.reasons and name not in _CONTROLS:
-        why[name] = realism.reasons(both, labels, np.tile(folds, 2))
+        why[name] = realism.reasons(both, labels, twice)
+      if pretrained is not None:
+        seen = pretrained(both.pixels)
+        verdicts["pretrained"] = realism.logistic(seen, labels, np.tile(groups, 2), twice)
     comparisons[name] = {judge: verdict._asdict() for judge, verdict in verdicts.items()}
     print(f"{name:18}" + "".join(
       f"{judge} {v.auc:.3f} ({v.interval[0]:.2f} to {v.interval[1]:.2f})  "
@@ -123,10 +131,24 @@ def main(argv: list[str]) -> None:
     "auc": comparisons,
     **({"reasons": why} if why else {}),
     "clipped": clipped(sets, options.modes),
+    "seams": seams(sets, options.modes),
     "seconds": round(time.monotonic() - started),
   }
-  print(facts["clipped"], flush=True)
+  print(facts["clipped"], facts["seams"], flush=True)
   harness.publish(facts, options.out)
+
+
+def features_by(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+  """u8[N, S, S] -> f32[N, 768], by a network that never saw a judge's or our images."""
+  found = networks.load((), tap=768, file=weights).features
+  assert found is not None  # weights that are named are there, or it has raised
+  program = jax.jit(found.net.features)
+
+  def features(pixels: np.ndarray) -> np.ndarray:
+    fed = (found.feed(one[..., None] / np.float32(255.0))[None] for one in pixels)
+    return np.concatenate([np.asarray(program(found.net.weights, one)) for one in fed])
+
+  return features
 
 
 def flat(sets: dict[str, Patches], groups: np.ndarray, folds: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,6 +185,18 @@ def clipped(sets: dict[str, Patches], modes: Sequence[str]) -> dict[str, list[fl
     size = patches.diameters
     bins = [(size >= a) & (size < b) for a, b in ((6, 8), (8, 11), (11, 1e9), (6, 1e9))]
     found[name] = [round(float(shares[b].mean()), 3) if b.any() else float("nan") for b in bins]
+  return found
+
+
+def seams(sets: dict[str, Patches], modes: Sequence[str]) -> dict[str, dict[str, float]]:
+  """By mode, how far shams' gradient, noise and change around them are from those of lesions: D."""
+  found = {}
+  for mode in modes:
+    pairs = (("removed", mode), (f"untouched, {mode}", f"sham, {mode}"))
+    lesion, sham = (
+      patch_features.seam(sets[before].pixels, *sets[after]) for before, after in pairs
+    )
+    found[mode] = {name: round(realism.distance(lesion[name], sham[name]), 2) for name in lesion}
   return found
 
 

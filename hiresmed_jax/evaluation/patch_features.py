@@ -72,6 +72,25 @@ def share_clipped(pixels: np.ndarray, diameters: np.ndarray, rank: int = 6) -> n
   return _brightest(pixels.astype(np.float32), inside, rank) >= _CLIPPED
 
 
+def seam(before: np.ndarray, after: np.ndarray, diameters: np.ndarray) -> dict[str, np.ndarray]:
+  """What an insertion leaves 2 to 4 px from a lesion's edge: f32[N] of u8[N, S, S] patches.
+
+  Returns:
+    {"gradient": mean length of the gradient; "noise": mean absolute departure from a median of 3 x
+    3 pixels; "change": mean absolute difference of both patches}, in grey levels.
+  """
+  grey, was = after.astype(np.float32), before.astype(np.float32)
+  edge = _away(after.shape[1])[None] - np.asarray(diameters, np.float32)[:, None, None] / 2
+  band = (edge >= 2.0) & (edge < 4.0)
+  down, right = (ndimage.sobel(grey, axis) / 8 for axis in (1, 2))
+  fine = grey - ndimage.median_filter(grey, (1, 3, 3), mode="nearest")
+  return {
+    "gradient": _mean(np.hypot(down, right), band),
+    "noise": _mean(np.abs(fine), band),
+    "change": _mean(np.abs(grey - was), band),
+  }
+
+
 def _away(side: int) -> np.ndarray:
   """f32[S, S], distance to the middle pixel's centre."""
   offsets = np.arange(side) - side // 2

@@ -38,9 +38,9 @@ def train_and_score(
   """
   rng = np.random.default_rng(seed)
   params = Network().init(jax.random.key(seed), patches[:1, ..., None])
-  optimizer_state = _optimizer().init(params)
+  optimizer_state = _optimizer(_STEPS).init(params)
   classes = [np.flatnonzero(labels == c) for c in (0, 1)]
-  step, _ = _programs()
+  step, _ = _programs(_STEPS)
   for _ in range(_STEPS):
     chosen = np.concatenate([rng.choice(c, _BATCH // 2) for c in classes])
     batch = np.stack([_turned(patches[i], rng, jitter) for i in chosen])
@@ -52,7 +52,7 @@ def train_and_score(
 
 def _padded_apply(params: Params, patches: np.ndarray) -> np.ndarray:
   """Logits f32[N], in batches of one size, which need one program."""
-  _, apply = _programs()
+  _, apply = _programs(_STEPS)
   out = []
   for start in range(0, len(patches), _BATCH):
     part = patches[start : start + _BATCH]
@@ -85,26 +85,32 @@ class Network(nn.Module):
     return nn.Dense(1)(x)[:, 0]
 
 
-def _optimizer() -> optax.GradientTransformation:
-  return optax.adamw(optax.cosine_decay_schedule(_RATE, _STEPS), weight_decay=_DECAY)
+def _optimizer(steps: int) -> optax.GradientTransformation:
+  return optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=_DECAY)
 
 
 @functools.cache
-def _programs() -> tuple[Callable, Callable]:
-  """The training step and the forward pass, compiled for this backend."""
+def _programs(steps: int) -> tuple[Callable, Callable]:
+  """The training step of so many and the forward pass, compiled for this backend."""
   compiled = functools.partial(jax.jit, compiler_options=compilation.options())
-  return compiled(_step, donate_argnums=(0, 1)), compiled(_apply)
+  step = functools.partial(_step, optimizer=_optimizer(steps))
+  return compiled(step, donate_argnums=(0, 1)), compiled(_apply)
 
 
 def _step(
-  params: Params, optimizer_state: optax.OptState, patches: Array, labels: Array
+  params: Params,
+  optimizer_state: optax.OptState,
+  patches: Array,
+  labels: Array,
+  *,
+  optimizer: optax.GradientTransformation,
 ) -> tuple[Params, optax.OptState]:
   def loss(params: Params) -> Array:
     logits = _apply(params, patches)
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
 
   grads = jax.grad(loss)(params)
-  updates, optimizer_state = _optimizer().update(grads, optimizer_state, params)
+  updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
   return optax.apply_updates(params, updates), optimizer_state
 
 

@@ -25,6 +25,9 @@ def test_patches_of_every_kind(tmp_path):
   # Another patient's lesion, not the site's own.
   differ = np.abs(sets["ct"].pixels.astype(int) - sets["real"].pixels).max((1, 2))
   assert differ.min() > 5
+  for distances in insertion_realism.seams(sets, ["ct"]).values():
+    assert set(distances) == {"gradient", "noise", "change"}
+    assert all(0 <= one <= 1 for one in distances.values())
   assert set(insertion_realism.clipped(sets, ["ct"])) == {"real", "ct"}
   assert insertion_realism.sheet(sets).dtype == np.uint8
 

@@ -48,6 +48,23 @@ def test_families_measure_what_they_are_named_after():
   assert moved(plain._replace(pixels=quiet))["noise"] > 1.5
 
 
+def test_a_seam_is_measured_around_the_lesion_alone():
+  rng = np.random.default_rng(0)
+  before = rng.integers(90, 110, (3, 49, 49)).astype(np.uint8)
+  away = np.hypot(*np.mgrid[-24:25, -24:25])
+  sizes = np.full(3, 10.0, np.float32)
+  after = before.copy()
+  after[0, away < 7] = 200  # within 2 px of the edge: no change where it is measured
+  after[1, away >= 9] = 0  # beyond 4 px
+  after[2, (away >= 7) & (away < 9)] = 150
+  found = patch_features.seam(before, after, sizes)
+  assert found["change"][0] == found["change"][1] == 0
+  band = (away >= 7) & (away < 9)
+  assert found["change"][2] == pytest.approx(np.abs(150.0 - before[2][band]).mean(), rel=1e-5)
+  assert found["gradient"][2] > 5
+  assert found["noise"][2] < patch_features.seam(before, before, sizes)["noise"][2]
+
+
 def test_share_of_clipped_plateaus_counts_the_sixth_brightest_pixel():
   pixels = np.full((2, SIDE, SIDE), 100, np.uint8)
   middle = SIDE // 2

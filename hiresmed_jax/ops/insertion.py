@@ -51,12 +51,13 @@ def insert(
     paper: the mask is set to 0, the lesion's values are added (Eq. 17 of the paper), and where a
       Sobel filter sees the mask's edge the result is blurred by a 3x3 Gaussian of sigma 1.0.
     feather: as `ct`, after the donor's level is brought nearer to that of the neighbourhood: by an
-      offset of at most a quarter of the lesion's contrast, which keeps that contrast. A lesion
-      whose plateau is clipped stays clipped: its levels are stretched from there to the ceiling.
+      offset of at most a quarter of the lesion's contrast, which keeps that contrast. Of a lesion
+      whose plateau is clipped the levels are stretched from there to the ceiling.
     poisson: inside, the gradients of `values`; at the border, the background (Perez et al. 2003).
     ct: partial volume. A pixel holds a of lesion and 1 - a of tissue: v' = (1 - a) v + a v_lesion.
       The donor's pixels are such mixtures too, so a v_lesion = values - (1 - a) surround. Beyond
-      the mask goes what is left of its blur, where it is louder than noise.
+      the mask goes what is left of its blur, where it is louder than noise. What is clipped stays
+      so.
     projection: superposition. Attenuation adds up along a ray, so what the lesion added to the
       donor's line integrals, it adds here; bowel gas and bone show through.
       Where values are affine in the line integral of attenuation (a radiograph for presentation, a
@@ -76,7 +77,7 @@ def insert(
       donor: 1 on one scale; where scatter is known, the ratio of the shares of direct radiation.
       That an enlarged lesion is also thicker is not known here: `resample` keeps contrast.
     white: `projection` only, see above; None: values are affine in the line integral.
-    ceiling: `feather` only. The end of the donor's range, at which values are clipped; inf: none.
+    ceiling: `feather`, `ct`: the end of the donor's range, at which values are clipped; inf: none.
 
   Returns:
     f32[S, S, C]; farther than `TAIL_PX` (`ct`, `feather`), else `REACH_PX`, from the mask bit-equal
@@ -97,12 +98,13 @@ def insert(
     case "paper":
       inserted = _paper(background, values, mask)
     case "feather":
-      values, surround = _level_with(background, values, surround, mask, ceiling)
-      inserted = _ct(background, values, surround, alpha)
+      levelled = _level_with(background, values, surround, mask, ceiling)
+      inserted = _clipped_as(values, surround, mask, ceiling, _ct(background, *levelled, alpha))
     case "poisson":
       inserted = _poisson(background, values, surround, mask)
     case "ct":
       inserted = _ct(background, values, surround, alpha)
+      inserted = _clipped_as(values, surround, mask, ceiling, inserted)
     case _:
       inserted = _projection(background, values, surround, mask, gain=gain, white=white)
   reach = TAIL_PX if mode in ("ct", "feather") else REACH_PX
@@ -126,12 +128,26 @@ def _level_with(
   most = _OFFSET * jnp.abs(contrast)
   offset = jnp.clip(here - there, -most, most)
   full = jnp.where(jnp.isinf(ceiling), 0.0, ceiling)
-  at_the_end = values >= full - _CENSORED * (full - there)
-  clipped = jnp.isfinite(ceiling) & (jnp.sum(at_the_end & inside, (0, 1)) >= _PLATEAU)
+  clipped = jnp.sum(_at_the_end(values, there, mask, ceiling), (0, 1)) >= _PLATEAU
   room = jnp.maximum(full - there, 1e-6)
   gain = jnp.where(clipped, jnp.clip((full - there - offset) / room, 0.5, 2.0), 1.0)
   level = there + offset
   return level + gain * (values - there), level + gain * (surround - there)
+
+
+def _at_the_end(values: Array, level: Array, mask: Array, ceiling: Array | float) -> Array:
+  """bool[S, S, C]: where a lesion is clipped; its true values are at least those."""
+  full = jnp.where(jnp.isinf(ceiling), 0.0, ceiling)
+  clipped = values >= full - _CENSORED * (full - level)
+  return clipped & mask[..., None] & jnp.isfinite(ceiling)
+
+
+def _clipped_as(
+  values: Array, surround: Array, mask: Array, ceiling: Array | float, inserted: Array
+) -> Array:
+  """`inserted`, at least as bright where the donor's values are clipped."""
+  at_the_end = _at_the_end(values, _middle(surround, ring(mask)), mask, ceiling)
+  return jnp.where(at_the_end, jnp.maximum(inserted, values), inserted)
 
 
 def _poisson(background: Array, values: Array, surround: Array, mask: Array) -> Array:

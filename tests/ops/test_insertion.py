@@ -149,6 +149,23 @@ def test_a_clipped_plateau_stays_clipped(level):
   np.testing.assert_allclose(kept[0, 0], level)
 
 
+@pytest.mark.parametrize("mode", ["feather", "ct"])
+def test_a_pixel_that_is_clipped_and_not_wholly_filled_stays_clipped(mode):
+  values, surround, alpha = lesion()
+  partly = (alpha > 0.55) & (alpha < 0.95)
+  assert partly.sum() > 4
+  values = np.where(partly[..., None], 120, np.minimum(values, 120)).astype(np.float32)
+  dark = np.full((SIDE, SIDE, 1), surround.min() - 20, np.float32)
+  kept, moved = (
+    np.asarray(insert(dark, values, surround, alpha, mode=mode, ceiling=end))[..., 0]
+    for end in (120.0, np.inf)
+  )
+  assert kept[partly].min() >= 120 > moved[partly].min() + 5
+  outside = alpha < 0.5
+  if mode == "ct":
+    np.testing.assert_array_equal(kept[outside], moved[outside])
+
+
 def test_the_end_of_a_blur_comes_along_and_a_dark_rim_does_not():
   values, surround, alpha = lesion(noise=2)
   far = disc()[1]

@@ -47,7 +47,8 @@ print(*sorted(name for name in REFERENCES if not u.find_spec(name)))')
 else
   ruff check .
   ruff format --check .
-  mypy
+  mypy & # on one core, while the tests begin
+  types=$!
 fi
 run() {
   python -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"
@@ -58,3 +59,4 @@ if [[ $whole ]]; then
 else
   run "${arguments[@]}"
 fi
+[[ $newest ]] || wait "$types"

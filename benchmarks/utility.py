@@ -6,8 +6,9 @@
 Each run trains one small detector (`utility_detector.py`). Everything that it sees comes from the
 same share of the training groups: its real images, and the lesions, places and backgrounds of the
 synthetic ones. A fifth of the training groups is kept for inner validation, in every arm, and
-chooses the checkpoint; the result is FROC on the real images of --split, val unless said (test is
-opened once a report). The same command goes on where it stopped.
+chooses the checkpoint; the result is FROC on the real images of --split, val unless said. Weights
+are kept, so that test, opened once a report, needs no other training. The same command goes on
+where it stopped.
 
   A   real images
   B   A with strong random changes
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import serialization
 
 from benchmarks import harness
 from benchmarks import utility_detector as detector
@@ -73,12 +75,14 @@ def main(argv: list[str]) -> None:
   runs = []
   # All arms of a seed before the next seed: a benchmark that is stopped has compared something.
   for share, seed, arm in itertools.product(shares(options.shares), range(options.seeds), arms):
-    path = options.folder / f"{arm.replace(chr(39), '1')}-{share:g}-{seed}-{options.split}.json"
+    stem = options.folder / f"{arm.replace(chr(39), '1')}-{share:g}-{seed}"
+    path = stem.with_name(f"{stem.name}-{options.split}.json")
     about = {"arm": arm, "share": share, "seed": seed, "steps": options.steps}
     about |= {"data": dataset.card["fingerprint"], "split": options.split}
     if not path.is_file():
       print(f"{arm} {share:.0%} seed {seed}", flush=True)
-      files.write_json(path, about | _run(dataset, real, about, options.folder))
+      weights = stem.with_name(f"{stem.name}.msgpack")
+      files.write_json(path, about | _run(dataset, real, about, options.folder, weights))
     runs.append(json.loads(path.read_text()))
     if {key: runs[-1][key] for key in about} != about:
       raise UserError(f"{path} is of another command: use another --folder")
@@ -142,12 +146,22 @@ def _run(
   real: Mapping[str, Sequence[Labelled]],
   about: Mapping[str, Any],
   folder: Path,
+  weights: Path,
 ) -> dict[str, Any]:
-  """Trains one detector; what it found in the images that judge it."""
+  """Trains one detector, or takes its weights; what it found in the images that judge it."""
   arm, seed, began = about["arm"], about["seed"], time.monotonic()
   used, inner = parts([one.group for one in real["train"]], about["share"])
   own = [one for one in real["train"] if one.group in used]
   checked = [one for one in real["train"] if one.group in inner]
+  facts = {"images": len(own), "groups": len(used)}
+  facts |= {"lesions": int(sum(len(one.boxes) for one in own))}
+  whose = {key: about[key] for key in ("arm", "share", "seed", "steps", "data")}
+  if weights.is_file():
+    stored = serialization.msgpack_restore(weights.read_bytes())
+    if stored["of"] != whose:
+      raise UserError(f"{weights} is of another command: use another --folder")
+    found = detector.detect(stored["variables"], real[about["split"]])
+    return facts | stored["facts"] | _found(found, began)
   draws = [detector.of(own)]
   if arm not in ("A", "B"):
     opened = _workdir(dataset, used, folder / f"share-{about['share']:g}")
@@ -155,14 +169,16 @@ def _run(
     draws.append(detector.fresh(made, kept=_KEPT, a_step=_A_STEP))
   strength = detector.PLAIN if arm == "A" else detector.STRONG
   trained = detector.train(draws, strength, checked, steps=about["steps"], seed=seed)
+  chosen = {"inner_froc": trained.inner_froc, "best_step": trained.step}
+  kept = {"of": whose, "variables": trained.variables, "facts": chosen}
+  files.write(weights, serialization.msgpack_serialize(kept))
   found = detector.detect(trained.variables, real[about["split"]])
+  return facts | chosen | _found(found, began)
+
+
+def _found(found: gain.Hits, began: float) -> dict[str, Any]:
   return {
-    "images": len(own),
-    "groups": len(used),
-    "lesions": int(sum(len(one.boxes) for one in own)),
     "froc": gain.froc(found),
-    "inner_froc": trained.inner_froc,
-    "best_step": trained.step,
     "seconds": round(time.monotonic() - began),
     "hits": {
       key: np.where(np.isfinite(value), value, -1).tolist()

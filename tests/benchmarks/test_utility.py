@@ -89,3 +89,14 @@ def test_arms_are_trained_compared_and_not_again(tmp_path, capsys, monkeypatch):
   assert [(one["of"], one["less"]) for one in result["differences"]] == list(utility.PLANNED)
   utility.main(given)
   assert "seed 0" not in capsys.readouterr().out
+  # Another split is judged with the weights that are there.
+  monkeypatch.setattr(utility_detector, "train", None)
+  utility.main([*given, "--arms", "A,E'", "--split", "test"])
+  assert [run["split"] for run in json.loads((tmp_path / "out.json").read_text())["runs"]] == [
+    "test",
+    "test",
+  ]
+  for path in (tmp_path / "runs").glob("A-*.json"):
+    path.unlink()
+  with pytest.raises(UserError, match="msgpack is of another command"):
+    utility.main([*given, "--arms", "A", "--steps", "3"])

@@ -55,7 +55,8 @@ run() {
 }
 if [[ $whole ]]; then
   HIRESMED_QUICK=yes run -m "not optimised"
-  run -m optimised
+  mapfile -t marked < <(grep -rl --include='test_*.py' 'mark\.optimised' tests)
+  run -m optimised "${marked[@]}" # the others need not be collected again
 else
   run "${arguments[@]}"
 fi

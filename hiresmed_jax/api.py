@@ -194,7 +194,7 @@ class Run:
       settings: values of the config's group `synthesize`, such as {"floor": 0.0}; the others are
         those that the run was trained with.
       **options: lesions, diameter, at, background, seed, blend, paper, shams, mask, source,
-        backgrounds, on_empty; see `synthesis.request.Request`.
+        backgrounds, on_empty, batch; see `synthesis.request.Request`.
 
     Raises:
       UserError: unknown or impossible options, a route that is not trained, no dataset.

@@ -17,6 +17,7 @@ from hiresmed_jax.runtime import cli, compilation, interrupt
 from hiresmed_jax.runtime.progress import Progress
 from hiresmed_jax.synthesis import export, folder, reconstructions, request, run
 
+_VERSION = 6  # of the files of a folder
 _EXAMPLE = """\
   python -m hiresmed_jax.reconstruct --workdir runs/kub --images data/other --out out
   python -m hiresmed_jax.reconstruct --workdir runs/kub --images scans --metrics --out out
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
         run.token(identity), asked.batch,
       )  # fmt: skip
       with files.locked(options.out):
-        folder.claim(options.out, identity, overwrite=options.overwrite)
+        folder.claim(options.out, identity | {"version": _VERSION}, overwrite=options.overwrite)
         reconstructions.write_missing(job, options.out, workers=workers)
         lines = reconstructions.gather(job, options.out)
   _tell(options, lines)

@@ -49,6 +49,7 @@ else
   ruff format --check .
   mypy & # on one core, while the tests begin
   types=$!
+  trap 'wait "$types" 2>/dev/null || true' EXIT # where tests fail, types are told as well
 fi
 run() {
   python -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"

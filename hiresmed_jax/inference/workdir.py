@@ -3,6 +3,7 @@
 S, T rows and columns of a network's view; C its channels; s its stride.
 """
 
+import collections
 import concurrent.futures
 import functools
 import json
@@ -113,18 +114,23 @@ class _Batch(NamedTuple):
 class Gathered:
   """Runs a function on batches of images that threads bring one by one.
 
-  The first image of a batch waits for the others, for a tenth of a second at most.
+  The first image of a batch waits for the others, for a tenth of a second at most, and then for the
+  device, which has one batch at a time: meanwhile the next one fills.
   """
 
   def __init__(self, run: Callable[[list[np.ndarray], Any], np.ndarray], size: int) -> None:
     """`run`: (1 to `size` images of one shape, device) -> [N, ...], a row for each, or more."""
     self._run, self._size, self._lock = run, size, threading.Lock()
     self._open: dict[tuple[Any, tuple[int, ...]], _Batch] = {}
+    self._turns: dict[Any, threading.Lock] = collections.defaultdict(threading.Lock)
 
   def __call__(self, image: np.ndarray, device: Any) -> np.ndarray:
     """The row of one image. Raises what `run` raises, in each thread of the batch."""
+    if self._size == 1:
+      return self._run([image], device)[0]
     key = device, image.shape
     with self._lock:
+      turn = self._turns[device]
       batch = self._open.get(key) or _Batch([], threading.Event(), concurrent.futures.Future())
       self._open[key] = batch
       place = len(batch.images)
@@ -133,15 +139,20 @@ class Gathered:
         del self._open[key]
         batch.full.set()
     if place == 0:
-      batch.full.wait(_WAIT_S)
-      with self._lock:
-        if self._open.get(key) is batch:
-          del self._open[key]
       try:
-        batch.result.set_result(self._run(batch.images, device))
+        batch.full.wait(_WAIT_S)
+        with turn:
+          self._close(key, batch)
+          batch.result.set_result(self._run(batch.images, device))
       except BaseException as error:  # the other threads wait for it
+        self._close(key, batch)
         batch.result.set_exception(error)
     return batch.result.result()[place]
+
+  def _close(self, key: tuple[Any, tuple[int, ...]], batch: _Batch) -> None:
+    with self._lock:
+      if self._open.get(key) is batch:
+        del self._open[key]
 
 
 _DATA = "data.json"

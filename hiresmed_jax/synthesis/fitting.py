@@ -53,6 +53,8 @@ class Fitted(NamedTuple):
     alpha: f32[S, S].
     mask: bool[S, S], the instance mask.
     asked_px: diameter asked for, canvas pixels; NaN: none.
+    target_px: diameter that it was brought to, canvas pixels.
+    ceiling: where its values are clipped, as in its donor; inf where some lie above.
     patch: where it comes from.
   """
 
@@ -61,6 +63,8 @@ class Fitted(NamedTuple):
   alpha: np.ndarray
   mask: np.ndarray
   asked_px: float
+  target_px: float
+  ceiling: float
   patch: LesionPatch
 
 
@@ -148,9 +152,9 @@ def require_diameter(asked: Diameter, native_px: np.ndarray, sides: np.ndarray) 
   return told
 
 
-def sham(patch: LesionPatch, canvas: Canvas) -> Fitted:
-  """Lesion-free content fitted as a lesion is, at the scale of the canvas."""
-  return _fitted(patch, canvas, patch.diameter_px * canvas.mean_scale, None)
+def sham(patch: LesionPatch, canvas: Canvas, target_px: float) -> Fitted:
+  """Lesion-free content with a lesion's occupancy, fitted as a lesion of this diameter is."""
+  return _fitted(patch, canvas, target_px, None)
 
 
 def unit(physics: str, value_range: tuple[float, float]) -> float:
@@ -208,12 +212,16 @@ def _fitted(patch: LesionPatch, canvas: Canvas, target_px: float, asked_px: floa
     # At its native scale a lesion is as thick as it is wide; the contrast is scaled by the rest.
     thicker = target_px / (patch.diameter_px * _spacing_ratio(patch, canvas) * canvas.mean_scale)
     values = surround + np.float32(thicker) * (values - surround)
+  low, high = canvas.value_range if patch.physics == "projection" else patch.value_range
+  rounding = 1e-5 * (high - low)
   return Fitted(
     values=values,
     surround=surround,
     alpha=alpha,
     mask=alpha >= MASK_LEVEL,
     asked_px=float("nan") if asked_px is None else asked_px,
+    target_px=target_px,
+    ceiling=high if values.max() <= high + rounding else np.inf,
     patch=patch,
   )
 

@@ -58,6 +58,8 @@ _CURE = "delete it, and the same command makes that image again"
 def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
   """Makes the folder this request's, or finds that it is.
 
+  `identity` may hold a "version" of its own in place of that of synthetic images.
+
   Raises:
     UserError: it holds images of another request, or something else.
   """
@@ -82,10 +84,10 @@ def claim(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) ->
     changed, version = differences(before, identity), before.get("version", 1)
   except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} is damaged: use another --out") from error
-  if version != _VERSION:
+  if version != identity["version"]:
     raise UserError(
       f"{out} was made by another version of this program, whose files differ (version "
-      f"{version}, this one writes {_VERSION}): use another --out, or --overwrite"
+      f"{version}, this one writes {identity['version']}): use another --out, or --overwrite"
     )
   if changed:
     raise UserError(

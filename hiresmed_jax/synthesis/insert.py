@@ -26,7 +26,7 @@ def inserted(
         lesion.values,
         lesion.surround,
         lesion.alpha,
-        np.float32(_ceiling(lesion)),
+        np.float32(lesion.ceiling),
         mode=mode,
       )
     )
@@ -49,12 +49,6 @@ def instances(
 @functools.partial(jax.jit, static_argnames="mode")
 def _insert(around: Any, values: Any, surround: Any, alpha: Any, ceiling: Any, *, mode: str) -> Any:
   return insertion.insert(around, values, surround, alpha, mode=mode, ceiling=ceiling)
-
-
-def _ceiling(lesion: Fitted) -> float:
-  """Where the donor's values are clipped; inf where some lie above the range that is shown."""
-  high = lesion.patch.value_range[1]
-  return high if lesion.values.max() <= high else np.inf
 
 
 def window(values: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:

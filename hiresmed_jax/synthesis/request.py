@@ -16,6 +16,7 @@ LAYOUTS = ("ultralytics", "coco", "nnunet")
 MASKS = ("forbidden", "allowed")
 SOURCES = ("singan", "copy", "parametric")
 ON_EMPTY = ("fail", "copy", "parametric")
+LARGEST_BATCH = 256
 BATCH_HELP = (
   "images that go through the model at a time on each device; another number rounds differently (1)"
 )
@@ -54,7 +55,8 @@ class Request(NamedTuple):
     window: (low, high) in rescaled units that PNG show, "own": each image's own display range;
       None: one window that holds those of all.
     layout: whose folder it is: of "ultralytics", "coco", "nnunet".
-    batch: reconstructions that go through the model at a time, on each device.
+    batch: reconstructions that go through the model at a time, on each device; threads bring them,
+      so that in Python, where images are made one after another, 1 is the fastest.
   """
 
   num: int
@@ -152,8 +154,8 @@ def checked(request: Request) -> Request:
     raise UserError(f"--num {request.num}: ask for 1 image or more")
   if request.backgrounds is not None and request.backgrounds < 1:
     raise UserError(f"--backgrounds {request.backgrounds}: ask for 1 or more")
-  if request.batch < 1:
-    raise UserError(f"--batch {request.batch}: use 1 or more")
+  if not 1 <= request.batch <= LARGEST_BATCH:
+    raise UserError(f"--batch {request.batch}: use 1 to {LARGEST_BATCH}")
   if request.batch > 1 and request.background != "reconstruction":
     raise UserError("--batch is for --background reconstruction: leave it out")
   if request.on_empty != "fail" and request.source != "singan":

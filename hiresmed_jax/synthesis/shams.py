@@ -159,7 +159,7 @@ def inserted(
     if patch is None:
       again += 1
       continue
-    sham = _level_with(image, fitting.sham(patch, scene), site)
+    sham = _level_with(image, fitting.sham(patch, scene, like.target_px), site)
     made = insert.inserted(image, [sham], [site], mode=mode)
     if calmness_at(made, at, reach) < most:
       return Sham(made, sham, site, again)
@@ -260,7 +260,7 @@ def _content(
       (site,) = place(rng, score, free, [mask], floor=0.0, min_gap_px=0.0)
     except UserError:
       continue
-    if out[int(site.centre[1]), int(site.centre[0])] >= most:
+    if score[int(site.centre[1]), int(site.centre[0])] <= 0:  # no room but at other places
       continue
     window = insert.window(values, site.origin, len(mask))
     return like._replace(

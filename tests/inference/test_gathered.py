@@ -1,6 +1,7 @@
 """Batches that threads fill."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,3 +49,32 @@ def test_each_thread_of_a_batch_is_told_what_went_wrong():
     for future in waiting:
       with pytest.raises(ValueError, match="3 images"):
         future.result()
+
+
+def test_after_an_interruption_nothing_waits(monkeypatch):
+  gathered = Gathered(lambda batch, _: np.stack(batch)[:, 0, 0, 0], 2)
+  with monkeypatch.context() as patch:
+    patch.setattr(threading.Event, "wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+      gathered(images(1)[0], None)
+  with ThreadPoolExecutor(1) as pool:
+    assert float(pool.submit(gathered, images(4)[3], None).result(timeout=10)) == 3
+
+
+def test_a_device_has_one_batch_at_a_time_and_the_next_one_fills():
+  under_way, most, sizes = [], [], []
+
+  def run(batch, device):
+    under_way.append(device)
+    most.append(under_way.count(device))
+    time.sleep(0.3)
+    under_way.remove(device)
+    sizes.append(len(batch))
+    return np.stack(batch)[:, 0, 0, 0]
+
+  gathered = Gathered(run, 4)
+  with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda image: float(gathered(image, 0)), images(24)))
+  assert found == list(range(24))
+  assert max(most) == 1
+  assert sizes.count(4) >= 4

@@ -54,7 +54,7 @@ def test_flags_become_plain_values(tmp_path):
     ("--shard 1", "--shard 1: write i/n"),
     ("--mask nowhere.png", "nowhere.png is not a file"),
     ("--shams -1", "--shams -1: use 0 or more"),
-    ("--batch 0", "--batch 0: use 1 or more"),
+    ("--batch 0", "--batch 0: use 1 to 256"),
     ("--batch 2 --background real", "--batch is for --background reconstruction"),
     ("--seed 4294967296", "--seed 4294967296: use 0 to"),
     ("--paper --blend ct", "leave out --blend ct"),

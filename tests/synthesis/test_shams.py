@@ -4,6 +4,7 @@ from scipy import ndimage
 
 from hiresmed_jax.errors import UserError
 from hiresmed_jax.inference import canvas
+from hiresmed_jax.lesions.copying import Copies
 from hiresmed_jax.placement import atlas
 from hiresmed_jax.synthesis import fitting, shams
 from tests.lesions.drawn import patch
@@ -26,7 +27,7 @@ def record(seed: int, level: float) -> dict:
 
 def made(source: list[dict], *, most: float = 25.0, seed: int = 0) -> tuple:
   scene = canvas.real(record(9, 110))
-  like = fitting.sham(patch(8.0, contrast=120), scene)
+  like = fitting.sham(patch(8.0, contrast=120), scene, 8.0)
   score = np.ones(scene.shape, np.float32)
   found = shams.inserted(
     np.random.default_rng(seed), scene, scene.values, scene.content, score, like, source, WHERE,
@@ -70,7 +71,7 @@ def test_a_sham_goes_on_from_a_slope_without_a_step():
   scene = canvas.real(record(9, 110))
   slope = np.linspace(-80, 80, SIDE, dtype=np.float32)[None, :, None]
   steep = scene._replace(values=scene.values + slope)
-  like = fitting.sham(patch(8.0, contrast=120), steep)
+  like = fitting.sham(patch(8.0, contrast=120), steep, 8.0)
   rng, score, slopes = np.random.default_rng(0), np.ones(scene.shape, np.float32), []
   for _ in range(8):
     sham = shams.inserted(
@@ -82,6 +83,35 @@ def test_a_sham_goes_on_from_a_slope_without_a_step():
     slopes.append(np.polyfit(columns, added[rows, columns], 1)[0])
   # A grey level a pixel, which content without the slope would lose.
   assert abs(np.mean(slopes)) < 0.4
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.77])
+def test_a_sham_covers_what_its_lesion_would_whatever_the_spacing(spacing):
+  scene = canvas.real(record(9, 110))._replace(spacing_mm=(spacing, spacing))
+  donor = patch(8.0, contrast=120)._replace(spacing_mm=(1.0, 1.0))
+  rng, score = np.random.default_rng(0), np.ones(scene.shape, np.float32)
+  like = fitting.draw(Copies([donor]), rng, scene, None)
+  sham = shams.inserted(
+    rng, scene, scene.values, scene.content, score, like, [record(0, 110)], WHERE,
+    most=25.0, mode="ct",
+  )  # fmt: skip
+  np.testing.assert_array_equal(sham.lesion.mask, like.mask)
+  rows, columns = np.nonzero(shams.instances([sham], scene.shape))
+  x, y = sham.site.centre
+  assert abs(columns.mean() + 0.5 - x) < 1
+  assert abs(rows.mean() + 0.5 - y) < 1
+
+
+@pytest.mark.parametrize(("high", "peak"), [(4095.0, 4095.0), (200.0, 200.0), (200.0, 150.0)])
+def test_the_end_of_a_radiographs_range_is_that_of_the_canvas(high, peak):
+  scene = canvas.real(record(9, 110))
+  donor = patch(8.0, physics="projection")._replace(value_range=(0.0, high))
+  values = (donor.surround * 0 + 0.2 * high).astype(np.float32)
+  lesion = np.where(donor.mask[..., None], np.float32(peak), values)
+  donor = donor._replace(values=lesion, surround=values)
+  found = fitting.draw(Copies([donor]), np.random.default_rng(0), scene, None)
+  assert found.ceiling == 255.0
+  assert found.values.max() == pytest.approx(255 * peak / high, rel=1e-5)
 
 
 def test_where_nothing_is_calm_there_is_no_sham():

@@ -56,8 +56,8 @@ run() {
 }
 if [[ $whole ]]; then
   HIRESMED_QUICK=yes run -m "not optimised"
-  mapfile -t marked < <(grep -rl --include='test_*.py' 'mark\.optimised' tests)
-  run -m optimised "${marked[@]}" # the others need not be collected again
+  # The others need not be collected again. Not quoted: several names without spaces.
+  run -m optimised $(grep -rl --include='test_*.py' 'mark\.optimised' tests)
 else
   run "${arguments[@]}"
 fi
